@@ -1,0 +1,158 @@
+//! The agent's configuration, resolved: nothing here means "to be found out later".
+
+use std::net::SocketAddr;
+
+use crate::net::Prefix;
+
+/// `/etc/config/mptcpd`, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentConfig {
+    /// Whether the agent does anything.
+    pub enabled: bool,
+    /// The least severe level logged.
+    pub log_level: log::LevelFilter,
+    /// LAN interfaces (OpenWrt) or devices.
+    pub lan: Vec<String>,
+    /// What happens to new LAN TCP while no server answers.
+    pub on_server_loss: OnServerLoss,
+    /// What happens to UDP 443 from the LAN.
+    pub quic: Quic,
+    /// Where the status is served over HTTP.
+    pub http_listen: Option<SocketAddr>,
+    /// Servers in order of preference.
+    pub servers: Vec<ServerConfig>,
+    /// Uplinks in order of appearance.
+    pub uplinks: Vec<UplinkConfig>,
+    /// Traffic that is not tunnelled.
+    pub bypasses: Vec<BypassConfig>,
+    /// Ports forwarded from the server to the LAN.
+    pub forwards: Vec<ForwardConfig>,
+}
+
+/// `option on_server_loss`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnServerLoss {
+    /// New LAN TCP goes out untunnelled.
+    Direct,
+    /// New LAN TCP is refused.
+    Block,
+}
+
+/// `option quic`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quic {
+    /// UDP 443 passes.
+    Allow,
+    /// UDP 443 is refused, so that browsers use TCP.
+    Reject,
+}
+
+/// `option cipher`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CipherChoice {
+    /// Whatever suits both ends.
+    Auto,
+    /// AES-128-GCM.
+    Aes128Gcm,
+    /// ChaCha20-Poly1305.
+    ChaCha20Poly1305,
+    /// Payload in the clear, header authenticated.
+    None,
+}
+
+/// A `config server` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The section's name.
+    pub name: String,
+    /// Host name or address literal.
+    pub address: String,
+    /// TCP and UDP port.
+    pub port: u16,
+    /// X25519 public key.
+    pub public_key: [u8; 32],
+    /// Cipher asked for.
+    pub cipher: CipherChoice,
+}
+
+/// How an uplink is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// By OpenWrt interface, through netifd.
+    Interface(String),
+    /// By device, through the kernel.
+    Device(String),
+}
+
+/// `option role`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Always used.
+    Bond,
+    /// Used while no bond uplink is up.
+    Backup,
+    /// Used while the bond uplinks are saturated.
+    Overflow,
+    /// Never used.
+    Off,
+}
+
+/// What happens at the cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaAction {
+    /// The uplink becomes a backup.
+    Backup,
+    /// The uplink is switched off.
+    Off,
+}
+
+/// A monthly cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes a month.
+    pub bytes: u64,
+    /// Day of the month (1-31) the count starts anew.
+    pub reset_day: u8,
+    /// What happens at the cap.
+    pub action: QuotaAction,
+}
+
+/// A `config uplink` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkConfig {
+    /// The section's name.
+    pub name: String,
+    /// Where it is.
+    pub attachment: Attachment,
+    /// Role.
+    pub role: Role,
+    /// Cap, if any.
+    pub quota: Option<Quota>,
+}
+
+/// A `config bypass` section: a connection that matches every given list is not tunnelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BypassConfig {
+    /// The section's name.
+    pub name: String,
+    /// Destinations.
+    pub dest: Vec<Prefix>,
+    /// Sources.
+    pub src: Vec<Prefix>,
+    /// Destination ports, inclusive ranges.
+    pub dport: Vec<(u16, u16)>,
+    /// Source MAC addresses.
+    pub mac: Vec<[u8; 6]>,
+}
+
+/// A `config forward` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardConfig {
+    /// The section's name.
+    pub name: String,
+    /// Port on the server.
+    pub listen: u16,
+    /// Target on the LAN.
+    pub target: SocketAddr,
+}

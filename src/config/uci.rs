@@ -1,0 +1,1 @@
+//! UCI text to sections, with the exact semantics of libuci.

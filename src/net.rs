@@ -1,0 +1,274 @@
+//! The nouns: newtypes for kernel identifiers, and the kernel objects the agent cares about.
+//!
+//! An object here is one installed (or to be installed) in the kernel, in the kernel's own terms,
+//! so that a dump can be compared with a wish by `==`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A network device's index, as in `ip link`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfIndex(pub u32);
+
+/// A routing table's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Table(pub u32);
+
+/// A packet mark under [`MARK_MASK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(pub u32);
+
+/// A policy rule's priority: lower is looked at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u32);
+
+/// An MPTCP endpoint's id, as in `ip mptcp endpoint`; 0 is never one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub u8);
+
+/// Our route protocol number (`ip route ... proto 84`), unused in iproute2's `rt_protos`.
+pub const ROUTE_PROTOCOL: u8 = 84;
+/// The priorities of our rules.
+pub const RULE_PRIORITIES: std::ops::RangeInclusive<u32> = 500..=899;
+/// Our routing tables.
+pub const TABLES: std::ops::RangeInclusive<u32> = 5000..=5999;
+/// Our endpoint ids.
+pub const ENDPOINT_IDS: std::ops::RangeInclusive<u8> = 200..=254;
+/// The bits of a packet mark that are ours.
+pub const MARK_MASK: u32 = 0x0f00_0000;
+/// The name of our nft table, family `inet`.
+pub const NFT_TABLE: &str = "mptcp_bond";
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// Bits in an address of this family.
+    pub fn bits(self) -> u8 {
+        match self {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        }
+    }
+
+    /// The unspecified address: the destination of a default route.
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+/// An address and a prefix length, host bits kept as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// The address.
+    pub address: IpAddr,
+    /// The prefix length in bits, at most the family's.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// A prefix; `None` when `length` exceeds the family's bits.
+    pub fn new(address: IpAddr, length: u8) -> Option<Prefix> {
+        (length <= Family::of(address).bits()).then_some(Prefix { address, length })
+    }
+
+    /// The prefix that holds just one address.
+    pub fn host(address: IpAddr) -> Prefix {
+        Prefix { address, length: Family::of(address).bits() }
+    }
+
+    /// The prefix of a default route.
+    pub fn default_route(family: Family) -> Prefix {
+        Prefix { address: family.unspecified(), length: 0 }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        Family::of(self.address)
+    }
+
+    /// The same prefix with its host bits cleared.
+    pub fn network(&self) -> Prefix {
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+            }
+        };
+        Prefix { address, length: self.length }
+    }
+
+    /// Whether an address lies within.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        Family::of(address) == self.family()
+            && Prefix { address, length: self.length }.network() == self.network()
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.length == self.family().bits() {
+            write!(f, "{}", self.address)
+        } else {
+            write!(f, "{}/{}", self.address, self.length)
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    /// Parses `address` or `address/length`.
+    fn from_str(text: &str) -> Result<Prefix, String> {
+        let bad = || format!("'{text}' is not an address or prefix such as 192.0.2.0/24");
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        match length {
+            None => Ok(Prefix::host(address)),
+            Some(length) => {
+                Prefix::new(address, length.parse().map_err(|_| bad())?).ok_or_else(bad)
+            }
+        }
+    }
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Index.
+    pub index: IfIndex,
+    /// Name, as in `ip link`.
+    pub name: String,
+    /// Administratively up (IFF_UP).
+    pub up: bool,
+    /// Carrier present (IFF_LOWER_UP; for PPP and TUN the kernel's own notion).
+    pub carrier: bool,
+    /// Point-to-point or without ARP: a default route needs no gateway.
+    pub point_to_point: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Bytes received since the device exists.
+    pub rx_bytes: u64,
+    /// Bytes sent since the device exists.
+    pub tx_bytes: u64,
+}
+
+/// An address of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The device.
+    pub device: IfIndex,
+    /// The address and the length of its on-link prefix.
+    pub prefix: Prefix,
+    /// Scope is global: not link-local, not host.
+    pub global: bool,
+    /// Usable for new connections: neither tentative, nor failed (DAD), nor deprecated.
+    pub usable: bool,
+}
+
+/// What a route does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Forwards it.
+    Unicast,
+    /// Delivers it locally (`ip route add local ...`).
+    Local,
+}
+
+/// A route. Multipath routes are dumped as one route per next hop.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Table.
+    pub table: Table,
+    /// Destination, host bits zero.
+    pub destination: Prefix,
+    /// Metric; 0 for IPv4 "none", 1024 is IPv6's default.
+    pub metric: u32,
+    /// Kind.
+    pub kind: RouteKind,
+    /// Next hop; none on a link route.
+    pub gateway: Option<IpAddr>,
+    /// Output device.
+    pub device: IfIndex,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// The gateway is taken to be on the link even if no prefix says so.
+    pub onlink: bool,
+    /// Maximum segment size to announce, in bytes.
+    pub advmss: Option<u32>,
+    /// Who installed it (`proto`); [`ROUTE_PROTOCOL`] is us.
+    pub protocol: u8,
+}
+
+/// A policy routing rule whose action is to look in a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Priority.
+    pub priority: Priority,
+    /// Family.
+    pub family: Family,
+    /// Source prefix.
+    pub from: Option<Prefix>,
+    /// Destination prefix.
+    pub to: Option<Prefix>,
+    /// Output device's name, matched on sockets bound to it.
+    pub oif: Option<String>,
+    /// Mark and mask.
+    pub mark: Option<(Mark, u32)>,
+    /// The table looked in.
+    pub table: Table,
+    /// Results with a prefix of at most this many bits are passed over.
+    pub suppress_prefix_length: Option<u32>,
+}
+
+/// An MPTCP endpoint with the `subflow` flag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Id.
+    pub id: EndpointId,
+    /// Address; unique among all endpoints.
+    pub address: IpAddr,
+    /// Device the subflows are bound to.
+    pub device: Option<IfIndex>,
+    /// `backup`: used only while no other path is usable.
+    pub backup: bool,
+    /// Other flags as the kernel has them (signal, fullmesh, ...); 0 on ours.
+    pub other_flags: u32,
+}
+
+/// The path manager's limits (`ip mptcp limits`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Additional subflows a connection may have, those joined by the peer included.
+    pub subflows: u32,
+    /// ADD_ADDR options a connection acts upon.
+    pub add_addr_accepted: u32,
+}
