@@ -1,1 +1,243 @@
-//! TO BE WRITTEN
+//! Uplinks, their health and the configured roles become the roles in force.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::config::agent::Role;
+use crate::health::{Health, State};
+use crate::net::Family;
+use crate::uplink::{Fault, Uplink};
+
+/// How many endpoints the kernel takes (`MPTCP_PM_ADDR_MAX` through Linux 6.18).
+pub const MAX_ENDPOINTS: usize = 8;
+
+/// How long after the server's return uplinks may still be silent without being taken out: the
+/// replies to probes in the slow interval of a down uplink have to arrive first.
+const RETURN_GRACE: Duration = Duration::from_secs(3);
+
+/// What an uplink is used for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InForce {
+    /// Carries traffic.
+    Active,
+    /// Has subflows that stand by.
+    Backup,
+    /// Has no endpoint.
+    Unused,
+}
+
+/// Why it is used so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A bond uplink whose probes are answered.
+    Live,
+    /// A bond uplink that loses many probes.
+    Lossy,
+    /// There is no session to probe with, or no reply could come yet.
+    Unprobed,
+    /// A backup while a bond uplink is live.
+    Standby,
+    /// An overflow uplink while a bond uplink is live.
+    Overflow,
+    /// A backup or overflow uplink while no bond uplink is live.
+    TookOver,
+    /// Its probes are not answered, but nor are those of any other uplink.
+    ServerSilent,
+    /// Its probes are not answered.
+    Unanswered(Duration),
+    /// It cannot be used.
+    Fault(Fault),
+    /// The kernel takes no more endpoints.
+    TooMany,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Live => f.write_str("probes answered"),
+            Reason::Lossy => f.write_str("probes answered, many lost"),
+            Reason::Unprobed => f.write_str("not probed yet"),
+            Reason::Standby => f.write_str("stands by for the bond uplinks"),
+            Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
+            Reason::TookOver => f.write_str("no bond uplink is live"),
+            Reason::ServerSilent => f.write_str("the server answers on no uplink"),
+            Reason::Unanswered(time) => write!(f, "probes unanswered for {} s", time.as_secs()),
+            Reason::Fault(fault) => fault.fmt(f),
+            Reason::TooMany => {
+                write!(
+                    f,
+                    "the kernel takes {MAX_ENDPOINTS} endpoints: set the role 'off' elsewhere"
+                )
+            }
+        }
+    }
+}
+
+/// The role in force of one uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The uplink's name.
+    pub name: String,
+    /// The uplink's slot.
+    pub slot: u8,
+    /// What it is used for.
+    pub in_force: InForce,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Decides roles; remembers only when the server was last silent on all uplinks.
+#[derive(Clone, Debug, Default)]
+pub struct Failover {
+    silent: bool,
+    returned: Option<Instant>,
+}
+
+/// Whether traffic can go over an uplink.
+enum Fitness {
+    Live(Reason),
+    Unfit(Reason),
+}
+
+impl Failover {
+    /// The roles in force, an entry for each uplink.
+    ///
+    /// `healths[i]` belongs to `uplinks[i]`; a missing one is taken as unprobed. `families` are those
+    /// of the server's addresses in use. Silence is held against an uplink only while another one
+    /// shows that the server is there.
+    pub fn assign(
+        &mut self,
+        uplinks: &[Uplink],
+        healths: &[&Health],
+        families: &[Family],
+        now: Instant,
+    ) -> Vec<Assignment> {
+        self.note_silence(uplinks, healths, families, now);
+        let fitness: Vec<Fitness> = uplinks
+            .iter()
+            .enumerate()
+            .map(|(index, uplink)| match uplink.fault_in(families) {
+                Some(fault) => Fitness::Unfit(Reason::Fault(fault)),
+                None => match healths.get(index) {
+                    Some(health) => self.judge(health, healths, now),
+                    None => Fitness::Live(Reason::Unprobed),
+                },
+            })
+            .collect();
+        let bond_live = uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
+            uplink.role == Role::Bond && matches!(fitness, Fitness::Live(_))
+        });
+        let mut assignments: Vec<Assignment> = uplinks
+            .iter()
+            .zip(fitness)
+            .map(|(uplink, fitness)| {
+                let (in_force, reason) = match (fitness, uplink.role) {
+                    (Fitness::Unfit(reason), _) => (InForce::Unused, reason),
+                    (Fitness::Live(reason), Role::Bond) => (InForce::Active, reason),
+                    (Fitness::Live(_), Role::Backup) if bond_live => {
+                        (InForce::Backup, Reason::Standby)
+                    }
+                    (Fitness::Live(_), Role::Overflow) if bond_live => {
+                        (InForce::Backup, Reason::Overflow)
+                    }
+                    (Fitness::Live(_), Role::Backup | Role::Overflow) => {
+                        (InForce::Active, Reason::TookOver)
+                    }
+                    (Fitness::Live(_), Role::Off) => {
+                        (InForce::Unused, Reason::Fault(Fault::SwitchedOff))
+                    }
+                };
+                Assignment { name: uplink.name.clone(), slot: uplink.slot, in_force, reason }
+            })
+            .collect();
+        cap(&mut assignments);
+        assignments
+    }
+
+    /// When the answer of [`Failover::assign`] may change by time alone.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.returned.map(|returned| returned + RETURN_GRACE)
+    }
+
+    fn note_silence(
+        &mut self,
+        uplinks: &[Uplink],
+        healths: &[&Health],
+        families: &[Family],
+        now: Instant,
+    ) {
+        let mut probed = uplinks
+            .iter()
+            .zip(healths)
+            .filter(|(uplink, health)| uplink.fault_in(families).is_none() && health.is_probed())
+            .peekable();
+        let silent =
+            probed.peek().is_some() && probed.all(|(_, health)| health.state() == State::Down);
+        if self.silent && !silent {
+            self.returned = Some(now);
+        }
+        self.silent = silent;
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.returned = None;
+        }
+    }
+
+    fn judge(&self, health: &Health, all: &[&Health], now: Instant) -> Fitness {
+        match health.state() {
+            State::Up => Fitness::Live(Reason::Live),
+            State::Degraded => Fitness::Live(Reason::Lossy),
+            State::Unknown => Fitness::Live(Reason::Unprobed),
+            State::Down => {
+                let failing = health.failing_since().unwrap_or(health.since());
+                let server_answers =
+                    all.iter().any(|other| other.last_reply().is_some_and(|reply| reply > failing));
+                if self.silent || self.returned.is_some() || !server_answers {
+                    Fitness::Live(Reason::ServerSilent)
+                } else {
+                    let silence = now.saturating_duration_since(health.since());
+                    Fitness::Unfit(Reason::Unanswered(Duration::from_secs(silence.as_secs())))
+                }
+            }
+        }
+    }
+}
+
+/// Takes endpoints beyond what the kernel holds out of force, standby ones first.
+fn cap(assignments: &mut [Assignment]) {
+    let mut left = MAX_ENDPOINTS;
+    for wanted in [InForce::Active, InForce::Backup] {
+        for assignment in assignments.iter_mut().filter(|a| a.in_force == wanted) {
+            match left.checked_sub(1) {
+                Some(less) => left = less,
+                None => {
+                    assignment.in_force = InForce::Unused;
+                    assignment.reason = Reason::TooMany;
+                }
+            }
+        }
+    }
+}
+
+/// The slots to dial the server through, best first: active before backup, answered before
+/// unanswered, then by smoothed RTT, unknown last.
+pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health]) -> Vec<u8> {
+    let mut ranked: Vec<_> = assignments
+        .iter()
+        .filter(|assignment| assignment.in_force != InForce::Unused)
+        .map(|assignment| {
+            let health = uplinks
+                .iter()
+                .zip(healths)
+                .find(|(uplink, _)| uplink.slot == assignment.slot)
+                .map(|(_, health)| health);
+            let srtt = health.and_then(|health| health.srtt()).unwrap_or(Duration::MAX);
+            let down = health.is_some_and(|health| health.state() == State::Down);
+            ((assignment.in_force == InForce::Backup, down, srtt), assignment.slot)
+        })
+        .collect();
+    ranked.sort();
+    ranked.into_iter().map(|(_, slot)| slot).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,293 @@
-//! TO BE WRITTEN
+//! The text of our nft table: which LAN packets go to the agent, and which are refused.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use crate::config::agent::{BypassConfig, OnServerLoss, Quic};
+use crate::net::{Family, MARK_MASK, NFT_TABLE, Prefix, TPROXY_MARK};
+
+/// What the table is made from.
+#[derive(Clone, Debug)]
+pub struct Interception<'a> {
+    /// LAN devices; only what comes in through them is looked at.
+    pub lan: &'a [String],
+    /// The agent's TPROXY listeners.
+    pub ports: TproxyPorts,
+    /// All addresses of all servers.
+    pub servers: &'a [IpAddr],
+    /// Destinations that this router reaches otherwise than through an uplink.
+    pub local: &'a [Prefix],
+    /// Traffic that is not tunnelled.
+    pub bypasses: &'a [BypassConfig],
+    /// Whether the server can take connections.
+    pub server_reachable: bool,
+    /// What happens to new connections while it cannot.
+    pub on_server_loss: OnServerLoss,
+    /// What happens to UDP 443 while it can.
+    pub quic: Quic,
+}
+
+/// The ports that the agent's TPROXY sockets listen on; `None` where it does not intercept a family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TproxyPorts {
+    /// On 127.0.0.1.
+    pub v4: Option<u16>,
+    /// On ::1.
+    pub v6: Option<u16>,
+}
+
+/// IPv4 destinations no server reaches for us: this network, private, shared, loopback, link-local,
+/// protocol assignments, multicast, reserved (RFC 6890). Documentation and benchmarking prefixes are
+/// left out: nothing real is there, and test networks are.
+const SPECIAL_V4: &[&str] = &[
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+/// The same for IPv6: unspecified, loopback, v4-mapped, NAT64 (the translator is on our side),
+/// discard, unique local, link-local, multicast.
+const SPECIAL_V6: &[&str] = &[
+    "::/128",
+    "::1/128",
+    "::ffff:0.0.0.0/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// The ruleset for `nft -f -`: one transaction that replaces the table, whether or not it exists.
+/// `None` when there is no LAN device to intercept.
+pub fn ruleset(interception: &Interception) -> Option<String> {
+    let lan = device_set(interception.lan)?;
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_table(&mut text, interception, &lan);
+    Some(text)
+}
+
+fn write_table(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
+    writeln!(out, "table inet {NFT_TABLE}")?;
+    writeln!(out, "delete table inet {NFT_TABLE}")?;
+    writeln!(out, "table inet {NFT_TABLE} {{")?;
+    for family in Family::ALL {
+        write_set(out, "special", family, &special(family))?;
+        write_set(out, "local", family, it.local)?;
+        let servers: Vec<Prefix> =
+            it.servers.iter().map(|&address| Prefix::host(address)).collect();
+        write_set(out, "server", family, &servers)?;
+    }
+    write_exempt(out, it.bypasses)?;
+    write_prerouting(out, it, lan)?;
+    write_forward(out, it, lan)?;
+    writeln!(out, "}}")
+}
+
+/// What is not for the tunnel ends the hook's chain by `accept`; the rest returns to it.
+fn write_exempt(out: &mut String, bypasses: &[BypassConfig]) -> fmt::Result {
+    writeln!(out, "\tchain exempt {{")?;
+    writeln!(out, "\t\tfib daddr type != unicast accept")?;
+    for set in ["special", "local", "server"] {
+        writeln!(out, "\t\tip daddr @{set}4 accept")?;
+        writeln!(out, "\t\tip6 daddr @{set}6 accept")?;
+    }
+    for bypass in bypasses {
+        write_bypass(out, bypass)?;
+    }
+    writeln!(out, "\t}}")
+}
+
+/// All lists given must match, so a section with addresses takes one rule per family.
+fn write_bypass(out: &mut String, bypass: &BypassConfig) -> fmt::Result {
+    let BypassConfig { name, dest, src, dport, mac } = bypass;
+    let mut rest = String::new();
+    if !dport.is_empty() {
+        write!(rest, "th dport {{ {} }} ", port_set(dport))?;
+    }
+    if !mac.is_empty() {
+        let macs: Vec<String> = mac
+            .iter()
+            .map(|[a, b, c, d, e, f]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+            .collect();
+        write!(rest, "ether saddr {{ {} }} ", distinct(macs).join(", "))?;
+    }
+    if dest.is_empty() && src.is_empty() {
+        // A section without any list matches nothing rather than everything.
+        return match rest.is_empty() {
+            true => Ok(()),
+            false => writeln!(out, "\t\t{rest}accept comment \"{}\"", comment(name)),
+        };
+    }
+    for family in Family::ALL {
+        let keyword = keyword(family);
+        let mut addresses = String::new();
+        let mut possible = true;
+        for (direction, prefixes) in [("saddr", src), ("daddr", dest)] {
+            if prefixes.is_empty() {
+                continue;
+            }
+            let elements = elements(family, prefixes);
+            possible &= !elements.is_empty();
+            write!(addresses, "{keyword} {direction} {{ {} }} ", elements.join(", "))?;
+        }
+        if possible {
+            writeln!(out, "\t\t{addresses}{rest}accept comment \"{}\"", comment(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
+    let set_mark =
+        format!("meta mark set meta mark & 0x{:08x} | 0x{:08x}", !MARK_MASK, TPROXY_MARK.0);
+    writeln!(out, "\tchain prerouting {{")?;
+    writeln!(out, "\t\ttype filter hook prerouting priority mangle; policy accept;")?;
+    writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
+    writeln!(out, "\t\tmeta l4proto != tcp accept")?;
+    // What the agent has accepted goes on to it, also while the server is lost.
+    writeln!(out, "\t\tsocket transparent 1 {set_mark} accept")?;
+    // Answers to connections from outside, through port forwards for instance.
+    writeln!(out, "\t\tct direction reply accept")?;
+    // Only a SYN starts a connection: one already under way past the agent would be reset by it.
+    writeln!(out, "\t\ttcp flags & (fin|syn|rst|ack) != syn accept")?;
+    if it.server_reachable {
+        writeln!(out, "\t\tjump exempt")?;
+        for (family, address, port) in
+            [("ipv4", "ip to 127.0.0.1", it.ports.v4), ("ipv6", "ip6 to [::1]", it.ports.v6)]
+        {
+            if let Some(port) = port {
+                writeln!(
+                    out,
+                    "\t\tmeta nfproto {family} meta l4proto tcp tproxy {address}:{port} \
+                     {set_mark} accept"
+                )?;
+            }
+        }
+    }
+    writeln!(out, "\t}}")
+}
+
+fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
+    let reject = if it.server_reachable {
+        (it.quic == Quic::Reject)
+            .then_some(("udp dport 443", "reject with icmpx type port-unreachable"))
+    } else {
+        (it.on_server_loss == OnServerLoss::Block)
+            .then_some(("tcp flags & (fin|syn|rst|ack) == syn", "reject with tcp reset"))
+    };
+    let Some((what, reject)) = reject else { return Ok(()) };
+    writeln!(out, "\tchain forward {{")?;
+    writeln!(out, "\t\ttype filter hook forward priority filter - 1; policy accept;")?;
+    writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
+    writeln!(out, "\t\tct direction reply accept")?;
+    writeln!(out, "\t\t{what} jump exempt")?;
+    writeln!(out, "\t\t{what} {reject}")?;
+    writeln!(out, "\t}}")
+}
+
+fn write_set(out: &mut String, name: &str, family: Family, prefixes: &[Prefix]) -> fmt::Result {
+    let (digit, kind) = match family {
+        Family::V4 => ('4', "ipv4_addr"),
+        Family::V6 => ('6', "ipv6_addr"),
+    };
+    writeln!(out, "\tset {name}{digit} {{")?;
+    writeln!(out, "\t\ttype {kind}")?;
+    writeln!(out, "\t\tflags interval")?;
+    let elements = elements(family, prefixes);
+    if !elements.is_empty() {
+        writeln!(out, "\t\telements = {{ {} }}", elements.join(", "))?;
+    }
+    writeln!(out, "\t}}")
+}
+
+fn keyword(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn special(family: Family) -> Vec<Prefix> {
+    let texts = match family {
+        Family::V4 => SPECIAL_V4,
+        Family::V6 => SPECIAL_V6,
+    };
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The prefixes of a family in order, without those inside another: nft refuses overlaps.
+fn elements(family: Family, prefixes: &[Prefix]) -> Vec<String> {
+    let mut networks: Vec<Prefix> = prefixes
+        .iter()
+        .filter(|prefix| prefix.family() == family)
+        .map(|prefix| prefix.network())
+        .collect();
+    networks.sort();
+    let mut kept: Vec<Prefix> = Vec::new();
+    for network in networks {
+        // In this order a prefix comes right after those that hold it and their other contents.
+        if !kept.last().is_some_and(|last| last.contains(network.address)) {
+            kept.push(network);
+        }
+    }
+    kept.iter().map(Prefix::to_string).collect()
+}
+
+/// Inclusive port ranges, merged where they touch.
+fn port_set(ranges: &[(u16, u16)]) -> String {
+    let mut sorted: Vec<(u16, u16)> = ranges.iter().map(|&(a, b)| (a.min(b), a.max(b))).collect();
+    sorted.sort();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    let texts: Vec<String> = merged
+        .iter()
+        .map(|&(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    texts.join(", ")
+}
+
+/// Quoted names for an anonymous set; those that nft's syntax cannot hold are left out.
+fn device_set(names: &[String]) -> Option<String> {
+    let plain = |name: &&String| {
+        !name.is_empty()
+            && name.len() < 16
+            && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '*' | '/'))
+    };
+    let quoted = names.iter().filter(plain).map(|name| format!("\"{name}\"")).collect();
+    let quoted = distinct(quoted);
+    (!quoted.is_empty()).then(|| quoted.join(", "))
+}
+
+fn distinct(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts.dedup();
+    texts
+}
+
+/// A section's name as an nft comment holds it: at most 128 bytes, no quotes.
+fn comment(name: &str) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
+    let name: String = name.chars().filter(plain).take(100).collect();
+    format!("bypass {name}")
+}
+
+#[cfg(test)]
+mod tests;

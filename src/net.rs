@@ -3,6 +3,7 @@
 //! An object here is one installed (or to be installed) in the kernel, in the kernel's own terms,
 //! so that a dump can be compared with a wish by `==`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -39,6 +40,28 @@ pub const ENDPOINT_IDS: std::ops::RangeInclusive<u8> = 200..=254;
 pub const MARK_MASK: u32 = 0x0f00_0000;
 /// The name of our nft table, family `inet`.
 pub const NFT_TABLE: &str = "mptcp_bond";
+/// The mark of packets that TPROXY hands to the agent.
+pub const TPROXY_MARK: Mark = Mark(0x0100_0000);
+/// The table that delivers them locally.
+pub const TPROXY_TABLE: Table = Table(5000);
+/// How many slots there are for uplinks, each with a table and an endpoint id.
+pub const SLOTS: u8 = 54;
+/// The loopback device's index, the same in every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: IfIndex = IfIndex(1);
+
+impl Table {
+    /// The table of the uplink with this slot.
+    pub fn of_slot(slot: u8) -> Table {
+        Table(5001 + u32::from(slot))
+    }
+}
+
+impl EndpointId {
+    /// The endpoint id of the uplink with this slot; slots beyond [`SLOTS`] share the last.
+    pub fn of_slot(slot: u8) -> EndpointId {
+        EndpointId(200 + slot.min(SLOTS))
+    }
+}
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +98,15 @@ impl Family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
     }
 }
 
@@ -271,4 +303,67 @@ pub struct Limits {
     pub subflows: u32,
     /// ADD_ADDR options a connection acts upon.
     pub add_addr_accepted: u32,
+}
+
+/// What a fresh dump of the kernel shows; foreign objects included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Devices.
+    pub links: BTreeMap<IfIndex, Link>,
+    /// Addresses of all devices.
+    pub addresses: Vec<Address>,
+    /// Unicast and local routes of all tables but `local` (255).
+    pub routes: Vec<Route>,
+    /// Policy rules that look in a table; others are left out.
+    pub rules: Vec<Rule>,
+    /// MPTCP endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// MPTCP limits; `None` where the kernel has no MPTCP.
+    pub limits: Option<Limits>,
+    /// Values of the sysctls asked for, by path below `/proc/sys`; absent where the kernel has none.
+    pub sysctls: BTreeMap<String, String>,
+    /// Our nft table.
+    pub nft: NftTable,
+    /// Names of other path-manager programs found running.
+    pub other_managers: BTreeSet<String>,
+}
+
+impl Kernel {
+    /// The device with this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+}
+
+/// What is known of our nft table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NftTable {
+    /// There is none.
+    #[default]
+    Absent,
+    /// Exactly what this ruleset text made.
+    Made(String),
+    /// Something else: another version's, or changed by somebody.
+    Changed,
+}
+
+impl Route {
+    /// Whether it is ours: in one of our tables and of our protocol.
+    pub fn is_ours(&self) -> bool {
+        self.protocol == ROUTE_PROTOCOL && TABLES.contains(&self.table.0)
+    }
+}
+
+impl Rule {
+    /// Whether it is ours, by its priority.
+    pub fn is_ours(&self) -> bool {
+        RULE_PRIORITIES.contains(&self.priority.0)
+    }
+}
+
+impl Endpoint {
+    /// Whether it is ours, by its id.
+    pub fn is_ours(&self) -> bool {
+        ENDPOINT_IDS.contains(&self.id.0)
+    }
 }
