@@ -1,1 +1,3 @@
-//! TO BE WRITTEN
+//! What the kernel does for us, one module per interface; nothing here decides anything.
+
+pub mod socket;

@@ -1,0 +1,39 @@
+//! Sockets as the kernel offers them: MPTCP, transparent, UDP with the local address, and pipes.
+
+mod info;
+mod pipe;
+mod stream;
+mod sys;
+mod udp;
+
+#[cfg(test)]
+mod tests;
+
+pub use info::{ConnectionInfo, Subflow, connection_info, is_mptcp, subflows};
+pub use pipe::Pipe;
+pub use stream::{
+    abort, broken, mptcp_connect, mptcp_listen, shutdown_write, tcp_connect, tproxy_listen, tune,
+};
+pub use udp::{Datagram, UdpServer, udp_socket};
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of open file descriptors to the hard limit; returns the limit in force
+/// (`None`: unlimited).
+///
+/// # Errors
+/// Those of `setrlimit(2)`.
+pub fn raise_file_limit() -> io::Result<Option<u64>> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum)
+}
+
+/// The same error with what was being done in front, its kind kept.
+fn while_doing(what: &str) -> impl FnOnce(io::Error) -> io::Error + '_ {
+    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -1,0 +1,194 @@
+//! TCP and MPTCP connections and listeners.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::{Shutdown, connect_unspec, shutdown};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::{sys, while_doing};
+
+/// How long a connection is silent before keepalive probes begin, and the time between them: often
+/// enough for NAT state, which may be gone after two minutes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Unanswered keepalive probes after which the kernel gives up a subflow: more than ten minutes,
+/// so that idle connections outlive an outage.
+const KEEPALIVE_PROBES: u32 = 10;
+
+/// Opens an MPTCP connection to `remote`, without Nagle's delay and with keepalive.
+///
+/// The first subflow leaves from the address `bind` and through `device`; later subflows are the
+/// path manager's. An IPv4-mapped `remote` makes a dual-stack socket, whose subflows may be of both
+/// families. Dropping the future closes the socket.
+///
+/// # Errors
+/// Those of `connect(2)` unchanged; a socket that cannot be made or bound says what failed.
+pub async fn mptcp_connect(
+    remote: SocketAddr,
+    bind: Option<IpAddr>,
+    device: Option<&str>,
+) -> io::Result<TcpStream> {
+    let socket = mptcp_socket(remote)?;
+    if let Some(device) = device {
+        socket
+            .bind_device(Some(device.as_bytes()))
+            .map_err(while_doing(&format!("cannot bind to device {device}")))?;
+    }
+    connect(socket, remote, bind).await
+}
+
+/// Opens a plain TCP connection to `target`, without Nagle's delay and with keepalive. It fails
+/// when the kernel gives up (`tcp_syn_retries`, about 130 s), as a direct connection would.
+///
+/// # Errors
+/// Those of `connect(2)` unchanged; a socket that cannot be made or bound says what failed.
+pub async fn tcp_connect(target: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    connect(stream_socket(target, Protocol::TCP)?, target, bind).await
+}
+
+/// Listens for MPTCP connections (plain TCP ones are accepted too: see
+/// [`is_mptcp`](super::is_mptcp)) with a queue of `backlog`. An IPv6 address takes IPv6 only.
+///
+/// # Errors
+/// Says that the kernel has no MPTCP, or which address could not be had and why.
+pub fn mptcp_listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    listen(mptcp_socket(address)?, address, backlog)
+}
+
+/// Listens for TCP connections that nft's TPROXY diverts; the local address of an accepted
+/// connection is its original destination.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN and CAP_NET_RAW; otherwise which address could not be had and why.
+pub fn tproxy_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 1024;
+    let socket = stream_socket(address, Protocol::TCP)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
+    .map_err(while_doing(
+        "cannot make a transparent socket (it takes CAP_NET_ADMIN or CAP_NET_RAW)",
+    ))?;
+    listen(socket, address, BACKLOG)
+}
+
+/// Sets what every connection gets, made or accepted: no Nagle's delay, keepalive.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn tune(stream: impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_INTERVAL)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    match socket.set_tcp_keepalive(&keepalive) {
+        // Older kernels know only the switch on MPTCP sockets, and probe at their own intervals.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        result => result,
+    }
+}
+
+/// Breaks a connection: its peer sees a reset at once (RST, or MP_FASTCLOSE on MPTCP), and what
+/// was not yet sent or read is dropped. The socket is of no use afterwards.
+pub fn abort(stream: impl AsFd) {
+    // Disconnecting sends the reset even while other handles of the socket are still open.
+    if connect_unspec(&stream).is_err() {
+        // A close with a zero linger time does the same; on a dead socket neither is needed.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Sends the end of the stream (FIN, or DATA_FIN on MPTCP); reading goes on.
+///
+/// # Errors
+/// Those of `shutdown(2)`: `ENOTCONN` when the connection is broken already.
+pub fn shutdown_write(stream: impl AsFd) -> io::Result<()> {
+    shutdown(stream, Shutdown::Write).map_err(io::Error::from)
+}
+
+/// Waits until a connection breaks (a reset, a timeout of the kernel's), although nobody reads
+/// from it or writes to it; returns the reason. It takes the reason from the socket.
+pub async fn broken(stream: &TcpStream) -> io::Error {
+    loop {
+        if let Err(error) = stream.ready(Interest::ERROR).await {
+            return error;
+        }
+        let taken = stream.try_io(Interest::ERROR, || {
+            // Without an error on the socket this was a false alarm, to be waited for again.
+            let error = SockRef::from(stream).take_error()?;
+            error.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match taken {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(error) | Err(error) => return error,
+        }
+    }
+}
+
+/// A non-blocking MPTCP socket of the address's family.
+fn mptcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    stream_socket(address, Protocol::MPTCP).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPROTONOSUPPORT | libc::EINVAL) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no MPTCP (it takes Linux 5.6 with CONFIG_MPTCP=y)",
+        ),
+        Some(libc::ENOPROTOOPT) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "MPTCP is switched off: set the sysctl net.mptcp.enabled=1",
+        ),
+        _ => error,
+    })
+}
+
+/// A non-blocking stream socket of the address's family.
+fn stream_socket(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(protocol))
+}
+
+async fn connect(
+    socket: Socket,
+    remote: SocketAddr,
+    bind: Option<IpAddr>,
+) -> io::Result<TcpStream> {
+    if let Some(address) = bind {
+        // The port is chosen by connect(), which knows the remote and so finds more of them free;
+        // a kernel that cannot do that for MPTCP chooses here.
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+        let address = match (address, remote) {
+            (IpAddr::V4(address), SocketAddr::V6(_)) => address.to_ipv6_mapped().into(),
+            _ => address,
+        };
+        socket
+            .bind(&SocketAddr::new(address, 0).into())
+            .map_err(while_doing(&format!("cannot bind to address {address}")))?;
+    }
+    tune(&socket)?;
+    TcpSocket::from_std_stream(socket.into()).connect(remote).await
+}
+
+fn listen(socket: Socket, address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let context = format!("cannot listen on {address}");
+    let prepare = || {
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(backlog)
+    };
+    prepare().map_err(while_doing(&context))?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Whether a socket option is unknown to this kernel for this kind of socket.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP))
+}

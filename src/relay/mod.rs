@@ -1,0 +1,280 @@
+//! Copies between two streams until both directions are done: [`plain`] with splice(2), [`sealed`]
+//! through AEAD records.
+//!
+//! One stream is the LAN side (the client at the agent, the target at the server), the other the
+//! tunnel. Each direction ends by itself (half-close). When one side breaks, the other is reset, as
+//! it would be without a relay in between. A stream that moves nothing holds neither pipe nor
+//! buffer.
+
+mod plain;
+mod pool;
+mod sealed;
+
+#[cfg(test)]
+mod tests;
+
+pub use plain::plain;
+pub use sealed::sealed;
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::os::socket;
+
+/// Bytes a direction may move before it lets other streams have their turn.
+const TURN: usize = 256 * 1024;
+/// How long what a side sent before it broke may take to be delivered.
+const DELIVERY: Duration = Duration::from_secs(2);
+
+/// Payload bytes moved so far, readable while the relay runs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    to_tunnel: Cell<u64>,
+    to_lan: Cell<u64>,
+}
+
+impl Counters {
+    /// Payload bytes from the LAN side into the tunnel.
+    pub fn to_tunnel(&self) -> u64 {
+        self.to_tunnel.get()
+    }
+
+    /// Payload bytes from the tunnel to the LAN side.
+    pub fn to_lan(&self) -> u64 {
+        self.to_lan.get()
+    }
+}
+
+/// How long a connection may move nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// While both directions are open.
+    pub open: Duration,
+    /// Once one direction has ended.
+    pub half_closed: Duration,
+}
+
+impl Default for IdleLimits {
+    /// Two hours, which RFC 5382 expects of a NAT too, and ten minutes.
+    fn default() -> IdleLimits {
+        IdleLimits { open: Duration::from_secs(7200), half_closed: Duration::from_secs(600) }
+    }
+}
+
+/// One of the two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client at the agent, the target at the server.
+    Lan,
+    /// The other end of the tunnel (or the target, when nothing is tunnelled).
+    Tunnel,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Lan => "LAN side",
+            Side::Tunnel => "tunnel",
+        })
+    }
+}
+
+/// Why a relay ended before both directions were done. Both streams have been reset.
+#[derive(Debug)]
+pub enum Failure {
+    /// A side broke.
+    Broken {
+        /// Which.
+        side: Side,
+        /// How: `ConnectionReset` when its peer reset it, `UnexpectedEof` for a tunnel cut off
+        /// without its end record, `InvalidData` for records that are not authentic.
+        error: io::Error,
+    },
+    /// Nothing was moved for as long as this.
+    Idle(Duration),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Broken { side, error } => write!(f, "the {side} broke: {error}"),
+            Failure::Idle(limit) => write!(f, "nothing was moved for {} s", limit.as_secs()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Failure::Broken { error, .. } => Some(error),
+            Failure::Idle(_) => None,
+        }
+    }
+}
+
+/// A stream and which of the two it is.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    side: Side,
+    stream: &'a TcpStream,
+}
+
+impl End<'_> {
+    fn broken(&self, error: io::Error) -> Failure {
+        Failure::Broken { side: self.side, error }
+    }
+
+    async fn readable(&self) -> Result<(), Failure> {
+        self.stream.readable().await.map_err(|error| self.broken(error))
+    }
+
+    /// Writes by `write`, which returns how many bytes went out, as soon as there is room.
+    async fn write(
+        &self,
+        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Result<usize, Failure> {
+        loop {
+            match write(self.stream) {
+                Ok(0) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
+                Ok(written) => return Ok(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await.map_err(|error| self.broken(error))?;
+                }
+                Err(error) => return Err(self.broken(error)),
+            }
+        }
+    }
+
+    /// Ends this direction towards the stream's peer.
+    fn shutdown_write(&self) -> Result<(), Failure> {
+        socket::shutdown_write(self.stream).map_err(|error| self.broken(error))
+    }
+}
+
+/// What `read` gave; `None` when the stream has nothing now.
+fn unless_blocked(read: io::Result<usize>) -> io::Result<Option<usize>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// What the two directions of a relay share.
+struct Progress<'a> {
+    counters: &'a Counters,
+    last: Cell<Instant>,
+    failed: Cell<Option<Side>>,
+}
+
+impl<'a> Progress<'a> {
+    fn new(counters: &'a Counters) -> Progress<'a> {
+        Progress { counters, last: Cell::new(Instant::now()), failed: Cell::new(None) }
+    }
+
+    /// Counts payload that was written to a side.
+    fn moved(&self, to: Side, bytes: usize) {
+        let counter = match to {
+            Side::Lan => &self.counters.to_lan,
+            Side::Tunnel => &self.counters.to_tunnel,
+        };
+        counter.set(counter.get().saturating_add(bytes as u64));
+        self.last.set(Instant::now());
+    }
+
+    /// Whether a stream that ends really ends: after it broke, its end means nothing.
+    fn check_end(&self, of: Side) -> Result<(), Failure> {
+        match self.failed.get() {
+            Some(side) if side == of => {
+                Err(Failure::Broken { side, error: io::ErrorKind::ConnectionReset.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nothing was moved for as long as is allowed, which it returns.
+    async fn idle(&self, limits: IdleLimits, half_closed: &Cell<bool>) -> Duration {
+        loop {
+            let limit = if half_closed.get() { limits.half_closed } else { limits.open };
+            let idle = self.last.get().elapsed();
+            if idle >= limit {
+                return limit;
+            }
+            // The limit may shrink meanwhile, so that is looked at in between.
+            let wait = limits.half_closed.min(limit.saturating_sub(idle));
+            sleep_until(Instant::now() + wait.max(Duration::from_millis(1))).await;
+        }
+    }
+}
+
+/// Counts what a direction moves at a stretch.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// Takes `bytes` from this turn, and lets the other tasks run when it is used up: the runtime
+    /// does not see a stream that is always ready.
+    async fn spend(&mut self, bytes: usize) {
+        self.0 = self.0.saturating_add(bytes);
+        if self.0 >= TURN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Runs both directions to their ends, or until one side breaks or both are idle. What a side that
+/// broke had sent before is still delivered, as far as the other side takes it soon.
+async fn run(
+    lan: &TcpStream,
+    tunnel: &TcpStream,
+    to_tunnel: impl Future<Output = Result<(), Failure>>,
+    to_lan: impl Future<Output = Result<(), Failure>>,
+    progress: &Progress<'_>,
+    limits: IdleLimits,
+) -> Result<(), Failure> {
+    let mut to_tunnel = pin!(to_tunnel);
+    let mut to_lan = pin!(to_lan);
+    let mut lan_broken = pin!(socket::broken(lan));
+    let mut tunnel_broken = pin!(socket::broken(tunnel));
+    let (mut to_tunnel_done, mut to_lan_done) = (false, false);
+    let half_closed = Cell::new(false);
+    let mut idle = pin!(progress.idle(limits, &half_closed));
+    let failure = loop {
+        let ended = tokio::select! {
+            biased;
+            result = &mut to_tunnel, if !to_tunnel_done => {
+                to_tunnel_done = true;
+                result
+            }
+            result = &mut to_lan, if !to_lan_done => {
+                to_lan_done = true;
+                result
+            }
+            error = &mut lan_broken => Err(Failure::Broken { side: Side::Lan, error }),
+            error = &mut tunnel_broken => Err(Failure::Broken { side: Side::Tunnel, error }),
+            limit = &mut idle => Err(Failure::Idle(limit)),
+        };
+        match ended {
+            Ok(()) if to_tunnel_done && to_lan_done => return Ok(()),
+            Ok(()) => half_closed.set(true),
+            Err(failure) => break failure,
+        }
+    };
+    if let Failure::Broken { side, .. } = failure {
+        progress.failed.set(Some(side));
+        // How the delivery ends adds nothing to the failure there is already.
+        let _ = match side {
+            Side::Lan if !to_tunnel_done => timeout(DELIVERY, to_tunnel).await.is_ok(),
+            Side::Tunnel if !to_lan_done => timeout(DELIVERY, to_lan).await.is_ok(),
+            _ => true,
+        };
+    }
+    Err(failure)
+}

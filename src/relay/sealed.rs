@@ -1,0 +1,316 @@
+//! The relay through AEAD records: plaintext on the LAN side, records on the tunnel.
+
+use std::array;
+use std::future::Future;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
+
+use tokio::net::TcpStream;
+
+use super::{Counters, End, Failure, IdleLimits, Progress, Side, Turn, pool, run, unless_blocked};
+use crate::os::socket;
+use crate::tunnel::record::{HEADER, Kind, Opened, Opener, Sealer, TAG};
+
+/// The size of a full record in bytes. A receiver waits for a record to be complete: on a thin
+/// uplink one of the largest size would hold back its first byte for long, and costs hardly less.
+const RECORD: usize = 16 * 1024;
+/// Records read, sealed and written at a time.
+const RECORDS: usize = 16;
+/// Records opened and written at a time.
+const BATCH: usize = 32;
+
+/// Relays until both directions have ended.
+///
+/// `opening` is what has to come from the tunnel before the payload (an answer), and resolves to
+/// the opener and to the bytes, not opened yet, that were read along with it; payload from the LAN
+/// side does not wait for it.
+///
+/// # Errors
+/// Why it ended early. The streams have then been reset, the tunnel by a record where only the LAN
+/// side broke.
+pub async fn sealed(
+    lan: &TcpStream,
+    tunnel: &TcpStream,
+    sealer: &mut Sealer,
+    opening: impl Future<Output = io::Result<(Opener, Vec<u8>)>>,
+    counters: &Counters,
+    limits: IdleLimits,
+) -> Result<(), Failure> {
+    let progress = Progress::new(counters);
+    let lan_end = End { side: Side::Lan, stream: lan };
+    let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
+    let mut outbound = Outbound { tunnel: tunnel_end, sealer, torn: false };
+    let to_tunnel = seal(lan_end, &mut outbound, &progress);
+    let to_lan = async {
+        let (opener, carried) = opening.await.map_err(|error| tunnel_end.broken(error))?;
+        open(Inbound { tunnel: tunnel_end, opener, carried }, lan_end, &progress).await
+    };
+    let result = run(lan, tunnel, to_tunnel, to_lan, &progress, limits).await;
+    if let Err(failure) = &result {
+        socket::abort(lan);
+        let tunnel_broke = matches!(failure, Failure::Broken { side: Side::Tunnel, .. });
+        if tunnel_broke || !outbound.reset() {
+            socket::abort(tunnel);
+        }
+    }
+    result
+}
+
+/// The sealing half of the tunnel.
+struct Outbound<'a> {
+    tunnel: End<'a>,
+    sealer: &'a mut Sealer,
+    /// A record is written in part: nothing but its rest may follow.
+    torn: bool,
+}
+
+impl Outbound<'_> {
+    /// Seals the record that begins the buffer; returns its length.
+    fn seal(&mut self, kind: Kind, record: &mut [u8], plaintext: usize) -> Result<usize, Failure> {
+        self.sealer.seal(kind, record, plaintext).map_err(|error| {
+            self.tunnel.broken(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+        })
+    }
+
+    async fn write_all(&mut self, mut data: &[u8]) -> Result<(), Failure> {
+        while !data.is_empty() {
+            let written = self.tunnel.write(|stream| stream.try_write(data)).await?;
+            data = data.get(written..).unwrap_or_default();
+            self.torn = !data.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Ends this direction.
+    async fn end(&mut self) -> Result<(), Failure> {
+        let mut record = [0; HEADER + TAG];
+        let length = self.seal(Kind::End, &mut record, 0)?;
+        self.write_all(record.get(..length).unwrap_or_default()).await?;
+        self.tunnel.shutdown_write()
+    }
+
+    /// Tells the other end that the connection is reset; false when it cannot be told.
+    fn reset(&mut self) -> bool {
+        let mut record = [0; HEADER + TAG];
+        let Ok(length) = self.seal(Kind::Reset, &mut record, 0) else { return false };
+        !self.torn
+            && record
+                .get(..length)
+                .is_some_and(|data| self.tunnel.stream.try_write(data).is_ok_and(|n| n == length))
+            && self.tunnel.shutdown_write().is_ok()
+    }
+}
+
+/// Copies from the LAN side into the tunnel, to its end.
+async fn seal(
+    lan: End<'_>,
+    outbound: &mut Outbound<'_>,
+    progress: &Progress<'_>,
+) -> Result<(), Failure> {
+    let mut turn = Turn::default();
+    loop {
+        lan.readable().await?;
+        let mut buffer = pool::buffer();
+        loop {
+            let read = lan.stream.try_read_vectored(&mut plaintext_slots(&mut buffer));
+            let moved = match unless_blocked(read).map_err(|error| lan.broken(error))? {
+                None => break,
+                Some(0) => {
+                    drop(buffer);
+                    progress.check_end(Side::Lan)?;
+                    return outbound.end().await;
+                }
+                Some(moved) => moved,
+            };
+            let length = seal_slots(outbound, &mut buffer, moved)?;
+            outbound.write_all(buffer.get(..length).unwrap_or_default()).await?;
+            progress.moved(Side::Tunnel, moved);
+            turn.spend(moved).await;
+        }
+    }
+}
+
+/// Where plaintext goes in a buffer that becomes a sequence of full records.
+fn plaintext_slots(buffer: &mut [u8]) -> [IoSliceMut<'_>; RECORDS] {
+    let mut records = buffer.chunks_exact_mut(RECORD);
+    array::from_fn(|_| {
+        let slot = records.next().and_then(|record| record.get_mut(HEADER..RECORD - TAG));
+        IoSliceMut::new(slot.unwrap_or_default())
+    })
+}
+
+/// Seals `plaintext` bytes, which are in the slots; returns the length of all records.
+fn seal_slots(
+    outbound: &mut Outbound<'_>,
+    buffer: &mut [u8],
+    plaintext: usize,
+) -> Result<usize, Failure> {
+    let mut left = plaintext;
+    let mut length = 0_usize;
+    for record in buffer.chunks_exact_mut(RECORD) {
+        if left == 0 {
+            break;
+        }
+        let here = left.min(RECORD - HEADER - TAG);
+        length = length.saturating_add(outbound.seal(Kind::Data, record, here)?);
+        left = left.saturating_sub(here);
+    }
+    Ok(length)
+}
+
+/// The opening half of the tunnel.
+struct Inbound<'a> {
+    tunnel: End<'a>,
+    opener: Opener,
+    /// Bytes that were read before the relay began.
+    carried: Vec<u8>,
+}
+
+/// What comes after a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Records that are there already.
+    Records,
+    /// Bytes yet to come.
+    Bytes,
+    /// Nothing: the stream has ended.
+    End,
+    /// Nothing: the other side was reset.
+    Reset,
+}
+
+/// Records opened together.
+struct Batch {
+    /// Where their plaintext is; the unused ones are empty.
+    plaintext: [Range<usize>; BATCH],
+    /// The length of the records.
+    consumed: usize,
+    next: Next,
+}
+
+impl Inbound<'_> {
+    fn broken(&self, kind: io::ErrorKind, what: String) -> Failure {
+        self.tunnel.broken(io::Error::new(kind, what))
+    }
+
+    /// Waits until there is something to read.
+    async fn readable(&self) -> Result<(), Failure> {
+        if self.carried.is_empty() { self.tunnel.readable().await } else { Ok(()) }
+    }
+
+    /// Reads what there is, as much as fits; `None` when there is nothing.
+    fn read(&mut self, room: &mut [u8]) -> Result<Option<usize>, Failure> {
+        if self.carried.is_empty() {
+            let read = unless_blocked(self.tunnel.stream.try_read(room));
+            return read.map_err(|error| self.tunnel.broken(error));
+        }
+        let count = self.carried.len().min(room.len());
+        for (to, from) in room.iter_mut().zip(self.carried.drain(..count)) {
+            *to = from;
+        }
+        Ok(Some(count))
+    }
+
+    /// Opens the records that begin `received`, in place.
+    fn open(&mut self, received: &mut [u8]) -> Result<Batch, Failure> {
+        let mut batch =
+            Batch { plaintext: array::from_fn(|_| 0..0), consumed: 0, next: Next::Records };
+        for slot in &mut batch.plaintext {
+            let start = batch.consumed;
+            let opened = self.opener.next(received.get_mut(start..).unwrap_or_default());
+            let opened =
+                opened.map_err(|e| self.broken(io::ErrorKind::InvalidData, e.to_string()))?;
+            let Opened::Record { kind, plaintext, consumed } = opened else {
+                batch.next = Next::Bytes;
+                break;
+            };
+            batch.consumed = start.saturating_add(consumed);
+            match kind {
+                Kind::Data => {
+                    *slot =
+                        start.saturating_add(plaintext.start)..start.saturating_add(plaintext.end);
+                }
+                Kind::End => batch.next = Next::End,
+                Kind::Reset => batch.next = Next::Reset,
+                _ => {
+                    let what = format!("a {kind:?} record in the middle of a stream");
+                    return Err(self.broken(io::ErrorKind::InvalidData, what));
+                }
+            }
+            if batch.next != Next::Records {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+}
+
+/// Copies from the tunnel to the LAN side, to its end.
+async fn open(
+    mut inbound: Inbound<'_>,
+    lan: End<'_>,
+    progress: &Progress<'_>,
+) -> Result<(), Failure> {
+    let mut turn = Turn::default();
+    loop {
+        inbound.readable().await?;
+        let mut buffer = pool::buffer();
+        // Bytes at the start of the buffer: an incomplete record.
+        let mut filled = 0_usize;
+        loop {
+            let moved = match inbound.read(buffer.get_mut(filled..).unwrap_or_default())? {
+                None if filled == 0 => break,
+                None => {
+                    inbound.tunnel.readable().await?;
+                    continue;
+                }
+                Some(0) => {
+                    let what = "it was cut off in the middle of the stream".to_owned();
+                    return Err(inbound.broken(io::ErrorKind::UnexpectedEof, what));
+                }
+                Some(moved) => moved,
+            };
+            filled = filled.saturating_add(moved);
+            let mut start = 0_usize;
+            loop {
+                let received = buffer.get_mut(start..filled).unwrap_or_default();
+                let batch = inbound.open(received)?;
+                write_batch(lan, received, &batch, progress).await?;
+                start = start.saturating_add(batch.consumed);
+                match batch.next {
+                    Next::Records => {}
+                    Next::Bytes => break,
+                    Next::End => return lan.shutdown_write(),
+                    Next::Reset => {
+                        let what = "the connection behind it was reset".to_owned();
+                        return Err(inbound.broken(io::ErrorKind::ConnectionReset, what));
+                    }
+                }
+            }
+            buffer.copy_within(start..filled, 0);
+            filled = filled.saturating_sub(start);
+            turn.spend(moved).await;
+        }
+    }
+}
+
+async fn write_batch(
+    lan: End<'_>,
+    received: &[u8],
+    batch: &Batch,
+    progress: &Progress<'_>,
+) -> Result<(), Failure> {
+    let mut plaintext = batch.plaintext.iter().filter(|range| !range.is_empty());
+    let mut slices: [IoSlice<'_>; BATCH] = array::from_fn(|_| {
+        let slice = plaintext.next().and_then(|range| received.get(range.clone()));
+        IoSlice::new(slice.unwrap_or_default())
+    });
+    let used = slices.iter().take_while(|slice| !slice.is_empty()).count();
+    let mut left = slices.get_mut(..used).unwrap_or_default();
+    while !left.is_empty() {
+        let written = lan.write(|stream| stream.try_write_vectored(left)).await?;
+        progress.moved(lan.side, written);
+        IoSlice::advance_slices(&mut left, written);
+    }
+    Ok(())
+}
