@@ -1,3 +1,16 @@
-//! What the kernel does for us, one module per interface; nothing here decides anything.
+//! The operating system: netlink, nft, sysctls and sockets. Each does one thing and decides nothing.
 
+pub mod control;
+pub mod counters;
+pub mod http;
+pub mod kernel;
+pub mod log;
+pub mod netlink;
+pub mod nft;
+pub mod path_manager;
+pub mod probe;
+pub mod route;
+pub mod rule;
+pub mod saved;
 pub mod socket;
+pub mod sysctl;

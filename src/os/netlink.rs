@@ -1,0 +1,529 @@
+//! Netlink: messages and attributes as bytes, and a socket that asks one question at a time.
+//!
+//! Written by hand because the general message crates add half a megabyte to the binary, and
+//! because they refuse a whole message for one attribute they do not know. Readers here are
+//! lenient: what is malformed ends the iteration, what is unknown is passed over.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{fmt, str};
+
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use rustix::io::Errno;
+
+use crate::net::Family;
+
+/// `NLM_F_REQUEST`.
+const REQUEST: u16 = 0x1;
+/// `NLM_F_ACK`.
+const ACK: u16 = 0x4;
+/// `NLM_F_DUMP_INTR`: the objects changed while they were dumped.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// `NLM_F_DUMP`.
+const DUMP: u16 = 0x300;
+/// `NLM_F_CAPPED`: an error does not repeat the request's payload.
+const CAPPED: u16 = 0x100;
+/// `NLM_F_ACK_TLVS`: an error carries attributes.
+const ACK_ATTRIBUTES: u16 = 0x200;
+/// `NLM_F_REPLACE`.
+pub const REPLACE: u16 = 0x100;
+/// `NLM_F_EXCL`.
+pub const EXCLUSIVE: u16 = 0x200;
+/// `NLM_F_CREATE`.
+pub const CREATE: u16 = 0x400;
+
+/// `NLMSG_ERROR`, also the acknowledgement.
+const ERROR: u16 = 2;
+/// `NLMSG_DONE`.
+const DONE: u16 = 3;
+/// `NLMSGERR_ATTR_MSG`.
+const ERROR_TEXT: u16 = 1;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 0x8000;
+/// `NLA_TYPE_MASK`.
+const KIND_MASK: u16 = 0x3fff;
+
+/// Bytes of a message header.
+const HEADER: usize = 16;
+/// Bytes read at once; the kernel fills at most 32 KiB per datagram of a dump.
+const DATAGRAM: usize = 64 * 1024;
+/// Times an interrupted dump is begun anew before giving up.
+const DUMP_ATTEMPTS: usize = 8;
+
+/// The address families as the kernel numbers them.
+pub fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// An attribute or message payload, read leniently.
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute<'a> {
+    /// Its type, flags removed.
+    pub kind: u16,
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+impl<'a> Attribute<'a> {
+    /// The value as a byte.
+    pub fn u8(&self) -> Option<u8> {
+        self.value.first().copied()
+    }
+
+    /// The value as a number in host order.
+    pub fn u16(&self) -> Option<u16> {
+        read(self.value, 0).map(u16::from_ne_bytes)
+    }
+
+    /// The value as a number in network order.
+    pub fn be16(&self) -> Option<u16> {
+        read(self.value, 0).map(u16::from_be_bytes)
+    }
+
+    /// The value as a number in host order.
+    pub fn u32(&self) -> Option<u32> {
+        read(self.value, 0).map(u32::from_ne_bytes)
+    }
+
+    /// The value as an address of 4 or 16 bytes.
+    pub fn address(&self) -> Option<IpAddr> {
+        address(self.value)
+    }
+
+    /// The value as text up to its first NUL; `None` unless it is UTF-8.
+    pub fn text(&self) -> Option<&'a str> {
+        str::from_utf8(self.value.split(|byte| *byte == 0).next()?).ok()
+    }
+
+    /// The attributes nested in the value.
+    pub fn nested(&self) -> Attributes<'a> {
+        attributes(self.value)
+    }
+}
+
+/// `N` bytes at `offset`, if there are that many.
+pub fn read<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk::<N>().copied()
+}
+
+/// An address of 4 or 16 bytes.
+pub fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::V4(Ipv4Addr::from(octets)));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
+}
+
+/// Attributes in a row.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a>(&'a [u8]);
+
+/// The attributes in `bytes`.
+pub fn attributes(bytes: &[u8]) -> Attributes<'_> {
+    Attributes(bytes)
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = Attribute<'a>;
+
+    fn next(&mut self) -> Option<Attribute<'a>> {
+        let length = usize::from(u16::from_ne_bytes(read(self.0, 0)?));
+        let kind = u16::from_ne_bytes(read(self.0, 2)?) & KIND_MASK;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Attribute { kind, value })
+    }
+}
+
+/// A message from the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its type.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u16,
+    /// The number of the request it answers.
+    pub sequence: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The attributes behind a fixed header of `length` bytes.
+    pub fn attributes(&self, length: usize) -> Attributes<'a> {
+        attributes(self.payload.get(length..).unwrap_or_default())
+    }
+}
+
+/// Messages in a row.
+#[derive(Clone, Debug)]
+pub struct Messages<'a>(&'a [u8]);
+
+/// The messages in `bytes`.
+pub fn messages(bytes: &[u8]) -> Messages<'_> {
+    Messages(bytes)
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let length = usize::try_from(u32::from_ne_bytes(read(self.0, 0)?)).ok()?;
+        let message = Message {
+            kind: u16::from_ne_bytes(read(self.0, 4)?),
+            flags: u16::from_ne_bytes(read(self.0, 6)?),
+            sequence: u32::from_ne_bytes(read(self.0, 8)?),
+            payload: self.0.get(HEADER..length)?,
+        };
+        let end = length.checked_next_multiple_of(4)?;
+        self.0 = self.0.get(end..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// A request being written.
+#[derive(Clone, Debug)]
+pub struct Request(Vec<u8>);
+
+impl Request {
+    /// A request of a type, with flags beside `NLM_F_REQUEST`, and its fixed header.
+    pub fn new(kind: u16, flags: u16, fixed: &[u8]) -> Request {
+        let mut bytes = vec![0; 4];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | REQUEST).to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(fixed);
+        Request(bytes).aligned()
+    }
+
+    /// A request for all objects of a type.
+    pub fn dump(kind: u16, fixed: &[u8]) -> Request {
+        Request::new(kind, DUMP, fixed)
+    }
+
+    /// With an attribute.
+    #[must_use]
+    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
+        // Values are addresses, numbers and device names, far below 64 KiB.
+        let length = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.aligned()
+    }
+
+    /// With an attribute that holds a number in host order.
+    #[must_use]
+    pub fn u32(self, kind: u16, value: u32) -> Request {
+        self.attribute(kind, &value.to_ne_bytes())
+    }
+
+    /// With an attribute that holds an address.
+    #[must_use]
+    pub fn address(self, kind: u16, value: IpAddr) -> Request {
+        match value {
+            IpAddr::V4(value) => self.attribute(kind, &value.octets()),
+            IpAddr::V6(value) => self.attribute(kind, &value.octets()),
+        }
+    }
+
+    /// With an attribute that holds text, NUL-terminated.
+    #[must_use]
+    pub fn text(self, kind: u16, value: &str) -> Request {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.attribute(kind, &bytes)
+    }
+
+    /// With an attribute that holds the attributes which `fill` adds.
+    #[must_use]
+    pub fn nested(mut self, kind: u16, fill: impl FnOnce(Request) -> Request) -> Request {
+        let inner = fill(Request(Vec::new())).0;
+        self = self.attribute(kind | NESTED, &inner);
+        self
+    }
+
+    fn aligned(mut self) -> Request {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn is_dump(&self) -> bool {
+        self.flags() & DUMP == DUMP
+    }
+
+    fn flags(&self) -> u16 {
+        read(&self.0, 6).map_or(0, u16::from_ne_bytes)
+    }
+
+    /// The bytes to send: length, acknowledgement and sequence number filled in.
+    fn finish(&self, sequence: u32) -> Vec<u8> {
+        let mut bytes = self.0.clone();
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let flags = if self.is_dump() { self.flags() } else { self.flags() | ACK };
+        let fields = [
+            (0, length.to_ne_bytes().to_vec()),
+            (6, flags.to_ne_bytes().to_vec()),
+            (8, sequence.to_ne_bytes().to_vec()),
+        ];
+        for (offset, value) in fields {
+            for (target, byte) in bytes.iter_mut().skip(offset).zip(value) {
+                *target = byte;
+            }
+        }
+        bytes
+    }
+}
+
+/// What the kernel said to a request, message after message.
+#[derive(Clone, Debug, Default)]
+pub struct Replies(Vec<u8>);
+
+impl Replies {
+    /// The messages, acknowledgements left out.
+    pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
+        messages(&self.0).filter(|message| message.kind != ERROR && message.kind != DONE)
+    }
+}
+
+/// Why the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error number.
+    pub errno: i32,
+    /// The kernel's own explanation (extended acknowledgement), or empty.
+    pub explanation: String,
+}
+
+impl Refusal {
+    /// Whether the error number is one of these.
+    pub fn is_one_of(&self, errors: &[Errno]) -> bool {
+        errors.iter().any(|error| error.raw_os_error() == self.errno)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        match error.raw_os_error() {
+            Some(errno) => Refusal { errno, explanation: String::new() },
+            None => Refusal { errno: Errno::IO.raw_os_error(), explanation: error.to_string() },
+        }
+    }
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> io::Error {
+        io::Error::new(io::Error::from_raw_os_error(refusal.errno).kind(), refusal.to_string())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&errno_text(self.errno))?;
+        if self.explanation.is_empty() { Ok(()) } else { write!(f, ": {}", self.explanation) }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// An error number as `EEXIST (File exists)`.
+pub fn errno_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = text.rsplit_once(" (os error").map_or(text.as_str(), |(text, _)| text);
+    match NAMES.iter().find(|(known, _)| known.raw_os_error() == errno) {
+        Some((_, name)) => format!("{name} ({text})"),
+        None => format!("errno {errno} ({text})"),
+    }
+}
+
+/// The names of the errors that network configuration meets.
+const NAMES: &[(Errno, &str)] = &[
+    (Errno::PERM, "EPERM"),
+    (Errno::NOENT, "ENOENT"),
+    (Errno::SRCH, "ESRCH"),
+    (Errno::INTR, "EINTR"),
+    (Errno::IO, "EIO"),
+    (Errno::NXIO, "ENXIO"),
+    (Errno::AGAIN, "EAGAIN"),
+    (Errno::NOMEM, "ENOMEM"),
+    (Errno::ACCESS, "EACCES"),
+    (Errno::BUSY, "EBUSY"),
+    (Errno::EXIST, "EEXIST"),
+    (Errno::NODEV, "ENODEV"),
+    (Errno::INVAL, "EINVAL"),
+    (Errno::MFILE, "EMFILE"),
+    (Errno::NFILE, "ENFILE"),
+    (Errno::NOSPC, "ENOSPC"),
+    (Errno::ROFS, "EROFS"),
+    (Errno::RANGE, "ERANGE"),
+    (Errno::NOSYS, "ENOSYS"),
+    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+    (Errno::PROTONOSUPPORT, "EPROTONOSUPPORT"),
+    (Errno::AFNOSUPPORT, "EAFNOSUPPORT"),
+    (Errno::ADDRINUSE, "EADDRINUSE"),
+    (Errno::ADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (Errno::NETDOWN, "ENETDOWN"),
+    (Errno::NETUNREACH, "ENETUNREACH"),
+    (Errno::NOBUFS, "ENOBUFS"),
+    (Errno::TIMEDOUT, "ETIMEDOUT"),
+    (Errno::HOSTUNREACH, "EHOSTUNREACH"),
+    (Errno::MSGSIZE, "EMSGSIZE"),
+];
+
+/// A socket that asks the kernel one question at a time.
+pub struct Requester {
+    protocol: isize,
+    socket: TokioSocket,
+    sequence: u32,
+    /// A request was dropped before its answer was read.
+    unread: bool,
+}
+
+impl Requester {
+    /// A socket of a netlink protocol (`netlink_sys::protocols`).
+    pub fn open(protocol: isize) -> io::Result<Requester> {
+        let mut socket = TokioSocket::new(protocol)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
+        // Explanations in errors are a nicety that kernels before 4.12 lack.
+        let _ = socket.socket_ref().set_ext_ack(true);
+        let _ = socket.socket_ref().set_cap_ack(true);
+        Ok(Requester { protocol, socket, sequence: 0, unread: false })
+    }
+
+    /// Sends a request and reads the whole answer. A dump during which objects changed is begun
+    /// anew, so that a dump is always consistent.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or `EINTR` when a dump never came to rest.
+    pub async fn request(&mut self, request: &Request) -> Result<Replies, Refusal> {
+        for _ in 0..DUMP_ATTEMPTS {
+            if let Some(replies) = self.attempt(request).await? {
+                return Ok(replies);
+            }
+        }
+        Err(Refusal {
+            errno: Errno::INTR.raw_os_error(),
+            explanation: "objects kept changing while they were read".into(),
+        })
+    }
+
+    /// `None` when a dump was interrupted.
+    async fn attempt(&mut self, request: &Request) -> Result<Option<Replies>, Refusal> {
+        if self.unread {
+            // The rest of a dropped request's answer would block the next dump with EBUSY.
+            *self = Requester::open(self.protocol)?;
+        }
+        self.unread = true;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(&request.finish(self.sequence)).await?;
+        let mut replies = Replies::default();
+        let mut interrupted = false;
+        loop {
+            let mut datagram = Vec::with_capacity(DATAGRAM);
+            self.socket.recv(&mut datagram).await?;
+            let mut end = None;
+            for message in messages(&datagram).filter(|m| m.sequence == self.sequence) {
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    ERROR => end = Some(acknowledgement(&message)),
+                    DONE => end = Some(dump_end(&message)),
+                    _ => {}
+                }
+            }
+            replies.0.append(&mut datagram);
+            if let Some(end) = end {
+                self.unread = false;
+                end?;
+                return Ok((!interrupted).then_some(replies));
+            }
+        }
+    }
+}
+
+/// The meaning of an `NLMSG_ERROR`.
+fn acknowledgement(message: &Message<'_>) -> Result<(), Refusal> {
+    let errno = read(message.payload, 0).map_or(0, i32::from_ne_bytes).saturating_neg();
+    if errno == 0 {
+        return Ok(());
+    }
+    // The request's header follows the number, and unless capped, its payload.
+    let request = match message.flags & CAPPED {
+        0 => read(message.payload, 4).map_or(0, u32::from_ne_bytes),
+        _ => 16,
+    };
+    let start = usize::try_from(request).ok().and_then(|length| length.checked_add(4));
+    let explanation = match start.and_then(|start| message.payload.get(start..)) {
+        Some(rest) if message.flags & ACK_ATTRIBUTES != 0 => attributes(rest)
+            .find(|attribute| attribute.kind == ERROR_TEXT)
+            .and_then(|attribute| attribute.text().map(str::to_owned))
+            .unwrap_or_default(),
+        _ => String::new(),
+    };
+    Err(Refusal { errno, explanation })
+}
+
+/// The meaning of an `NLMSG_DONE`: a dump may fail half-way.
+fn dump_end(message: &Message<'_>) -> Result<(), Refusal> {
+    match read(message.payload, 0).map_or(0, i32::from_ne_bytes) {
+        errno if errno < 0 => {
+            Err(Refusal { errno: errno.saturating_neg(), explanation: String::new() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A socket that hears what the kernel announces to groups.
+pub struct Listener(TokioSocket);
+
+impl Listener {
+    /// A socket of a netlink protocol that has joined these groups.
+    pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Listener> {
+        let mut socket = TokioSocket::new(protocol)?;
+        socket.socket_mut().bind_auto()?;
+        for group in groups {
+            socket.socket_ref().add_membership(*group)?;
+        }
+        // Only a bound: memory is used when announcements wait.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(
+            socket.socket_ref(),
+            1024 * 1024,
+        );
+        Ok(Listener(socket))
+    }
+
+    /// The next datagram, to be read with [`messages`]. Cancel safe.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when announcements were lost.
+    pub async fn next(&self) -> io::Result<Vec<u8>> {
+        let mut datagram = Vec::with_capacity(DATAGRAM);
+        self.0.recv(&mut datagram).await?;
+        Ok(datagram)
+    }
+
+    /// The next datagram, if one waits already.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when announcements were lost.
+    pub fn waiting(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut datagram = Vec::with_capacity(DATAGRAM);
+        match self.0.socket_ref().recv(&mut datagram, 0) {
+            Ok(_) => Ok(Some(datagram)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The socket, to shrink its buffer in tests.
+    #[cfg(test)]
+    pub fn socket(&self) -> &netlink_sys::Socket {
+        self.0.socket_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The UDP sockets that probes leave by: one for each uplink, bound to its address and device.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::controller::Outlet;
+use crate::os::socket;
+
+/// Longer datagrams than any of ours are cut off and then fail to authenticate.
+const LONGEST: usize = 256;
+
+struct Prober {
+    outlet: Outlet,
+    server: SocketAddr,
+    socket: Rc<UdpSocket>,
+    reader: AbortHandle,
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// The sockets in use, by slot.
+pub struct Probers {
+    sockets: BTreeMap<u8, Prober>,
+    received: mpsc::Sender<(u8, Vec<u8>)>,
+}
+
+impl Probers {
+    /// No sockets yet; what they receive goes to `received` with the slot's number, and is dropped
+    /// while that is full.
+    pub fn new(received: mpsc::Sender<(u8, Vec<u8>)>) -> Probers {
+        Probers { sockets: BTreeMap::new(), received }
+    }
+
+    /// Has sockets on these outlets, towards `server`, and on no others.
+    ///
+    /// Those that are right already are kept, and with them their mappings in a NAT. One that cannot
+    /// be made is missing, which [`Probers::send`] then reports.
+    pub fn set(&mut self, outlets: &[Outlet], server: SocketAddr) {
+        self.sockets.retain(|_, prober| prober.server == server && outlets.contains(&prober.outlet));
+        for outlet in outlets {
+            if self.sockets.contains_key(&outlet.slot) {
+                continue;
+            }
+            match self.open(outlet, server) {
+                Ok(prober) => {
+                    self.sockets.insert(outlet.slot, prober);
+                }
+                Err(error) => log::debug!("cannot probe over {}: {error}", outlet.device),
+            }
+        }
+    }
+
+    fn open(&self, outlet: &Outlet, server: SocketAddr) -> io::Result<Prober> {
+        let socket = socket::udp_socket((outlet.source, 0).into(), Some(&outlet.device))?;
+        let socket = Rc::new(socket);
+        let reading = socket.clone();
+        let (slot, received) = (outlet.slot, self.received.clone());
+        let reader = tokio::task::spawn_local(async move {
+            let mut buffer = [0; LONGEST];
+            loop {
+                match reading.recv_from(&mut buffer).await {
+                    Ok((length, from)) if from == server => {
+                        let data = buffer.get(..length).unwrap_or_default().to_vec();
+                        // A lost reply is a lost probe; health takes it from there.
+                        let _ = received.try_send((slot, data));
+                    }
+                    Ok(_) => {}
+                    // An ICMP error of an earlier probe; the next read waits again.
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        Ok(Prober { outlet: outlet.clone(), server, socket, reader: reader.abort_handle() })
+    }
+
+    /// Sends a probe over the uplink with this slot.
+    ///
+    /// # Errors
+    /// The kernel's, or `NotConnected` where there is no socket.
+    pub fn send(&self, slot: u8, probe: &[u8]) -> io::Result<()> {
+        let prober = self.sockets.get(&slot).ok_or(io::ErrorKind::NotConnected)?;
+        prober.socket.try_send_to(probe, prober.server).map(drop)
+    }
+}
