@@ -76,8 +76,7 @@ impl KernelHandle {
         let mut kernel = Kernel::default();
         let links = route::links(&mut self.route).await.map_err(context("devices"))?;
         kernel.links = links.into_iter().map(|link| (link.index, link)).collect();
-        kernel.addresses =
-            route::addresses(&mut self.route).await.map_err(context("addresses"))?;
+        kernel.addresses = route::addresses(&mut self.route).await.map_err(context("addresses"))?;
         kernel.routes = route::routes(&mut self.route).await.map_err(context("routes"))?;
         kernel.rules = rule::rules(&mut self.route).await.map_err(context("rules"))?;
         if let Some(path_manager) = &mut self.path_manager {

@@ -1,15 +1,17 @@
-//! Netlink: messages and attributes as bytes, and a socket that asks one question at a time.
+//! Netlink: messages and attributes as bytes, and the sockets that carry them.
 //!
 //! Written by hand because the general message crates add half a megabyte to the binary, and
 //! because they refuse a whole message for one attribute they do not know. Readers here are
 //! lenient: what is malformed ends the iteration, what is unknown is passed over.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::{fmt, str};
+mod refusal;
+mod socket;
 
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use rustix::io::Errno;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str;
+
+pub use refusal::{Refusal, errno_text};
+pub use socket::{Listener, Requester};
 
 use crate::net::Family;
 
@@ -17,14 +19,8 @@ use crate::net::Family;
 const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`.
 const ACK: u16 = 0x4;
-/// `NLM_F_DUMP_INTR`: the objects changed while they were dumped.
-const DUMP_INTERRUPTED: u16 = 0x10;
 /// `NLM_F_DUMP`.
 const DUMP: u16 = 0x300;
-/// `NLM_F_CAPPED`: an error does not repeat the request's payload.
-const CAPPED: u16 = 0x100;
-/// `NLM_F_ACK_TLVS`: an error carries attributes.
-const ACK_ATTRIBUTES: u16 = 0x200;
 /// `NLM_F_REPLACE`.
 pub const REPLACE: u16 = 0x100;
 /// `NLM_F_EXCL`.
@@ -36,8 +32,6 @@ pub const CREATE: u16 = 0x400;
 const ERROR: u16 = 2;
 /// `NLMSG_DONE`.
 const DONE: u16 = 3;
-/// `NLMSGERR_ATTR_MSG`.
-const ERROR_TEXT: u16 = 1;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 /// `NLA_TYPE_MASK`.
@@ -45,10 +39,6 @@ const KIND_MASK: u16 = 0x3fff;
 
 /// Bytes of a message header.
 const HEADER: usize = 16;
-/// Bytes read at once; the kernel fills at most 32 KiB per datagram of a dump.
-const DATAGRAM: usize = 64 * 1024;
-/// Times an interrupted dump is begun anew before giving up.
-const DUMP_ATTEMPTS: usize = 8;
 
 /// The address families as the kernel numbers them.
 pub fn family_number(family: Family) -> u8 {
@@ -289,241 +279,5 @@ impl Replies {
     }
 }
 
-/// Why the kernel refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error number.
-    pub errno: i32,
-    /// The kernel's own explanation (extended acknowledgement), or empty.
-    pub explanation: String,
-}
-
-impl Refusal {
-    /// Whether the error number is one of these.
-    pub fn is_one_of(&self, errors: &[Errno]) -> bool {
-        errors.iter().any(|error| error.raw_os_error() == self.errno)
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Refusal {
-        match error.raw_os_error() {
-            Some(errno) => Refusal { errno, explanation: String::new() },
-            None => Refusal { errno: Errno::IO.raw_os_error(), explanation: error.to_string() },
-        }
-    }
-}
-
-impl From<Refusal> for io::Error {
-    fn from(refusal: Refusal) -> io::Error {
-        io::Error::new(io::Error::from_raw_os_error(refusal.errno).kind(), refusal.to_string())
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&errno_text(self.errno))?;
-        if self.explanation.is_empty() { Ok(()) } else { write!(f, ": {}", self.explanation) }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-/// An error number as `EEXIST (File exists)`.
-pub fn errno_text(errno: i32) -> String {
-    let text = io::Error::from_raw_os_error(errno).to_string();
-    let text = text.rsplit_once(" (os error").map_or(text.as_str(), |(text, _)| text);
-    match NAMES.iter().find(|(known, _)| known.raw_os_error() == errno) {
-        Some((_, name)) => format!("{name} ({text})"),
-        None => format!("errno {errno} ({text})"),
-    }
-}
-
-/// The names of the errors that network configuration meets.
-const NAMES: &[(Errno, &str)] = &[
-    (Errno::PERM, "EPERM"),
-    (Errno::NOENT, "ENOENT"),
-    (Errno::SRCH, "ESRCH"),
-    (Errno::INTR, "EINTR"),
-    (Errno::IO, "EIO"),
-    (Errno::NXIO, "ENXIO"),
-    (Errno::AGAIN, "EAGAIN"),
-    (Errno::NOMEM, "ENOMEM"),
-    (Errno::ACCESS, "EACCES"),
-    (Errno::BUSY, "EBUSY"),
-    (Errno::EXIST, "EEXIST"),
-    (Errno::NODEV, "ENODEV"),
-    (Errno::INVAL, "EINVAL"),
-    (Errno::MFILE, "EMFILE"),
-    (Errno::NFILE, "ENFILE"),
-    (Errno::NOSPC, "ENOSPC"),
-    (Errno::ROFS, "EROFS"),
-    (Errno::RANGE, "ERANGE"),
-    (Errno::NOSYS, "ENOSYS"),
-    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
-    (Errno::PROTONOSUPPORT, "EPROTONOSUPPORT"),
-    (Errno::AFNOSUPPORT, "EAFNOSUPPORT"),
-    (Errno::ADDRINUSE, "EADDRINUSE"),
-    (Errno::ADDRNOTAVAIL, "EADDRNOTAVAIL"),
-    (Errno::NETDOWN, "ENETDOWN"),
-    (Errno::NETUNREACH, "ENETUNREACH"),
-    (Errno::NOBUFS, "ENOBUFS"),
-    (Errno::TIMEDOUT, "ETIMEDOUT"),
-    (Errno::HOSTUNREACH, "EHOSTUNREACH"),
-    (Errno::MSGSIZE, "EMSGSIZE"),
-];
-
-/// A socket that asks the kernel one question at a time.
-pub struct Requester {
-    protocol: isize,
-    socket: TokioSocket,
-    sequence: u32,
-    /// A request was dropped before its answer was read.
-    unread: bool,
-}
-
-impl Requester {
-    /// A socket of a netlink protocol (`netlink_sys::protocols`).
-    pub fn open(protocol: isize) -> io::Result<Requester> {
-        let mut socket = TokioSocket::new(protocol)?;
-        socket.socket_mut().bind_auto()?;
-        socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
-        // Explanations in errors are a nicety that kernels before 4.12 lack.
-        let _ = socket.socket_ref().set_ext_ack(true);
-        let _ = socket.socket_ref().set_cap_ack(true);
-        Ok(Requester { protocol, socket, sequence: 0, unread: false })
-    }
-
-    /// Sends a request and reads the whole answer. A dump during which objects changed is begun
-    /// anew, so that a dump is always consistent.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or `EINTR` when a dump never came to rest.
-    pub async fn request(&mut self, request: &Request) -> Result<Replies, Refusal> {
-        for _ in 0..DUMP_ATTEMPTS {
-            if let Some(replies) = self.attempt(request).await? {
-                return Ok(replies);
-            }
-        }
-        Err(Refusal {
-            errno: Errno::INTR.raw_os_error(),
-            explanation: "objects kept changing while they were read".into(),
-        })
-    }
-
-    /// `None` when a dump was interrupted.
-    async fn attempt(&mut self, request: &Request) -> Result<Option<Replies>, Refusal> {
-        if self.unread {
-            // The rest of a dropped request's answer would block the next dump with EBUSY.
-            *self = Requester::open(self.protocol)?;
-        }
-        self.unread = true;
-        self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send(&request.finish(self.sequence)).await?;
-        let mut replies = Replies::default();
-        let mut interrupted = false;
-        loop {
-            let mut datagram = Vec::with_capacity(DATAGRAM);
-            self.socket.recv(&mut datagram).await?;
-            let mut end = None;
-            for message in messages(&datagram).filter(|m| m.sequence == self.sequence) {
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
-                match message.kind {
-                    ERROR => end = Some(acknowledgement(&message)),
-                    DONE => end = Some(dump_end(&message)),
-                    _ => {}
-                }
-            }
-            replies.0.append(&mut datagram);
-            if let Some(end) = end {
-                self.unread = false;
-                end?;
-                return Ok((!interrupted).then_some(replies));
-            }
-        }
-    }
-}
-
-/// The meaning of an `NLMSG_ERROR`.
-fn acknowledgement(message: &Message<'_>) -> Result<(), Refusal> {
-    let errno = read(message.payload, 0).map_or(0, i32::from_ne_bytes).saturating_neg();
-    if errno == 0 {
-        return Ok(());
-    }
-    // The request's header follows the number, and unless capped, its payload.
-    let request = match message.flags & CAPPED {
-        0 => read(message.payload, 4).map_or(0, u32::from_ne_bytes),
-        _ => 16,
-    };
-    let start = usize::try_from(request).ok().and_then(|length| length.checked_add(4));
-    let explanation = match start.and_then(|start| message.payload.get(start..)) {
-        Some(rest) if message.flags & ACK_ATTRIBUTES != 0 => attributes(rest)
-            .find(|attribute| attribute.kind == ERROR_TEXT)
-            .and_then(|attribute| attribute.text().map(str::to_owned))
-            .unwrap_or_default(),
-        _ => String::new(),
-    };
-    Err(Refusal { errno, explanation })
-}
-
-/// The meaning of an `NLMSG_DONE`: a dump may fail half-way.
-fn dump_end(message: &Message<'_>) -> Result<(), Refusal> {
-    match read(message.payload, 0).map_or(0, i32::from_ne_bytes) {
-        errno if errno < 0 => {
-            Err(Refusal { errno: errno.saturating_neg(), explanation: String::new() })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A socket that hears what the kernel announces to groups.
-pub struct Listener(TokioSocket);
-
-impl Listener {
-    /// A socket of a netlink protocol that has joined these groups.
-    pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Listener> {
-        let mut socket = TokioSocket::new(protocol)?;
-        socket.socket_mut().bind_auto()?;
-        for group in groups {
-            socket.socket_ref().add_membership(*group)?;
-        }
-        // Only a bound: memory is used when announcements wait.
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(
-            socket.socket_ref(),
-            1024 * 1024,
-        );
-        Ok(Listener(socket))
-    }
-
-    /// The next datagram, to be read with [`messages`]. Cancel safe.
-    ///
-    /// # Errors
-    /// `ENOBUFS` when announcements were lost.
-    pub async fn next(&self) -> io::Result<Vec<u8>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        self.0.recv(&mut datagram).await?;
-        Ok(datagram)
-    }
-
-    /// The next datagram, if one waits already.
-    ///
-    /// # Errors
-    /// `ENOBUFS` when announcements were lost.
-    pub fn waiting(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        match self.0.socket_ref().recv(&mut datagram, 0) {
-            Ok(_) => Ok(Some(datagram)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The socket, to shrink its buffer in tests.
-    #[cfg(test)]
-    pub fn socket(&self) -> &netlink_sys::Socket {
-        self.0.socket_ref()
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -160,24 +160,8 @@ impl PathManager {
     }
 
     async fn change(&mut self, command: u8, of: &Endpoint, all: bool) -> Result<(), Refusal> {
-        let (number, kind) = match Family::of(of.address) {
-            family @ Family::V4 => (family_number(family), ADDR_4),
-            family @ Family::V6 => (family_number(family), ADDR_6),
-        };
-        let request = Request::new(self.family, 0, &[command, VERSION, 0, 0]);
-        let request = request.nested(ATTR_ADDR, |mut request| {
-            request = request
-                .attribute(ADDR_FAMILY, &u16::from(number).to_ne_bytes())
-                .attribute(ADDR_ID, &[of.id.0])
-                .address(kind, of.address);
-            if all {
-                request = request.u32(ADDR_FLAGS, flags(of));
-                if let Some(IfIndex(device)) = of.device {
-                    request = request.u32(ADDR_IF_IDX, device);
-                }
-            }
-            request
-        });
+        let request = Request::new(self.family, 0, &[command, VERSION, 0, 0])
+            .nested(ATTR_ADDR, |request| fill(request, of, all));
         self.requester.request(&request).await.map(drop)
     }
 
@@ -234,6 +218,26 @@ fn event_group_id(group: Attribute<'_>) -> Option<u32> {
 fn flags(endpoint: &Endpoint) -> u32 {
     let backup = if endpoint.backup { FLAG_BACKUP } else { 0 };
     (endpoint.other_flags ^ FLAG_SUBFLOW) | backup
+}
+
+/// The attributes of an endpoint: those that identify it, or all.
+fn fill(request: Request, endpoint: &Endpoint, all: bool) -> Request {
+    let family = Family::of(endpoint.address);
+    let kind = match family {
+        Family::V4 => ADDR_4,
+        Family::V6 => ADDR_6,
+    };
+    let mut request = request
+        .attribute(ADDR_FAMILY, &u16::from(family_number(family)).to_ne_bytes())
+        .attribute(ADDR_ID, &[endpoint.id.0])
+        .address(kind, endpoint.address);
+    if all {
+        request = request.u32(ADDR_FLAGS, flags(endpoint));
+        if let Some(IfIndex(device)) = endpoint.device {
+            request = request.u32(ADDR_IF_IDX, device);
+        }
+    }
+    request
 }
 
 fn endpoint(attribute: &Attribute<'_>) -> Option<Endpoint> {

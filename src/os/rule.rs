@@ -6,9 +6,7 @@ use super::netlink::{
     CREATE, EXCLUSIVE, Message, Refusal, Replies, Request, Requester, family_number, read,
 };
 use super::route::lacks_family;
-use crate::net::{
-    Family, Mark, Prefix, Priority, ROUTE_PROTOCOL, RULE_PRIORITIES, Rule, Table,
-};
+use crate::net::{Family, Mark, Prefix, Priority, ROUTE_PROTOCOL, RULE_PRIORITIES, Rule, Table};
 
 pub(super) const RTM_NEWRULE: u16 = 32;
 pub(super) const RTM_DELRULE: u16 = 33;

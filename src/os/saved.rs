@@ -74,10 +74,8 @@ impl Originals {
     pub fn restore_plan(&self, kernel: &Kernel) -> Plan {
         let mut plan = Plan::new();
         if let (Some(limits), Some(current)) = (self.limits, kernel.limits) {
-            let limits = Limits {
-                subflows: limits.subflows,
-                add_addr_accepted: limits.add_addr_accepted,
-            };
+            let limits =
+                Limits { subflows: limits.subflows, add_addr_accepted: limits.add_addr_accepted };
             if limits != current {
                 plan.push(Operation::SetLimits(limits));
             }
@@ -86,10 +84,7 @@ impl Originals {
             let same_device = device_index(key, &kernel.links) == original.device;
             let current = kernel.sysctls.get(key);
             if same_device && current.is_some_and(|current| *current != original.value) {
-                plan.push(Operation::SetSysctl {
-                    key: key.clone(),
-                    value: original.value.clone(),
-                });
+                plan.push(Operation::SetSysctl { key: key.clone(), value: original.value.clone() });
             }
         }
         plan
