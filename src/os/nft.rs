@@ -176,10 +176,13 @@ async fn run(arguments: &[&str], input: &str) -> io::Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
-    match complaint.lines().find(|line| !line.trim().is_empty()) {
-        Some(line) => Err(io::Error::other(format!("nft: {}", line.trim()))),
-        None => Err(io::Error::other(format!("nft: {}", output.status))),
-    }
+    // The first line says what is wrong, the second repeats the text it is about.
+    let mut lines = complaint.lines().map(str::trim).filter(|line| !line.is_empty());
+    Err(io::Error::other(match (lines.next(), lines.next()) {
+        (Some(what), Some(text)) => format!("nft: {what}: {text}"),
+        (Some(what), None) => format!("nft: {what}"),
+        (None, _) => format!("nft: {}", output.status),
+    }))
 }
 
 #[cfg(test)]
