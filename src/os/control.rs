@@ -1,1 +1,316 @@
-//! TO BE WRITTEN
+//! The control socket: one line of JSON asks, one line answers.
+//!
+//! A client connects to `control.sock` in the run directory, sends `{"method":"status"}` and a
+//! newline, and receives `{"result":...}` or `{"error":"..."}` and a newline; then the connection
+//! ends. The socket belongs to one process: the run directory is locked as long as it lives.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// The socket's name in the run directory.
+const SOCKET: &str = "control.sock";
+/// Bytes of a request, its newline included.
+const REQUEST_LIMIT: u64 = 64 * 1024;
+/// Bytes of an answer a client takes.
+const ANSWER_LIMIT: u64 = 16 * 1024 * 1024;
+/// Clients served at once; further ones wait.
+const CLIENTS_LIMIT: usize = 32;
+/// How long a client may take to ask, or to take its answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the owner of the state may take to answer.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client waits in each step: longer than the server's limits together.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause after a failed accept, which is mostly for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one who owns the state is asked, by the control socket or over HTTP.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do, for instance `status`.
+    pub method: String,
+    /// Parameters; `Null` when there are none.
+    pub params: serde_json::Value,
+    /// Takes the answer: the result as JSON text, or an error in words.
+    pub reply: oneshot::Sender<Result<String, String>>,
+}
+
+/// Asks the owner of the state and waits for the answer.
+pub(super) async fn ask(
+    owner: &mpsc::Sender<Request>,
+    method: String,
+    params: serde_json::Value,
+) -> Result<String, String> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        let stopping = || "the program is stopping".to_owned();
+        owner.send(Request { method, params, reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    };
+    match timeout(OWNER_TIMEOUT, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("no answer within {} s", OWNER_TIMEOUT.as_secs())),
+    }
+}
+
+/// Why the control socket cannot be opened.
+#[derive(Debug)]
+pub enum ControlError {
+    /// Another process owns the run directory.
+    AlreadyRunning(PathBuf),
+    /// Something other than a socket has the socket's name.
+    NotASocket(PathBuf),
+    /// An operation failed.
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::AlreadyRunning(dir) => write!(
+                f,
+                "already running: another process uses {}; stop it, or give --run-dir another \
+                 directory",
+                dir.display()
+            ),
+            ControlError::NotASocket(path) => {
+                write!(f, "{} is in the way and is no socket; remove it", path.display())
+            }
+            ControlError::Io { action, path, error } => {
+                write!(f, "cannot {action} {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// An open control socket. Dropping it removes the socket and unlocks the run directory.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held for its lock alone; declared last, so that the socket is removed under the lock.
+    _lock: File,
+}
+
+impl Control {
+    /// Opens the control socket in `run_dir`, which is made if need be. What a killed process left
+    /// is replaced. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`ControlError::AlreadyRunning`] while another process holds the directory, and others.
+    pub fn bind(run_dir: &Path) -> Result<Control, ControlError> {
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| ControlError::Io { action, path, error }
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(run_dir)
+            .map_err(io("make", run_dir))?;
+        // The kernel gives a lock back however its holder ends, so it never is stale.
+        let lock = File::open(run_dir).map_err(io("open", run_dir))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(ControlError::AlreadyRunning(run_dir.to_owned()));
+            }
+            Err(errno) => return Err(io("lock", run_dir)(errno.into())),
+        }
+        let path = run_dir.join(SOCKET);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => {
+                std::fs::remove_file(&path).map_err(io("remove", &path))?;
+            }
+            Ok(_) => return Err(ControlError::NotASocket(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io("look at", &path)(error)),
+        }
+        let listener = listen(&path).map_err(io("open", &path))?;
+        Ok(Control { listener, path, _lock: lock })
+    }
+
+    /// Serves clients, passing what they ask to `owner`, until the returned future is dropped.
+    pub async fn serve(self, owner: mpsc::Sender<Request>) {
+        let places = Arc::new(Semaphore::new(CLIENTS_LIMIT));
+        let mut clients = JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let owner = owner.clone();
+                    clients.spawn(async move {
+                        // A client that went away or was too slow is no concern of anybody else's.
+                        let _ = serve_client(stream, &owner).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    ::log::debug!("control socket: accept: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Nobody can connect before listen, so the mode is in force from the first connection on.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(CLIENTS_LIMIT as i32)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())
+}
+
+#[derive(Deserialize)]
+struct Question {
+    method: String,
+    #[serde(default)]
+    params: serde_json::Value,
+}
+
+async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
+    let answer = match timeout(CLIENT_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
+        Err(_) => Err("no request in time".to_owned()),
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(0)) => return Ok(()),
+        Ok(Ok(_)) if line.last() != Some(&b'\n') && line.len() as u64 >= REQUEST_LIMIT => {
+            Err(format!("the request is longer than {REQUEST_LIMIT} bytes"))
+        }
+        Ok(Ok(_)) => match serde_json::from_slice::<Question>(&line) {
+            Ok(question) => ask(owner, question.method, question.params).await,
+            Err(error) => {
+                Err(format!("the request is no line such as {{\"method\":\"status\"}}: {error}"))
+            }
+        },
+    };
+    let mut text = match answer {
+        Ok(result) => format!("{{\"result\":{result}}}"),
+        Err(error) => format!("{{\"error\":{}}}", serde_json::Value::String(error)),
+    };
+    text.push('\n');
+    timeout(CLIENT_TIMEOUT, writer.write_all(text.as_bytes())).await??;
+    writer.shutdown().await
+}
+
+/// Why a call over the control socket failed.
+#[derive(Debug)]
+pub enum CallError {
+    /// Nobody listens.
+    NotRunning(PathBuf),
+    /// The user may not connect.
+    NotPermitted(PathBuf),
+    /// The connection failed.
+    Io(PathBuf, io::Error),
+    /// The answer is not one.
+    Protocol(String),
+    /// The other side says no.
+    Refused(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::NotRunning(path) => write!(
+                f,
+                "not running: nobody answers at {}; start it with 'mptcp-bond agent' or \
+                 'mptcp-bond server', or give --run-dir the directory it was started with",
+                path.display()
+            ),
+            CallError::NotPermitted(path) => {
+                write!(f, "no permission to use {}; run this as root", path.display())
+            }
+            CallError::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            CallError::Protocol(text) => write!(f, "the answer cannot be read: {text}"),
+            CallError::Refused(text) => write!(f, "{text}"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// Asks the process that owns `run_dir` for `method`, and returns the result as JSON text. Blocks,
+/// for up to a minute if that process hangs.
+///
+/// # Errors
+/// [`CallError::NotRunning`] when there is no such process, and others.
+pub fn call(run_dir: &Path, method: &str) -> Result<String, CallError> {
+    let path = run_dir.join(SOCKET);
+    let answer = exchange(&path, &serde_json::json!({ "method": method }).to_string());
+    let answer = answer.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            CallError::NotRunning(path.clone())
+        }
+        io::ErrorKind::PermissionDenied => CallError::NotPermitted(path.clone()),
+        _ => CallError::Io(path.clone(), error),
+    })?;
+    read_answer(&answer)
+}
+
+fn exchange(path: &Path, question: &str) -> io::Result<String> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // On Unix sockets the send timeout bounds connect too.
+    socket.set_write_timeout(Some(CALL_TIMEOUT))?;
+    socket.set_read_timeout(Some(CALL_TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let mut stream = StdUnixStream::from(std::os::fd::OwnedFd::from(socket));
+    stream.write_all(format!("{question}\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_LIMIT).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn read_answer(answer: &str) -> Result<String, CallError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        result: Option<Box<serde_json::value::RawValue>>,
+        error: Option<String>,
+    }
+    match serde_json::from_str(answer) {
+        Ok(Answer { result: Some(result), error: None }) => Ok(result.get().to_owned()),
+        Ok(Answer { error: Some(error), result: None }) => Err(CallError::Refused(error)),
+        Ok(_) => Err(CallError::Protocol("neither a result nor an error".to_owned())),
+        Err(error) => Err(CallError::Protocol(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
