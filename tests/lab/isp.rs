@@ -1,0 +1,159 @@
+//! What an ISP does with its customer's packets, as one nft table and two shapers.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use super::Namespace;
+use super::uplink::{Direction, Strip};
+
+/// The ISP's device towards the customer.
+pub const CUSTOMER_SIDE: &str = "cpe";
+/// The ISP's device towards the rest of the internet.
+pub const CORE_SIDE: &str = "core";
+/// The forwarder's device that takes packets from and gives packets to the customer.
+pub const FORWARDER_CUSTOMER: &str = "fwd-cpe";
+/// The forwarder's device on the side of the core.
+pub const FORWARDER_CORE: &str = "fwd-core";
+
+/// The shapers hold this much traffic, as a modem's queue does.
+const QUEUE: &str = "50ms";
+/// Bytes of a full Ethernet frame at the usual MTU.
+const FRAME: u64 = 1514;
+
+/// How an ISP treats its customer.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Source addresses the customer may use.
+    pub assigned: Vec<IpAddr>,
+    /// The prefix delegated to the customer, in nft's notation.
+    pub delegated: Option<String>,
+    /// Packets forwarded are swallowed silently; the ISP itself answers as before.
+    pub blackhole: Option<Direction>,
+    /// Packets lost, in parts per million.
+    pub loss: Pair<u32>,
+    /// MPTCP options removed.
+    pub strip: Strip,
+    /// Packets make a detour through the forwarder.
+    pub forwarder: bool,
+}
+
+/// A value for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pair<T> {
+    /// From the customer.
+    pub up: T,
+    /// To the customer.
+    pub down: T,
+}
+
+impl<T: Copy> Pair<T> {
+    /// Sets one or both.
+    pub fn set(&mut self, direction: Direction, value: T) {
+        if direction != Direction::Down {
+            self.up = value;
+        }
+        if direction != Direction::Up {
+            self.down = value;
+        }
+    }
+}
+
+impl Policy {
+    /// Puts the policy in force, in place of the one before. Translations of connections stay.
+    pub fn apply(&self, isp: &Namespace) {
+        isp.nft(&self.script());
+    }
+
+    fn script(&self) -> String {
+        let mut sources = String::new();
+        for family in ["ip", "ip6"] {
+            let mut allowed: Vec<String> = self
+                .assigned
+                .iter()
+                .filter(|address| address.is_ipv4() == (family == "ip"))
+                .map(ToString::to_string)
+                .collect();
+            if family == "ip6" {
+                allowed.push("fe80::/10".to_owned());
+                allowed.extend(self.delegated.clone());
+            }
+            let allowed = allowed.join(", ");
+            let condition = if allowed.is_empty() {
+                format!("meta nfproto {}", if family == "ip" { "ipv4" } else { "ipv6" })
+            } else {
+                format!("{family} saddr != {{ {allowed} }}")
+            };
+            let _ = writeln!(sources, "    iifname {CUSTOMER_SIDE} {condition} counter drop");
+        }
+        let swallows =
+            |way| self.blackhole.is_some_and(|hole| hole == way || hole == Direction::Both);
+        let up = self.hindrances(swallows(Direction::Up), self.loss.up);
+        let down = self.hindrances(swallows(Direction::Down), self.loss.down);
+        // A packet passes twice when the forwarder is in: connections are tracked, and addresses
+        // translated, only on the forwarder's core side.
+        let untracked = if self.forwarder {
+            format!("{CUSTOMER_SIDE}, {FORWARDER_CUSTOMER}")
+        } else {
+            FORWARDER_CUSTOMER.to_owned()
+        };
+        format!(
+            "add table inet isp
+delete table inet isp
+table inet isp {{
+  chain ingress {{
+    type filter hook prerouting priority -450;
+{sources}    iifname {{ {untracked} }} notrack
+  }}
+  chain from_customer {{
+{up}  }}
+  chain forward {{
+    type filter hook forward priority filter;
+    iifname {CUSTOMER_SIDE} jump from_customer
+    oifname {CUSTOMER_SIDE} jump to_customer
+  }}
+  chain to_customer {{
+{down}  }}
+  chain nat {{
+    type nat hook postrouting priority srcnat;
+    oifname {CORE_SIDE} meta nfproto ipv4 masquerade
+  }}
+}}
+"
+        )
+    }
+
+    fn hindrances(&self, swallow: bool, loss: u32) -> String {
+        let mut rules = String::new();
+        if swallow {
+            rules += "    counter drop\n";
+        }
+        if loss > 0 {
+            let _ = writeln!(rules, "    numgen random mod 1000000 < {loss} counter drop");
+        }
+        rules += match self.strip {
+            Strip::Nothing => "",
+            Strip::Syn => "    tcp flags & syn == syn reset tcp option mptcp\n",
+            Strip::Join => "    tcp option mptcp subtype 1 reset tcp option mptcp\n",
+            Strip::Everything => "    reset tcp option mptcp\n",
+        };
+        rules
+    }
+}
+
+/// Limits the rate, in Mbit/s, at which a device sends; 0 is no limit.
+pub fn shape(isp: &Namespace, device: &str, rate: u32) {
+    if rate == 0 {
+        // Fails when there is no shaper to remove.
+        let _ = isp.try_run("tc", &["qdisc", "delete", "dev", device, "root"]);
+        return;
+    }
+    // One millisecond's worth absorbs late timers; less than two frames could stall.
+    let burst = (u64::from(rate) * 1_000_000 / 8 / 1000).max(2 * FRAME);
+    let (rate, burst) = (format!("{rate}mbit"), burst.to_string());
+    #[rustfmt::skip]
+    let arguments = [
+        "qdisc", "replace", "dev", device, "root",
+        "tbf", "rate", &rate, "burst", &burst, "latency", QUEUE,
+    ];
+    isp.run("tc", &arguments);
+}

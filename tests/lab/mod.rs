@@ -1,0 +1,39 @@
+//! The lab: a small internet of network namespaces, built by the test that uses it.
+//!
+//! ```text
+//! lan --- router --- isp-wan  --- inet --- server
+//!            |------ isp-wanb ------|----- target
+//!            '------ isp-lte  ------'
+//! ```
+//!
+//! Each ISP shapes its uplink (TBF in both directions), translates IPv4 addresses, drops packets
+//! whose source it did not assign, and can delay, lose, swallow or rewrite packets; all of that can
+//! be changed while traffic flows, through [`Uplink`]. Test binaries run in `tests/sandbox` (see
+//! `.cargo/config.toml`), so nothing of a lab survives its process.
+//!
+//! This is test support: what goes wrong here panics with a message that names the command.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of the lab")]
+
+mod baseline;
+mod forwarder;
+mod isp;
+mod namespace;
+mod process;
+mod programs;
+mod topology;
+pub mod traffic;
+mod tun;
+mod uplink;
+mod wait;
+
+pub use baseline::PlainMptcp;
+pub use namespace::Namespace;
+pub use process::Process;
+pub use programs::{AgentProgram, ServerProgram};
+pub use topology::{
+    LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6, TARGET_V4,
+    TARGET_V6,
+};
+pub use uplink::{Access, Direction, Strip, Uplink, UplinkSpec};
+pub use wait::{until, wait_for};

@@ -1,0 +1,288 @@
+//! The project's own programs, run in the lab: configured, paired, watched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Lab, Namespace, Process, SERVER_V4, until};
+
+/// How long a program may take to become ready or to end.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The server's port, TCP and UDP.
+const SERVER_PORT: u16 = 443;
+
+/// The program under test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_mptcp-bond") {
+        return PathBuf::from(path);
+    }
+    // An example lies in a directory below the programs.
+    let example = std::env::current_exe().expect("find this program");
+    let directory = example.ancestors().nth(2).expect("this program lies in examples/");
+    directory.join("mptcp-bond")
+}
+
+/// Runs the program under test to its end; gives its standard output, panics when it fails.
+#[track_caller]
+fn run(namespace: &Namespace, arguments: &[&str]) -> String {
+    namespace.run(path_text(&binary()), arguments)
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().expect("paths in the lab are UTF-8")
+}
+
+/// What agent and server have in common.
+struct Program<'lab> {
+    lab: &'lab Lab,
+    namespace: &'lab Namespace,
+    name: &'static str,
+    arguments: Vec<String>,
+    run_dir: PathBuf,
+    process: Option<Process>,
+}
+
+impl Program<'_> {
+    #[track_caller]
+    fn start(&mut self) {
+        let mut command = Command::new(binary());
+        command.args(&self.arguments);
+        self.process = Some(self.lab.spawn(self.namespace, self.name, command));
+    }
+
+    #[track_caller]
+    fn process(&mut self) -> &mut Process {
+        match &mut self.process {
+            Some(process) => process,
+            None => panic!("the {} is not running", self.name),
+        }
+    }
+
+    fn status(&self) -> Option<Value> {
+        let run_dir = path_text(&self.run_dir);
+        let arguments = ["status", "--json", "--run-dir", run_dir];
+        let output = self.namespace.try_run(path_text(&binary()), &arguments).ok()?;
+        if output.status.success() { serde_json::from_slice(&output.stdout).ok() } else { None }
+    }
+
+    #[track_caller]
+    fn wait_status(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Value {
+        until(&format!("{}: {what}", self.name), limit, || {
+            let name = self.name;
+            let process = self.process();
+            assert!(process.is_running(), "the {name} has ended:\n{}", process.output());
+            self.status().filter(|status| condition(status))
+        })
+    }
+}
+
+/// `mptcp-bond server` on the VPS.
+pub struct ServerProgram<'lab> {
+    program: Program<'lab>,
+    config: PathBuf,
+}
+
+impl<'lab> ServerProgram<'lab> {
+    /// Makes keys and configuration (`server init`), starts the server and waits until it answers.
+    #[track_caller]
+    pub fn start(lab: &'lab Lab) -> ServerProgram<'lab> {
+        ServerProgram::start_with(lab, "")
+    }
+
+    /// The same, with TOML appended to the configuration.
+    #[track_caller]
+    pub fn start_with(lab: &'lab Lab, toml: &str) -> ServerProgram<'lab> {
+        let config = lab.work().join("server").join("server.toml");
+        let run_dir = lab.work().join("server-run");
+        for directory in [&run_dir, &lab.work().join("server")] {
+            fs::create_dir_all(directory).expect("make a directory");
+        }
+        let listen = format!("[::]:{SERVER_PORT}");
+        let public = format!("{SERVER_V4}:{SERVER_PORT}");
+        #[rustfmt::skip]
+        run(&lab.server, &[
+            "server", "init", "--config", path_text(&config),
+            "--listen", &listen, "--public", &public,
+        ]);
+        let text = fs::read_to_string(&config).expect("read the server's configuration");
+        fs::write(&config, text + toml).expect("write the server's configuration");
+        let arguments =
+            ["server", "--config", path_text(&config), "--run-dir", path_text(&run_dir)];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let namespace = &lab.server;
+        let program = Program { lab, namespace, name: "server", arguments, run_dir, process: None };
+        let mut server = ServerProgram { program, config };
+        server.restart();
+        server
+    }
+
+    /// Starts it (again) and waits until it answers.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.program.start();
+        self.program.wait_status("answers", LIMIT, |_| true);
+    }
+
+    /// Invites a client: gives the pairing URI.
+    #[track_caller]
+    pub fn invite(&self, name: &str) -> String {
+        let config = path_text(&self.config);
+        let run_dir = path_text(&self.program.run_dir);
+        #[rustfmt::skip]
+        let output = run(self.program.namespace, &[
+            "server", "invite", name, "--config", config, "--run-dir", run_dir,
+        ]);
+        match output.split_whitespace().find(|word| word.contains("://")) {
+            Some(uri) => uri.to_owned(),
+            None => panic!("'server invite' printed no URI:\n{output}"),
+        }
+    }
+
+    /// The server's process.
+    pub fn process(&mut self) -> &mut Process {
+        self.program.process()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.program.process().kill();
+    }
+
+    /// SIGTERM, and waits for the end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.program.process().stop(LIMIT)
+    }
+
+    /// `status --json`; `None` when the server does not answer.
+    pub fn status(&self) -> Option<Value> {
+        self.program.status()
+    }
+}
+
+/// `mptcp-bond agent` on the router.
+pub struct AgentProgram<'lab> {
+    program: Program<'lab>,
+    config: PathBuf,
+    key_dir: PathBuf,
+}
+
+impl<'lab> AgentProgram<'lab> {
+    /// Pairs a router with the server, starts the agent and waits until its tunnel is up.
+    #[track_caller]
+    pub fn start(lab: &'lab Lab, server: &ServerProgram) -> AgentProgram<'lab> {
+        AgentProgram::start_with(lab, server, "")
+    }
+
+    /// The same, with UCI text appended: sections of the same type and name are merged.
+    #[track_caller]
+    pub fn start_with(lab: &'lab Lab, server: &ServerProgram, uci: &str) -> AgentProgram<'lab> {
+        let mut agent = AgentProgram::paired(lab, server, uci);
+        agent.restart();
+        agent
+    }
+
+    /// Pairs a router with the server, without starting the agent.
+    #[track_caller]
+    pub fn paired(lab: &'lab Lab, server: &ServerProgram, uci: &str) -> AgentProgram<'lab> {
+        let directory = lab.work().join("agent");
+        let [config, key_dir, run_dir] = ["mptcpd", "keys", "run"].map(|name| directory.join(name));
+        for directory in [&key_dir, &run_dir] {
+            fs::create_dir_all(directory).expect("make a directory");
+        }
+        let mut text = "config agent 'agent'\n\tlist lan 'br-lan'\n".to_owned();
+        for uplink in lab.uplinks() {
+            let device = uplink.device();
+            text += &format!("\nconfig uplink '{device}'\n\toption device '{device}'\n");
+        }
+        fs::write(&config, text).expect("write the agent's configuration");
+        let (config_text, key_text) = (path_text(&config), path_text(&key_dir));
+        let uri = server.invite("router");
+        run(&lab.router, &["pair", &uri, "--config", config_text, "--key-dir", key_text]);
+        let paired = fs::read_to_string(&config).expect("read the agent's configuration");
+        fs::write(&config, format!("{paired}\n{uci}")).expect("write the agent's configuration");
+        #[rustfmt::skip]
+        let arguments = [
+            "agent", "--config", config_text, "--run-dir", path_text(&run_dir),
+            "--key-dir", key_text, "--stderr",
+        ];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let namespace = &lab.router;
+        let program = Program { lab, namespace, name: "agent", arguments, run_dir, process: None };
+        AgentProgram { program, config, key_dir }
+    }
+
+    /// Starts it without waiting.
+    #[track_caller]
+    pub fn launch(&mut self) {
+        self.program.start();
+    }
+
+    /// Starts it (again) and waits until the tunnel and all uplinks are up.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.launch();
+        self.wait_status("tunnel and uplinks are up", is_ready);
+    }
+
+    /// Waits until the status meets a condition, and gives that status.
+    #[track_caller]
+    pub fn wait_status(&mut self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        self.program.wait_status(what, LIMIT, condition)
+    }
+
+    /// `status --json`; `None` when the agent does not answer.
+    pub fn status(&self) -> Option<Value> {
+        self.program.status()
+    }
+
+    /// `status`, the table for people.
+    #[track_caller]
+    pub fn status_table(&self) -> String {
+        run(self.program.namespace, &["status", "--run-dir", path_text(&self.program.run_dir)])
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The directory of the keys.
+    pub fn key_dir(&self) -> &Path {
+        &self.key_dir
+    }
+
+    /// The agent's process.
+    pub fn process(&mut self) -> &mut Process {
+        self.program.process()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.program.process().kill();
+    }
+
+    /// SIGTERM, and waits for the end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.program.process().stop(LIMIT)
+    }
+}
+
+/// Whether every server has a session and every uplink is up.
+fn is_ready(status: &Value) -> bool {
+    let all_up = |list: &str| {
+        let entries = status[list].as_array();
+        entries.is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["state"] == "up"))
+    };
+    all_up("servers") && all_up("uplinks")
+}

@@ -1,0 +1,15 @@
+//! Traffic with content that can be checked at any offset, and its progress over time.
+
+mod churn;
+mod dialer;
+mod pattern;
+mod recorder;
+mod server;
+mod transfer;
+
+pub use churn::{ChurnReport, churn, open_idle};
+pub use dialer::{Dialer, Kind};
+pub use pattern::Pattern;
+pub use recorder::{Recorder, Report, SLOT};
+pub use server::TrafficServer;
+pub use transfer::Transfer;

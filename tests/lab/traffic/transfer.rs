@@ -1,0 +1,134 @@
+//! A download or upload that runs on a thread of its own.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::super::wait_for;
+use super::server::{CHUNK, send};
+use super::{Dialer, Pattern, Recorder, Report, TrafficServer};
+
+/// A running transfer.
+pub struct Transfer {
+    recorder: Arc<Recorder>,
+    stream: TcpStream,
+    thread: JoinHandle<io::Result<()>>,
+    expected: u64,
+}
+
+impl Transfer {
+    /// A length for transfers that [`Transfer::stop`] ends.
+    pub const ENDLESS: u64 = u64::MAX / 2;
+
+    /// Fetches `bytes` bytes.
+    pub fn download(dialer: &Dialer, bytes: u64) -> io::Result<Transfer> {
+        let pattern = Pattern { seed: bytes };
+        let recorder = Arc::new(Recorder::new(pattern, 0));
+        let stream = dialer.connect()?;
+        let work = {
+            let recorder = Arc::clone(&recorder);
+            let mut stream = stream.try_clone()?;
+            move || {
+                let mut chunk = vec![0; CHUNK];
+                let result =
+                    writeln!(stream, "download {} 0 {bytes}", pattern.seed).and_then(|()| {
+                        loop {
+                            match stream.read(&mut chunk)? {
+                                0 => return Ok(()),
+                                length => recorder.take(&chunk[..length]),
+                            }
+                        }
+                    });
+                recorder.finish();
+                result
+            }
+        };
+        Transfer::spawn(recorder, stream, bytes, work)
+    }
+
+    /// Sends `bytes` bytes to `server`, which records them as they arrive there.
+    pub fn upload(server: &TrafficServer, dialer: &Dialer, bytes: u64) -> io::Result<Transfer> {
+        let pattern = Pattern { seed: bytes };
+        let (id, recorder) = server.expect(pattern);
+        let mut stream = dialer.connect()?;
+        let handle = stream.try_clone()?;
+        let work = move || {
+            writeln!(stream, "upload {id}")?;
+            send(&stream, pattern, 0, bytes)?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut answer = String::new();
+            BufReader::new(&stream).read_line(&mut answer)?;
+            let count: u64 = answer.trim().parse().map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("the server said '{answer}'"))
+            })?;
+            if count == bytes {
+                Ok(())
+            } else {
+                Err(io::Error::other(format!("{count} of {bytes} bytes arrived")))
+            }
+        };
+        Transfer::spawn(recorder, handle, bytes, work)
+    }
+
+    fn spawn(
+        recorder: Arc<Recorder>,
+        stream: TcpStream,
+        expected: u64,
+        work: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Transfer> {
+        let thread = thread::Builder::new().name("transfer".to_owned()).spawn(work)?;
+        Ok(Transfer { recorder, stream, thread, expected })
+    }
+
+    /// Findings so far.
+    pub fn report(&self) -> Report {
+        self.recorder.report()
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until this many bytes have arrived; panics at the deadline.
+    #[track_caller]
+    pub fn wait_bytes(&self, bytes: u64, limit: Duration) {
+        let arrived = wait_for(limit, || (self.recorder.bytes() >= bytes).then_some(()));
+        assert!(
+            arrived.is_some(),
+            "{} of {bytes} bytes arrived within {limit:?}",
+            self.recorder.bytes()
+        );
+    }
+
+    /// Ends a transfer early; what arrived until then counts.
+    pub fn stop(self) -> Report {
+        let report = self.recorder.report();
+        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.thread.join();
+        report
+    }
+
+    /// Waits for the end. An error when it failed, was cut short, altered, or took too long.
+    pub fn finish(self, limit: Duration) -> Result<Report, String> {
+        let finished = wait_for(limit, || self.thread.is_finished().then_some(()));
+        if finished.is_none() {
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        let result = self.thread.join();
+        let report = self.recorder.report();
+        let progress = format!("after {} of {} bytes", report.bytes, self.expected);
+        match result {
+            _ if finished.is_none() => Err(format!("not done within {limit:?}, {progress}")),
+            Err(_) => Err(format!("the transfer's thread panicked {progress}")),
+            Ok(Err(error)) => Err(format!("{error}, {progress}")),
+            Ok(Ok(())) => match report.corrupt_at {
+                Some(offset) => Err(format!("the byte at offset {offset} is wrong")),
+                None if report.bytes != self.expected => Err(format!("ended {progress}")),
+                None => Ok(report),
+            },
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! One uplink: the router's device, the ISP behind it, and everything that can go wrong there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::forwarder::Forwarder;
+use super::isp::{
+    self, CORE_SIDE, CUSTOMER_SIDE, FORWARDER_CORE, FORWARDER_CUSTOMER, Pair, Policy,
+};
+use super::{Namespace, tun};
+
+/// Which way packets go, seen from the customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the router to the internet.
+    Up,
+    /// From the internet to the router.
+    Down,
+    /// Either way.
+    Both,
+}
+
+/// MPTCP options an ISP's middlebox removes (replaced by NOPs), in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strip {
+    /// None.
+    Nothing,
+    /// Those of segments with SYN: MP_CAPABLE and MP_JOIN of the handshake.
+    Syn,
+    /// MP_JOIN only.
+    Join,
+    /// All, in every segment.
+    Everything,
+}
+
+/// How the router is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A veth pair: Ethernet, with a gateway.
+    Ethernet,
+    /// A TUN device: point-to-point and without ARP or gateway, as PPP is.
+    PointToPoint,
+}
+
+/// How an uplink is built. All but the device can be changed while traffic flows, or by the ISP.
+#[derive(Clone, Debug)]
+pub struct UplinkSpec {
+    /// The router's device.
+    pub device: String,
+    /// Kind of link.
+    pub access: Access,
+    /// Mbit/s in each direction, Ethernet headers included; 0 is no limit.
+    pub rate: Pair<u32>,
+    /// One-way delay in each direction.
+    pub delay: Pair<Duration>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// The IPv4 subnet is `10.SUBNET.0.0/24`; `None`: one of its own.
+    pub subnet: Option<u8>,
+    /// Whether there is IPv4.
+    pub ipv4: bool,
+    /// Whether there is IPv6.
+    pub ipv6: bool,
+    /// IPv6 by router advertisements instead of a static address.
+    pub slaac: bool,
+}
+
+impl UplinkSpec {
+    /// An Ethernet uplink of `rate` Mbit/s each way, with IPv4 and IPv6 and an MTU of 1500.
+    pub fn new(device: &str, rate: u32) -> UplinkSpec {
+        UplinkSpec {
+            device: device.to_owned(),
+            access: Access::Ethernet,
+            rate: Pair { up: rate, down: rate },
+            delay: Pair::default(),
+            mtu: 1500,
+            subnet: None,
+            ipv4: true,
+            ipv6: true,
+            slaac: false,
+        }
+    }
+
+    /// Sets the one-way delay, the same in both directions.
+    pub fn delay(mut self, delay: Duration) -> UplinkSpec {
+        self.delay = Pair { up: delay, down: delay };
+        self
+    }
+
+    /// Sets the MTU.
+    pub fn mtu(mut self, mtu: u32) -> UplinkSpec {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Makes it a link without gateway, as PPP.
+    pub fn point_to_point(mut self) -> UplinkSpec {
+        self.access = Access::PointToPoint;
+        self
+    }
+
+    /// Gives it the IPv4 subnet and gateway `10.SUBNET.0.0/24` and `10.SUBNET.0.1`, which other
+    /// uplinks may have too.
+    pub fn subnet(mut self, subnet: u8) -> UplinkSpec {
+        self.subnet = Some(subnet);
+        self
+    }
+
+    /// Leaves IPv6 out.
+    pub fn ipv4_only(mut self) -> UplinkSpec {
+        self.ipv6 = false;
+        self
+    }
+
+    /// Leaves IPv4 out.
+    pub fn ipv6_only(mut self) -> UplinkSpec {
+        self.ipv4 = false;
+        self
+    }
+
+    /// Has the router configure IPv6 from router advertisements.
+    pub fn slaac(mut self) -> UplinkSpec {
+        self.slaac = true;
+        self
+    }
+}
+
+/// A running uplink.
+pub struct Uplink {
+    spec: UplinkSpec,
+    /// 1 for the first.
+    number: u8,
+    router: Namespace,
+    isp: Namespace,
+    state: Mutex<State>,
+}
+
+struct State {
+    policy: Policy,
+    delay: Pair<Duration>,
+    /// The last byte of the customer's address.
+    host: u8,
+    extra: Vec<IpAddr>,
+    forwarder: Option<Forwarder>,
+}
+
+/// The ISP's link-local address, the same on every uplink as it often is.
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+impl Uplink {
+    pub(super) fn build(
+        spec: UplinkSpec,
+        index: usize,
+        router: &Namespace,
+        inet: &Namespace,
+    ) -> Uplink {
+        let number = u8::try_from(index + 1).expect("fewer than 256 uplinks");
+        let isp = Namespace::create(&format!("isp-{}", spec.device));
+        connect_core(&isp, inet, number);
+        let device = spec.device.clone();
+        let forwarder = match spec.access {
+            Access::Ethernet => {
+                router.ip_batch(&format!(
+                    "link add {device} type veth peer name {CUSTOMER_SIDE} netns {}",
+                    isp.name()
+                ));
+                None
+            }
+            Access::PointToPoint => {
+                let customer = tun::create(router, &device).expect("make the router's TUN device");
+                let network = tun::create(&isp, CUSTOMER_SIDE).expect("make the ISP's TUN device");
+                Some(Forwarder::start(customer, network).expect("start the forwarder"))
+            }
+        };
+        for (namespace, name) in [(router, device.as_str()), (&isp, CUSTOMER_SIDE)] {
+            // Segments of one packet each, so that shaper and loss see what a wire would carry.
+            namespace.ip_batch(&format!(
+                "link set {name} addrgenmode none mtu {} gso_max_segs 1 txqueuelen 10000",
+                spec.mtu
+            ));
+        }
+        if spec.slaac {
+            router.sysctl(&format!("net.ipv6.conf.{device}.accept_ra"), "2");
+        }
+        // The first uplink's ISP delegates a prefix for the LAN.
+        let delegated = (number == 1 && spec.ipv6).then(|| "2001:db8:1:77::/64".to_owned());
+        let uplink = Uplink {
+            number,
+            router: router.clone(),
+            isp,
+            state: Mutex::new(State {
+                policy: Policy {
+                    assigned: Vec::new(),
+                    delegated,
+                    blackhole: None,
+                    loss: Pair::default(),
+                    strip: Strip::Nothing,
+                    forwarder: false,
+                },
+                delay: Pair::default(),
+                host: number + 1,
+                extra: Vec::new(),
+                forwarder,
+            }),
+            spec,
+        };
+        uplink.assign();
+        uplink.isp.ip(&format!("link set {CUSTOMER_SIDE} up"));
+        uplink.configure_isp();
+        uplink.rate(Direction::Up, uplink.spec.rate.up);
+        uplink.rate(Direction::Down, uplink.spec.rate.down);
+        uplink.delay(Direction::Up, uplink.spec.delay.up);
+        uplink.delay(Direction::Down, uplink.spec.delay.down);
+        uplink.link_up();
+        uplink
+    }
+
+    /// The router's device.
+    pub fn device(&self) -> &str {
+        &self.spec.device
+    }
+
+    /// How the uplink was built.
+    pub fn spec(&self) -> &UplinkSpec {
+        &self.spec
+    }
+
+    /// The ISP's namespace.
+    pub fn isp(&self) -> &Namespace {
+        &self.isp
+    }
+
+    /// The router's IPv4 address.
+    pub fn address_v4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.subnet(), 0, self.state().host)
+    }
+
+    /// The router's IPv6 address, unless it comes by SLAAC.
+    pub fn address_v6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, self.number.into(), 0, 0, 0, 0, self.state().host.into())
+    }
+
+    /// The IPv4 gateway; none on a point-to-point link.
+    pub fn gateway_v4(&self) -> Option<Ipv4Addr> {
+        (self.spec.access == Access::Ethernet).then(|| Ipv4Addr::new(10, self.subnet(), 0, 1))
+    }
+
+    /// The IPv6 gateway; none on a point-to-point link.
+    pub fn gateway_v6(&self) -> Option<Ipv6Addr> {
+        (self.spec.access == Access::Ethernet).then_some(GATEWAY_V6)
+    }
+
+    /// The metric of the default route in the router's main table: 10, 20, ...
+    pub fn metric(&self) -> u32 {
+        u32::from(self.number) * 10
+    }
+
+    /// Bytes the router has received and sent on its device.
+    pub fn bytes(&self) -> (u64, u64) {
+        self.router.device_bytes(&self.spec.device)
+    }
+
+    /// Limits the rate, in Mbit/s; 0 is no limit.
+    pub fn rate(&self, direction: Direction, rate: u32) {
+        if direction != Direction::Down {
+            isp::shape(&self.isp, CORE_SIDE, rate);
+        }
+        if direction != Direction::Up {
+            isp::shape(&self.isp, CUSTOMER_SIDE, rate);
+        }
+    }
+
+    /// Delays each packet one way by so much (within about a millisecond); order is kept.
+    pub fn delay(&self, direction: Direction, delay: Duration) {
+        let mut state = self.state();
+        state.delay.set(direction, delay);
+        let wanted = state.delay != Pair::default();
+        if self.spec.access == Access::Ethernet && wanted != state.policy.forwarder {
+            if wanted && state.forwarder.is_none() {
+                state.forwarder = Some(insert_forwarder(&self.isp));
+            }
+            state.policy.forwarder = wanted;
+            state.policy.apply(&self.isp);
+            detour(&self.isp, if wanted { "add" } else { "delete" });
+        }
+        if let Some(forwarder) = &state.forwarder {
+            forwarder.set_delay(direction, delay);
+        }
+    }
+
+    /// Loses this share of the packets, in percent, at random.
+    pub fn loss(&self, direction: Direction, percent: f64) {
+        let per_million = (percent * 10_000.0).round() as u32;
+        self.change_policy(|policy| policy.loss.set(direction, per_million));
+    }
+
+    /// Swallows all packets silently. Link and gateway look as healthy as before.
+    pub fn blackhole(&self, direction: Direction) {
+        self.change_policy(|policy| policy.blackhole = Some(direction));
+    }
+
+    /// Removes MPTCP options from what passes.
+    pub fn strip_mptcp(&self, strip: Strip) {
+        self.change_policy(|policy| policy.strip = strip);
+    }
+
+    /// Ends blackhole, loss and stripping.
+    pub fn restore(&self) {
+        self.change_policy(|policy| {
+            policy.blackhole = None;
+            policy.loss = Pair::default();
+            policy.strip = Strip::Nothing;
+        });
+    }
+
+    /// `ip link set DEVICE down` on the router: the kernel flushes the device's routes.
+    pub fn link_down(&self) {
+        self.router.ip(&format!("link set {} down", self.spec.device));
+    }
+
+    /// Brings the device up and configures it as a DHCP client and netifd would.
+    pub fn link_up(&self) {
+        self.router.ip(&format!("link set {} up", self.spec.device));
+        self.configure_router();
+    }
+
+    /// The cable is pulled: the router's device stays up, but has no carrier.
+    pub fn carrier_down(&self) {
+        assert_eq!(self.spec.access, Access::Ethernet, "only Ethernet has a cable");
+        self.isp.ip(&format!("link set {CUSTOMER_SIDE} down"));
+    }
+
+    /// The cable is back.
+    pub fn carrier_up(&self) {
+        self.isp.ip(&format!("link set {CUSTOMER_SIDE} up"));
+        self.configure_isp();
+        self.configure_router();
+    }
+
+    /// The lease ends: addresses and default routes go, the link stays up.
+    pub fn drop_address(&self) {
+        let device = &self.spec.device;
+        self.router.ip(&format!("address flush dev {device} scope global"));
+        for family in ["-4", "-6"] {
+            // There may be none left: the kernel removes some by itself.
+            let arguments = [family, "route", "flush", "default", "dev", device];
+            let _ = self.router.try_run("ip", &arguments);
+        }
+    }
+
+    /// A lease as before: the addresses and default routes of [`Uplink::drop_address`] return.
+    pub fn obtain_address(&self) {
+        self.configure_router();
+    }
+
+    /// The ISP assigns other addresses; the router takes them at once. Packets from the old
+    /// addresses are dropped from then on.
+    pub fn renumber(&self) {
+        self.drop_address();
+        {
+            let mut state = self.state();
+            state.host = state.host.checked_add(50).unwrap_or(2);
+        }
+        self.assign();
+        self.configure_isp();
+        self.configure_router();
+    }
+
+    /// The ISP assigns one more address, which the router's device gets with prefix length `length`.
+    pub fn add_address(&self, address: IpAddr, length: u8) {
+        self.state().extra.push(address);
+        self.assign();
+        self.router.ip(&format!("address replace {address}/{length} dev {}", self.spec.device));
+    }
+
+    /// Takes an address of [`Uplink::add_address`] away.
+    pub fn remove_address(&self, address: IpAddr, length: u8) {
+        self.state().extra.retain(|extra| *extra != address);
+        self.router.ip(&format!("address delete {address}/{length} dev {}", self.spec.device));
+        self.assign();
+    }
+
+    /// Sends one router advertisement (RFC 4861, section 4.2) with the uplink's /64; a lifetime of
+    /// zero withdraws the default route and deprecates the addresses.
+    pub fn advertise_router(&self, lifetime: Duration) {
+        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+        let router_lifetime = u16::try_from(seconds).unwrap_or(9000);
+        let mut message = vec![134, 0, 0, 0, 64, 0];
+        message.extend(router_lifetime.to_be_bytes());
+        message.extend([0; 8]);
+        // Prefix information: on-link and autonomous.
+        message.extend([3, 4, 64, 0xc0]);
+        message.extend(seconds.to_be_bytes());
+        message.extend(seconds.to_be_bytes());
+        message.extend([0; 4]);
+        let prefix = Ipv6Addr::new(0x2001, 0xdb8, self.number.into(), 0, 0, 0, 0, 0);
+        message.extend(prefix.octets());
+        self.isp
+            .enter(|| send_to_all_nodes(&message))
+            .unwrap_or_else(|error| panic!("send a router advertisement: {error}"));
+    }
+
+    /// Packets from sources the ISP did not assign that it has dropped.
+    pub fn spoofed_packets(&self) -> u64 {
+        let listing = self.isp.run("nft", &["list", "chain", "inet", "isp", "ingress"]);
+        listing
+            .lines()
+            .filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next())
+            .filter_map(|count| count.parse::<u64>().ok())
+            .sum()
+    }
+
+    fn subnet(&self) -> u8 {
+        self.spec.subnet.unwrap_or(self.number)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let mut state = self.state();
+        change(&mut state.policy);
+        state.policy.apply(&self.isp);
+    }
+
+    /// Tells the ISP's ingress filter which addresses are the customer's.
+    fn assign(&self) {
+        let addresses = [IpAddr::V4(self.address_v4()), IpAddr::V6(self.address_v6())];
+        let extra = self.state().extra.clone();
+        let slaac = self.spec.slaac;
+        let prefix = format!("2001:db8:{}::/64", self.number);
+        self.change_policy(|policy| {
+            policy.assigned = [&addresses[..], &extra].concat();
+            if slaac {
+                // The prefix holds the static address too; nft refuses overlapping intervals.
+                policy.assigned.retain(IpAddr::is_ipv4);
+                policy.delegated = Some(prefix);
+            }
+        });
+    }
+
+    fn configure_isp(&self) {
+        let subnet = self.subnet();
+        let host = self.state().host;
+        let mut commands = String::new();
+        if self.spec.ipv4 {
+            commands += &match self.spec.access {
+                Access::Ethernet => {
+                    format!("address replace 10.{subnet}.0.1/24 dev {CUSTOMER_SIDE}\n")
+                }
+                Access::PointToPoint => format!(
+                    "address flush dev {CUSTOMER_SIDE} scope global\n\
+                     address replace 10.{subnet}.0.1 peer 10.{subnet}.0.{host} dev {CUSTOMER_SIDE}\n"
+                ),
+            };
+        }
+        if self.spec.ipv6 {
+            let number = self.number;
+            commands += &format!(
+                "address replace {GATEWAY_V6}/64 dev {CUSTOMER_SIDE}\n\
+                 route replace 2001:db8:{number}::/64 dev {CUSTOMER_SIDE}\n\
+                 route replace 2001:db8:{number}:77::/64 via fe80::2 dev {CUSTOMER_SIDE}\n"
+            );
+        }
+        self.isp.ip_batch(&commands);
+    }
+
+    fn configure_router(&self) {
+        let device = &self.spec.device;
+        let metric = self.metric();
+        let subnet = self.subnet();
+        let mut commands = String::new();
+        if self.spec.ipv4 {
+            let address = self.address_v4();
+            let (local, via) = match self.gateway_v4() {
+                Some(gateway) => (format!("{address}/24"), format!("via {gateway}")),
+                None => (format!("{address} peer 10.{subnet}.0.1"), String::new()),
+            };
+            commands += &format!(
+                "address replace {local} dev {device} metric {metric}\n\
+                 route replace default {via} dev {device} proto static src {address} metric {metric}\n"
+            );
+        }
+        if self.spec.ipv6 {
+            commands += &format!("address replace fe80::2/64 dev {device}\n");
+            if !self.spec.slaac {
+                let via = self.gateway_v6().map(|gateway| format!("via {gateway}"));
+                commands += &format!(
+                    "address replace {}/64 dev {device} metric {metric}\n\
+                     route replace ::/0 {} dev {device} proto static metric {metric}\n",
+                    self.address_v6(),
+                    via.unwrap_or_default(),
+                );
+            }
+        }
+        for address in self.state().extra.iter() {
+            let length = if address.is_ipv4() { 24 } else { 64 };
+            commands += &format!("address replace {address}/{length} dev {device}\n");
+        }
+        self.router.ip_batch(&commands);
+        if self.spec.slaac {
+            self.advertise_router(Duration::from_secs(1800));
+        }
+    }
+}
+
+/// Joins an ISP to the core with a public IPv4 /30 and a routed IPv6 /48.
+fn connect_core(isp: &Namespace, inet: &Namespace, number: u8) {
+    isp.sysctl("net.ipv4.ip_forward", "1");
+    isp.sysctl("net.ipv6.conf.all.forwarding", "1");
+    let (inet_v4, isp_v4) = (4 * number + 1, 4 * number + 2);
+    let name = isp.name();
+    inet.ip_batch(&format!(
+        "link add {name} type veth peer name {CORE_SIDE} netns {name}\n\
+         link set {name} up\n\
+         address add 203.0.113.{inet_v4}/30 dev {name}\n\
+         address add 2001:db8:f0:{number}::1/64 dev {name}\n"
+    ));
+    isp.ip_batch(&format!(
+        "link set {CORE_SIDE} txqueuelen 10000 up\n\
+         address add 203.0.113.{isp_v4}/30 dev {CORE_SIDE}\n\
+         address add 2001:db8:f0:{number}::2/64 dev {CORE_SIDE}\n\
+         route add default via 203.0.113.{inet_v4}\n\
+         route add default via 2001:db8:f0:{number}::1\n"
+    ));
+    inet.ip(&format!("route add 2001:db8:{number}::/48 via 2001:db8:f0:{number}::2"));
+}
+
+/// Makes the forwarder's two devices in the ISP's namespace; [`detour`] sends packets there.
+fn insert_forwarder(isp: &Namespace) -> Forwarder {
+    let customer = tun::create(isp, FORWARDER_CUSTOMER).expect("make a TUN device");
+    let core = tun::create(isp, FORWARDER_CORE).expect("make a TUN device");
+    for (table, name) in [(100, FORWARDER_CUSTOMER), (101, FORWARDER_CORE)] {
+        isp.ip_batch(&format!(
+            "link set {name} addrgenmode none mtu 9000 txqueuelen 10000 up\n\
+             route add 0.0.0.0/0 dev {name} table {table}\n\
+             route add ::/0 dev {name} table {table}\n"
+        ));
+    }
+    Forwarder::start(customer, core).expect("start the forwarder")
+}
+
+fn detour(isp: &Namespace, verb: &str) {
+    for family in ["-4", "-6"] {
+        isp.ip(&format!("{family} rule {verb} pref 100 iif {CUSTOMER_SIDE} lookup 100"));
+        isp.ip(&format!("{family} rule {verb} pref 101 iif {CORE_SIDE} lookup 101"));
+    }
+}
+
+fn send_to_all_nodes(message: &[u8]) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.bind_device(Some(CUSTOMER_SIDE.as_bytes()))?;
+    socket.set_multicast_hops_v6(255)?;
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let from = SocketAddrV6::new(GATEWAY_V6, 0, 0, interface_index(CUSTOMER_SIDE)?);
+    socket.bind(&from.into())?;
+    let to = SocketAddrV6::new(all_nodes, 0, 0, from.scope_id());
+    socket.send_to(message, &to.into())?;
+    Ok(())
+}
+
+/// The index of a device in the calling thread's namespace.
+fn interface_index(name: &str) -> std::io::Result<u32> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET6,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
+}
