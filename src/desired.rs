@@ -107,11 +107,11 @@ pub fn desired(input: &Input) -> Desired {
     for uplink in input.uplinks.iter().filter(|uplink| uplink.role != Role::Off) {
         let Some(device) = &uplink.device else { continue };
         for family in Family::ALL {
+            let Some(path) = uplink.path(family) else { continue };
             rules.push(Rule {
                 oif: Some(device.name.clone()),
                 ..rule(PRIORITY_DEVICE, family, uplink.table())
             });
-            let Some(path) = uplink.path(family) else { continue };
             // The kernel takes no routes through a device that is down.
             if device.up {
                 routes.extend(uplink_routes(uplink.table(), device, path));

@@ -1,1 +1,182 @@
+use super::*;
+use crate::config::agent::UplinkConfig;
+use crate::health::Policy;
+use crate::uplink::observe;
+use crate::uplink::tests::{address, config, default_via, link};
 
+/// Uplinks u0, u1, ... with these roles, and probes answered or not.
+struct Lab {
+    uplinks: Vec<Uplink>,
+    healths: Vec<Health>,
+    failover: Failover,
+    now: Instant,
+    seq: u64,
+}
+
+impl Lab {
+    fn new(roles: &[Role]) -> Lab {
+        let now = Instant::now();
+        let mut kernel = crate::net::Kernel::default();
+        let mut configs: Vec<UplinkConfig> = Vec::new();
+        for (n, &role) in (0u32..).zip(roles) {
+            let (index, link) = link(n + 2, &format!("e{n}"));
+            kernel.links.insert(index, link);
+            kernel.addresses.push(address(n + 2, &format!("10.0.{n}.2/24")));
+            kernel.routes.push(default_via(n + 2, &format!("10.0.{n}.1"), n));
+            configs.push(config(&format!("u{n}"), &format!("e{n}"), role));
+        }
+        Lab {
+            uplinks: observe(&configs, &kernel, &[]),
+            healths: roles.iter().map(|_| Health::new(Policy::default(), now)).collect(),
+            failover: Failover::default(),
+            now,
+            seq: 0,
+        }
+    }
+
+    /// Lets time pass; uplink n answers after `rtts[n]` milliseconds. Each state of affairs that
+    /// differs from the one before is returned.
+    fn run(&mut self, ms: u64, rtts: &[Option<u64>]) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        let mut replies: Vec<(Instant, usize, u64)> = Vec::new();
+        for _ in 0..ms / 10 {
+            self.now += Duration::from_millis(10);
+            for &(at, index, seq) in &replies {
+                if at <= self.now {
+                    self.healths[index].on_reply(self.now, seq);
+                }
+            }
+            replies.retain(|&(at, ..)| at > self.now);
+            for (index, health) in self.healths.iter_mut().enumerate() {
+                health.set_active(true);
+                if health.poll(self.now).send {
+                    self.seq += 1;
+                    health.on_sent(self.now, self.seq);
+                    if let Some(rtt) = rtts[index] {
+                        replies.push((self.now + Duration::from_millis(rtt), index, self.seq));
+                    }
+                }
+            }
+            let state = self.state();
+            if seen.last() != Some(&state) {
+                seen.push(state);
+            }
+        }
+        seen
+    }
+
+    fn assign(&mut self) -> Vec<Assignment> {
+        let healths: Vec<&Health> = self.healths.iter().collect();
+        self.failover.assign(&self.uplinks, &healths, &[Family::V4], self.now)
+    }
+
+    /// For instance `active backup unused`.
+    fn state(&mut self) -> String {
+        let words: Vec<String> =
+            self.assign().iter().map(|a| format!("{:?}", a.in_force).to_lowercase()).collect();
+        words.join(" ")
+    }
+}
+
+const FAST: Option<u64> = Some(20);
+const FAR: Option<u64> = Some(80);
+
+#[test]
+fn roles_in_force_follow_the_live_bond_uplinks() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Backup, Role::Overflow, Role::Off]);
+    assert_eq!(lab.run(5000, &[FAST; 4]), ["active backup backup unused"]);
+    let after = lab.run(5000, &[None, FAST, FAST, FAST]);
+    assert_eq!(after, ["active backup backup unused", "unused active active unused"]);
+    let reasons: Vec<String> = lab.assign().iter().map(|a| a.reason.to_string()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "probes unanswered for 4 s",
+            "no bond uplink is live",
+            "no bond uplink is live",
+            "switched off: its role is 'off'",
+        ]
+    );
+    let after = lab.run(5000, &[FAST; 4]);
+    assert_eq!(after, ["unused active active unused", "active backup backup unused"]);
+}
+
+#[test]
+fn a_blackholed_uplink_is_out_within_a_second() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond]);
+    lab.run(5000, &[FAST, FAR]);
+    assert_eq!(lab.run(1000, &[None, FAR]), ["active active", "unused active"]);
+}
+
+#[test]
+fn a_lost_server_is_not_held_against_uplinks() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond, Role::Backup]);
+    lab.run(5000, &[FAST, FAR, FAR]);
+    assert_eq!(lab.run(60_000, &[None; 3]), ["active active backup"]);
+    assert_eq!(lab.assign()[0].reason, Reason::ServerSilent);
+    // Nor at its return, although one uplink notices before another.
+    assert_eq!(lab.run(10_000, &[FAR, FAST, Some(300)]), ["active active backup"]);
+    assert_eq!(lab.assign()[0].reason, Reason::Live);
+}
+
+#[test]
+fn an_uplink_that_stays_silent_after_the_servers_return_is_out() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond]);
+    lab.run(5000, &[FAST, FAR]);
+    lab.run(20_000, &[None, None]);
+    assert_eq!(lab.run(2000, &[FAST, None]), ["active active"]);
+    let deadline = lab.failover.deadline().unwrap();
+    assert!(deadline > lab.now);
+    assert_eq!(lab.run(3000, &[FAST, None]), ["active active", "active unused"]);
+    assert_eq!(lab.failover.deadline(), None);
+}
+
+#[test]
+fn the_only_uplink_stays() {
+    let mut lab = Lab::new(&[Role::Bond]);
+    lab.run(2000, &[FAST]);
+    assert_eq!(lab.run(20_000, &[None]), ["active"]);
+}
+
+#[test]
+fn without_probes_every_uplink_counts() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Backup]);
+    lab.healths.clear();
+    assert_eq!(lab.state(), "active backup");
+    assert_eq!(lab.assign()[0].reason, Reason::Unprobed);
+    lab.healths = vec![Health::unprobed(Policy::default(), lab.now); 2];
+    assert_eq!(lab.state(), "active backup");
+}
+
+#[test]
+fn faults_take_an_uplink_out_at_once() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Backup]);
+    lab.uplinks[0].device.as_mut().unwrap().carrier = false;
+    assert_eq!(lab.state(), "unused active");
+    assert_eq!(
+        lab.assign()[0].reason.to_string(),
+        "e0 has no carrier: check cable, modem or signal"
+    );
+}
+
+#[test]
+fn the_kernel_takes_eight_and_standbys_go_first() {
+    let mut roles = [Role::Bond; 10];
+    roles[0] = Role::Backup;
+    let mut lab = Lab::new(&roles);
+    let assignments = lab.assign();
+    let used: Vec<u8> =
+        assignments.iter().filter(|a| a.in_force != InForce::Unused).map(|a| a.slot).collect();
+    assert_eq!(used, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(assignments[0].reason, Reason::TooMany);
+    assert_eq!(assignments[9].reason, Reason::TooMany);
+}
+
+#[test]
+fn dials_through_the_nearest_active_uplink_first() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond, Role::Backup, Role::Bond, Role::Off]);
+    lab.run(5000, &[FAR, FAST, Some(5), None, FAST]);
+    let assignments = lab.assign();
+    let healths: Vec<&Health> = lab.healths.iter().collect();
+    assert_eq!(best(&assignments, &lab.uplinks, &healths), [1, 0, 2]);
+}

@@ -1,1 +1,322 @@
+use super::*;
 
+/// An uplink on a simulated clock, its replies on their way, and what happened to it.
+struct Line {
+    health: Health,
+    start: Instant,
+    now: Instant,
+    next_seq: u64,
+    replies: Vec<(Instant, u64)>,
+    log: Vec<(u64, State)>,
+    sent: u64,
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+impl Line {
+    fn new() -> Line {
+        let start = Instant::now();
+        Line {
+            health: Health::new(Policy::default(), start),
+            start,
+            now: start,
+            next_seq: 0,
+            replies: Vec::new(),
+            log: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// An active one that has answered in 20 ms for ten seconds.
+    fn settled(active: bool) -> Line {
+        let mut line = Line::new();
+        line.health.set_active(active);
+        line.run(10_000, |_| Some(20));
+        line.start = line.now;
+        line.log.clear();
+        line.sent = 0;
+        line
+    }
+
+    /// Milliseconds since the start or settling.
+    fn ms(&self) -> u64 {
+        (self.now - self.start).as_millis() as u64
+    }
+
+    /// Lets time pass, millisecond by millisecond; `rtt` tells what becomes of a probe sent then.
+    fn run(&mut self, ms: u64, mut rtt: impl FnMut(u64) -> Option<u64>) {
+        let mut wake = self.now;
+        for _ in 0..ms {
+            let before = self.health.state();
+            let mut due: Vec<u64> = Vec::new();
+            let now = self.now;
+            self.replies.retain(|&(at, seq)| {
+                if at <= now {
+                    due.push(seq);
+                }
+                at > now
+            });
+            for seq in due {
+                self.health.on_reply(now, seq);
+                wake = now;
+            }
+            // Polled only when it asked for it, so that a wrong `wake` shows.
+            if wake <= now {
+                let mut poll = self.health.poll(now);
+                if poll.send {
+                    self.health.on_sent(now, self.next_seq);
+                    self.sent += 1;
+                    if let Some(rtt) = rtt(self.ms()) {
+                        self.replies.push((now + MS * rtt as u32, self.next_seq));
+                    }
+                    self.next_seq += 1;
+                    poll = self.health.poll(now);
+                    assert!(!poll.send);
+                }
+                wake = poll.wake.unwrap();
+                assert!(wake > now, "would spin");
+            }
+            if self.health.state() != before {
+                self.log.push((self.ms(), self.health.state()));
+            }
+            self.now += MS;
+        }
+    }
+}
+
+#[test]
+fn starts_unknown_and_comes_up_with_the_first_reply() {
+    let mut line = Line::new();
+    line.run(1000, |_| Some(20));
+    assert_eq!(line.log, [(20, State::Up)]);
+    assert_eq!(line.health.srtt(), Some(MS * 20));
+    assert_eq!(line.health.min_rtt(), Some(MS * 20));
+    assert_eq!(line.health.loss(), Some(0.0));
+}
+
+#[test]
+fn never_answered_goes_down_after_the_longest_timeout() {
+    let mut line = Line::new();
+    line.run(10_000, |_| None);
+    assert_eq!(line.log, [(3500, State::Down)]);
+}
+
+#[test]
+fn blackhole_under_load_is_down_within_a_second() {
+    for phase in (0..250).step_by(10) {
+        let mut line = Line::settled(true);
+        line.run(phase, |_| Some(20));
+        line.run(1000, |_| None);
+        let (at, state) = line.log[0];
+        assert_eq!(state, State::Down);
+        assert!(at - phase <= 950, "{} ms", at - phase);
+    }
+}
+
+#[test]
+fn idle_is_sparse_and_one_loss_makes_it_dense() {
+    let mut line = Line::settled(false);
+    line.run(20_000, |_| Some(20));
+    assert!((9..=11).contains(&line.sent), "{} probes in 20 s", line.sent);
+    // From the first lost probe on it takes no longer than under load.
+    let mut first = None;
+    line.run(5000, |ms| {
+        first.get_or_insert(ms);
+        None
+    });
+    let (at, state) = line.log[0];
+    assert_eq!(state, State::Down);
+    assert!(at - first.unwrap() <= 900, "{} ms", at - first.unwrap());
+}
+
+#[test]
+fn probes_of_an_active_uplink_cost_little() {
+    let mut line = Line::settled(true);
+    line.run(10_000, |_| Some(20));
+    assert!((39..=41).contains(&line.sent), "{} probes in 10 s", line.sent);
+}
+
+#[test]
+fn is_up_again_soon_after_it_returns() {
+    for outage in [5_000, 60_000, 290_000, 600_000] {
+        let mut line = Line::settled(true);
+        line.run(outage, |_| None);
+        line.sent = 0;
+        line.run(60_000, |_| None);
+        let most = if outage < 60_000 { 120 } else { 110 };
+        assert!(line.sent <= most, "{} probes in a minute", line.sent);
+        let back = line.ms();
+        line.run(3000, |_| Some(20));
+        assert_eq!(line.log.len(), 2, "after {outage} ms: {:?}", line.log);
+        let (at, state) = line.log[1];
+        assert_eq!(state, State::Up);
+        assert!(at - back <= 2400, "after {outage} ms: {} ms", at - back);
+    }
+}
+
+#[test]
+fn probes_thin_out_while_down() {
+    let mut line = Line::settled(true);
+    line.run(310_000, |_| None);
+    line.sent = 0;
+    line.run(20_000, |_| None);
+    assert!((9..=11).contains(&line.sent), "{} probes in 20 s", line.sent);
+}
+
+#[test]
+fn far_is_not_down() {
+    for rtt in [600, 1500, 2500] {
+        let mut line = Line::new();
+        line.health.set_active(true);
+        line.run(60_000, |ms| Some(rtt + ms / 7 % 50));
+        assert_eq!(line.log, [(rtt, State::Up)], "{rtt} ms");
+    }
+}
+
+#[test]
+fn a_filling_queue_is_not_down() {
+    // 20 ms grow to 1.2 s within three seconds, stay, and fall again.
+    let mut line = Line::settled(true);
+    line.run(3000, |ms| Some(20 + ms * 2 / 5));
+    line.run(5000, |_| Some(1200));
+    line.run(5000, |_| Some(20));
+    assert!(line.log.iter().all(|&(_, state)| state != State::Down), "{:?}", line.log);
+}
+
+#[test]
+fn an_uplink_that_became_far_comes_back_by_late_replies() {
+    let mut line = Line::settled(true);
+    line.run(20_000, |_| Some(2500));
+    let states: Vec<State> = line.log.iter().map(|&(_, state)| state).collect();
+    assert_eq!(states, [State::Down, State::Up]);
+    assert!(line.log[1].0 < 4000, "{:?}", line.log);
+}
+
+#[test]
+fn loss_degrades_and_recovers_with_hysteresis() {
+    let mut line = Line::settled(true);
+    let mut n = 0;
+    line.run(30_000, |_| {
+        n += 1;
+        (n % 5 != 0).then_some(20)
+    });
+    let states: Vec<State> = line.log.iter().map(|&(_, state)| state).collect();
+    assert_eq!(states, [State::Degraded]);
+    assert!((0.15..=0.25).contains(&line.health.loss().unwrap()), "{:?}", line.health.loss());
+    line.run(30_000, |_| Some(20));
+    assert_eq!(line.health.state(), State::Up);
+    assert_eq!(line.health.loss(), Some(0.0));
+}
+
+#[test]
+fn a_late_reply_corrects_the_loss() {
+    let mut line = Line::settled(true);
+    let mut n = 0;
+    line.run(2000, |_| {
+        n += 1;
+        Some(if n == 1 { 500 } else { 20 })
+    });
+    assert_eq!(line.health.loss(), Some(0.0));
+    assert_eq!(line.log, []);
+}
+
+#[test]
+fn flapping_holds_it_down_longer_each_time_and_quiet_forgives() {
+    let mut line = Line::settled(true);
+    let mut holds = Vec::new();
+    for _ in 0..6 {
+        while line.health.state() != State::Down {
+            line.run(1, |_| None);
+        }
+        holds.push(line.health.hold_down().as_secs());
+        let back = line.ms();
+        while line.health.state() == State::Down {
+            line.run(1, |_| Some(20));
+        }
+        assert!(line.ms() - back >= holds.last().unwrap() * 1000);
+    }
+    assert_eq!(holds, [0, 0, 2, 4, 8, 16]);
+    line.run(600_000, |_| Some(20));
+    line.run(2000, |_| None);
+    assert_eq!(line.health.state(), State::Down);
+    assert_eq!(line.health.hold_down(), Duration::ZERO);
+}
+
+#[test]
+fn hold_down_has_a_limit() {
+    let mut health = Health::new(Policy::default(), Instant::now());
+    health.level = LEVELS;
+    assert_eq!(health.hold_down(), Duration::from_secs(60));
+}
+
+#[test]
+fn without_a_session_it_is_unknown_and_silent() {
+    let now = Instant::now();
+    let mut health = Health::unprobed(Policy::default(), now);
+    assert_eq!(health.poll(now + Duration::from_secs(60)), Poll { send: false, wake: None });
+    assert_eq!(health.state(), State::Unknown);
+    assert!(!health.is_probed());
+}
+
+#[test]
+fn progress_of_subflows_speaks_for_it_and_a_stall_makes_it_suspicious() {
+    let mut line = Line::settled(true);
+    for _ in 0..20 {
+        line.run(100, |_| None);
+        line.health.on_evidence(line.now, Evidence::Progress);
+    }
+    assert!(line.log.iter().all(|&(_, state)| state != State::Down), "{:?}", line.log);
+
+    let mut line = Line::settled(false);
+    line.run(100, |_| Some(20));
+    line.health.on_evidence(line.now, Evidence::Stall);
+    let poll = line.health.poll(line.now);
+    assert!(poll.send || poll.wake.unwrap() <= line.now + MS * 250);
+}
+
+#[test]
+fn probes_that_cannot_be_sent_are_lost() {
+    let mut line = Line::settled(true);
+    for _ in 0..3 {
+        line.health.on_send_failed(line.now);
+    }
+    assert_eq!(line.health.state(), State::Down);
+}
+
+#[test]
+fn unknown_and_repeated_replies_are_ignored() {
+    let mut line = Line::settled(true);
+    assert_eq!(line.health.on_reply(line.now, u64::MAX), None);
+    line.health.on_sent(line.now, 1 << 40);
+    assert_eq!(line.health.on_reply(line.now + MS * 7, 1 << 40), Some(MS * 7));
+    assert_eq!(line.health.on_reply(line.now + MS * 8, 1 << 40), None);
+}
+
+#[test]
+fn any_sequence_of_calls_is_harmless() {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    let start = Instant::now();
+    let mut health = Health::new(Policy::default(), start);
+    let mut now = start;
+    for _ in 0..100_000 {
+        match random() % 8 {
+            0 => health.on_send_failed(now),
+            1 | 2 => health.on_sent(now, random() % 64),
+            3 => drop(health.on_reply(now, random() % 64)),
+            4 => health.on_evidence(now, Evidence::Progress),
+            5 => health.set_active(random() % 2 == 0),
+            6 => drop(health.poll(start)),
+            _ => now += MS * (random() % 3000) as u32,
+        }
+        let poll = health.poll(now);
+        assert!(poll.wake.is_some());
+        assert!(health.probes.len() <= OUTSTANDING);
+        assert!(health.loss().is_none_or(|loss| (0.0..=1.0).contains(&loss)));
+    }
+}
