@@ -1,1 +1,166 @@
+use super::*;
+use crate::config::agent::{OnServerLoss, Quic};
+use crate::failover::Reason;
+use crate::net::Address;
+use crate::uplink::observe;
+use crate::uplink::tests::{address, default_via, same_subnet, two_configs};
 
+fn config() -> AgentConfig {
+    AgentConfig {
+        enabled: true,
+        log_level: log::LevelFilter::Info,
+        lan: vec!["br-lan".into()],
+        on_server_loss: OnServerLoss::Direct,
+        quic: Quic::Allow,
+        http_listen: None,
+        servers: Vec::new(),
+        uplinks: two_configs(),
+        bypasses: Vec::new(),
+        forwards: Vec::new(),
+    }
+}
+
+fn wish(kernel: &Kernel, server: Option<&str>, in_force: [InForce; 2]) -> Desired {
+    let uplinks = observe(&two_configs(), kernel, &[]);
+    let assignments: Vec<Assignment> = uplinks
+        .iter()
+        .zip(in_force)
+        .map(|(uplink, in_force)| Assignment {
+            name: uplink.name.clone(),
+            slot: uplink.slot,
+            in_force,
+            reason: Reason::Live,
+        })
+        .collect();
+    desired(&Input {
+        config: &config(),
+        uplinks: &uplinks,
+        assignments: &assignments,
+        servers: &[],
+        server: server.map(|server| server.parse().unwrap()),
+        server_reachable: true,
+        ports: TproxyPorts { v4: Some(4000), v6: None },
+        lan: &["br-lan".into()],
+        kernel,
+    })
+}
+
+const ACTIVE: [InForce; 2] = [InForce::Active; 2];
+
+fn dual_stack() -> Kernel {
+    let mut kernel = same_subnet();
+    kernel.addresses.push(address(3, "2001:db8::2/64"));
+    kernel.routes.push(default_via(3, "fe80::1", 512));
+    kernel
+}
+
+fn endpoint_addresses(wish: &Desired) -> Vec<String> {
+    wish.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
+}
+
+#[test]
+fn endpoints_are_of_the_servers_family() {
+    let kernel = dual_stack();
+    let v4 = wish(&kernel, Some("203.0.113.1"), ACTIVE);
+    assert_eq!(endpoint_addresses(&v4), ["192.0.2.10", "192.0.2.20"]);
+    let v6 = wish(&kernel, Some("2001:db8:5::1"), ACTIVE);
+    assert_eq!(endpoint_addresses(&v6), ["2001:db8::2"]);
+    let none = wish(&kernel, None, ACTIVE);
+    assert_eq!(endpoint_addresses(&none), ["192.0.2.10", "192.0.2.20"]);
+    // Routes and rules are there in either case: probes and a second server may need them.
+    assert_eq!((&v4.routes, &v4.rules), (&v6.routes, &v6.rules));
+}
+
+#[test]
+fn an_unused_uplink_keeps_routes_and_rules() {
+    let kernel = same_subnet();
+    let used = wish(&kernel, Some("203.0.113.1"), ACTIVE);
+    let unused = wish(&kernel, Some("203.0.113.1"), [InForce::Unused, InForce::Backup]);
+    assert_eq!((&used.routes, &used.rules), (&unused.routes, &unused.rules));
+    assert_eq!(endpoint_addresses(&unused), ["192.0.2.20"]);
+    assert!(unused.endpoints[0].backup);
+}
+
+#[test]
+fn all_of_it_is_in_the_reserved_ranges() {
+    let wish = wish(&dual_stack(), None, ACTIVE);
+    assert!(!wish.routes.is_empty() && wish.routes.iter().all(Route::is_ours));
+    assert!(!wish.rules.is_empty() && wish.rules.iter().all(Rule::is_ours));
+    assert!(!wish.endpoints.is_empty() && wish.endpoints.iter().all(Endpoint::is_ours));
+    for slot in 0..crate::net::SLOTS {
+        assert!(crate::net::ENDPOINT_IDS.contains(&EndpointId::of_slot(slot).0));
+        assert!(crate::net::TABLES.contains(&Table::of_slot(slot).0));
+    }
+}
+
+#[test]
+fn an_address_held_twice_has_the_rules_of_one() {
+    let mut kernel = same_subnet();
+    kernel.addresses[3] = address(4, "192.0.2.10/24");
+    let wish = wish(&kernel, None, ACTIVE);
+    let from: Vec<Table> =
+        wish.rules.iter().filter(|rule| rule.from.is_some()).map(|rule| rule.table).collect();
+    assert_eq!(from, [MAIN, Table(5001)]);
+    // Its own table can still be probed through its device.
+    assert!(wish.rules.iter().any(|rule| rule.oif.as_deref() == Some("eth2")));
+    assert_eq!(endpoint_addresses(&wish), ["192.0.2.10"]);
+}
+
+#[test]
+fn advmss_fits_the_mtu_and_the_kernel() {
+    assert_eq!(advmss(1500, Family::V4), Some(1460));
+    assert_eq!(advmss(1492, Family::V6), Some(1432));
+    assert_eq!(advmss(65536, Family::V4), Some(65495));
+    assert_eq!(advmss(40, Family::V4), None);
+    assert_eq!(advmss(0, Family::V6), None);
+}
+
+#[test]
+fn local_networks_are_those_not_behind_uplinks() {
+    let mut kernel = dual_stack();
+    kernel.addresses.push(address(2, "2001:db8:1::1/64"));
+    kernel.addresses.push(Address { global: false, ..address(2, "fe80::1/64") });
+    let main = default_via(2, "192.168.1.2", 0);
+    kernel.routes.push(main.clone());
+    kernel.routes.push(Route { destination: "203.0.113.0/24".parse().unwrap(), ..main.clone() });
+    kernel.routes.push(Route { destination: "128.0.0.0/1".parse().unwrap(), ..main });
+    let uplinks = observe(&two_configs(), &kernel, &[]);
+    let local: Vec<String> =
+        local_prefixes(&kernel, &uplinks).iter().map(Prefix::to_string).collect();
+    assert_eq!(local, ["192.168.1.0/24", "203.0.113.0/24", "2001:db8:1::/64"]);
+}
+
+#[test]
+fn buffers_are_raised_and_never_lowered() {
+    assert_eq!(raise_buffer("4096\t87380\t6291456", 1 << 24).unwrap(), "4096 87380 16777216");
+    assert_eq!(raise_buffer("4096 87380 33554432", 1 << 24).unwrap(), "4096 87380 33554432");
+    assert_eq!(raise_buffer("4096", 1 << 24), None);
+    assert_eq!(raise_buffer("a b c", 1 << 24), None);
+}
+
+#[test]
+fn only_sysctls_that_exist_are_wished_for() {
+    assert_eq!(server_sysctls(&BTreeMap::new()), BTreeMap::new());
+    let found: BTreeMap<String, String> =
+        server_sysctls_needed().into_iter().map(|key| (key, "1 2 3".to_string())).collect();
+    let lines: Vec<String> =
+        server_sysctls(&found).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(
+        lines,
+        [
+            "net/ipv4/tcp_rmem=1 2 33554432",
+            "net/ipv4/tcp_wmem=1 2 33554432",
+            "net/mptcp/allow_join_initial_addr_port=1",
+            "net/mptcp/blackhole_timeout=0",
+            "net/mptcp/checksum_enabled=0",
+            "net/mptcp/close_timeout=240",
+            "net/mptcp/enabled=1",
+            "net/mptcp/path_manager=kernel",
+            "net/mptcp/stale_loss_cnt=1",
+            "net/mptcp/syn_retrans_before_tcp_fallback=16",
+        ]
+    );
+    // Linux 6.12 and older know the path manager by number.
+    let old = [("net/mptcp/pm_type".to_string(), "1".to_string())].into();
+    assert_eq!(server_sysctls(&old)["net/mptcp/pm_type"], "0");
+}
