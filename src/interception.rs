@@ -156,9 +156,8 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
     writeln!(out, "\t\tmeta l4proto != tcp accept")?;
     // What the agent has accepted goes on to it, also while the server is lost.
     writeln!(out, "\t\tsocket transparent 1 {set_mark} accept")?;
-    // Answers to connections from outside, through port forwards for instance.
-    writeln!(out, "\t\tct direction reply accept")?;
-    // Only a SYN starts a connection: one already under way past the agent would be reset by it.
+    // Only a SYN starts a connection. One already under way past the agent would be reset by it, and
+    // so would the answers of a LAN host to connections from outside.
     writeln!(out, "\t\ttcp flags & (fin|syn|rst|ack) != syn accept")?;
     if it.server_reachable {
         writeln!(out, "\t\tjump exempt")?;
@@ -189,6 +188,7 @@ fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result 
     writeln!(out, "\tchain forward {{")?;
     writeln!(out, "\t\ttype filter hook forward priority filter - 1; policy accept;")?;
     writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
+    // A LAN host that answers from or to port 443 is not opening anything.
     writeln!(out, "\t\tct direction reply accept")?;
     writeln!(out, "\t\t{what} jump exempt")?;
     writeln!(out, "\t\t{what} {reject}")?;

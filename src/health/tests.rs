@@ -284,6 +284,19 @@ fn probes_that_cannot_be_sent_are_lost() {
 }
 
 #[test]
+fn losses_before_an_answered_probe_are_not_held_against_it() {
+    let mut line = Line::settled(true);
+    for seq in 0..4 {
+        line.health.on_sent(line.now, (1 << 40) + seq);
+        line.now += MS;
+    }
+    line.health.on_reply(line.now, (1 << 40) + 3);
+    line.health.poll(line.now + MS * 400);
+    assert_eq!((line.health.state(), line.health.failing_since()), (State::Up, None));
+    assert_eq!(line.health.loss(), Some(3.0 / 32.0));
+}
+
+#[test]
 fn unknown_and_repeated_replies_are_ignored() {
     let mut line = Line::settled(true);
     assert_eq!(line.health.on_reply(line.now, u64::MAX), None);

@@ -109,7 +109,6 @@ table inet mptcp_bond {
 		iifname != { "br-lan" } accept
 		meta l4proto != tcp accept
 		socket transparent 1 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
-		ct direction reply accept
 		tcp flags & (fin|syn|rst|ack) != syn accept
 		jump exempt
 		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:4000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
@@ -134,7 +133,6 @@ fn while_the_server_is_lost_live_flows_go_on_and_new_ones_are_not_taken() {
 iifname != { "br-lan" } accept
 meta l4proto != tcp accept
 socket transparent 1 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
-ct direction reply accept
 tcp flags & (fin|syn|rst|ack) != syn accept
 "#
     );
