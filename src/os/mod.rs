@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod counters;
+pub mod cpu;
 pub mod http;
 pub mod kernel;
 pub mod log;

@@ -1,0 +1,146 @@
+//! Who may wait at the door: a cap on connections that have not shown who they are.
+//!
+//! At the cap the oldest connection of the busiest source gives way, so that a flood from one
+//! address pushes out its own connections and not those of others.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
+
+use tokio::task::AbortHandle;
+
+/// Connections that are not authenticated yet.
+pub struct Gate {
+    capacity: usize,
+    waiting: RefCell<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    count: usize,
+    by_source: BTreeMap<IpAddr, VecDeque<(u64, AbortHandle)>>,
+}
+
+/// A place at the door; given back when dropped.
+pub struct Pass {
+    gate: Rc<Gate>,
+    source: IpAddr,
+    id: u64,
+}
+
+impl Gate {
+    /// A gate for `capacity` connections at once (at least one).
+    pub fn new(capacity: u32) -> Rc<Gate> {
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).max(1);
+        Rc::new(Gate { capacity, waiting: RefCell::default() })
+    }
+
+    /// Admits a connection served by the task `handle`; true when another had to give way.
+    pub fn admit(self: &Rc<Gate>, address: IpAddr, handle: AbortHandle) -> (Pass, bool) {
+        let source = source_of(address);
+        let mut waiting = self.waiting.borrow_mut();
+        let evicted = waiting.count >= self.capacity && waiting.evict();
+        let id = waiting.next;
+        waiting.next = waiting.next.wrapping_add(1);
+        waiting.count += 1;
+        waiting.by_source.entry(source).or_default().push_back((id, handle));
+        (Pass { gate: self.clone(), source, id }, evicted)
+    }
+
+    /// How many are waiting.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().count
+    }
+}
+
+impl Waiting {
+    fn evict(&mut self) -> bool {
+        let busiest = self.by_source.iter().max_by_key(|(_, queue)| queue.len());
+        let Some(source) = busiest.map(|(source, _)| *source) else { return false };
+        let Some(queue) = self.by_source.get_mut(&source) else { return false };
+        let Some((_, handle)) = queue.pop_front() else { return false };
+        handle.abort();
+        self.count -= 1;
+        if queue.is_empty() {
+            self.by_source.remove(&source);
+        }
+        true
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut waiting = self.gate.waiting.borrow_mut();
+        let Some(queue) = waiting.by_source.get_mut(&self.source) else { return };
+        let before = queue.len();
+        queue.retain(|(id, _)| *id != self.id);
+        let left = before - queue.len();
+        if queue.is_empty() {
+            waiting.by_source.remove(&self.source);
+        }
+        waiting.count -= left;
+    }
+}
+
+/// One subscriber: an IPv4 address, or the /64 of an IPv6 one.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test());
+    }
+
+    fn idle() -> tokio::task::JoinHandle<()> {
+        tokio::task::spawn_local(std::future::pending())
+    }
+
+    #[test]
+    fn a_flood_pushes_out_its_own_connections() {
+        run(async || {
+            let gate = Gate::new(8);
+            let (honest, evil) = ("192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap());
+            let task = idle();
+            let (_pass, evicted) = gate.admit(honest, task.abort_handle());
+            assert!(!evicted);
+            let flood: Vec<_> = (0..1000)
+                .map(|_| {
+                    let task = idle();
+                    (gate.admit(evil, task.abort_handle()).0, task)
+                })
+                .collect();
+            assert_eq!(gate.waiting(), 8);
+            tokio::task::yield_now().await;
+            assert!(!task.is_finished());
+            assert_eq!(flood.iter().filter(|(_, task)| !task.is_finished()).count(), 7);
+        });
+    }
+
+    #[test]
+    fn a_place_is_given_back_once() {
+        run(async || {
+            let gate = Gate::new(2);
+            let address = "2001:db8::1".parse().unwrap();
+            let (first, _) = gate.admit(address, idle().abort_handle());
+            let (second, _) = gate.admit(address, idle().abort_handle());
+            let (third, evicted) = gate.admit(address, idle().abort_handle());
+            assert!(evicted);
+            drop(first);
+            assert_eq!(gate.waiting(), 2, "the evicted one's place was taken already");
+            drop((second, third));
+            assert_eq!(gate.waiting(), 0);
+        });
+    }
+}
