@@ -138,7 +138,9 @@ pub async fn routes(requester: &mut Requester) -> Result<Vec<Route>, Refusal> {
             Err(refusal) if family == Family::V6 && lacks_family(&refusal) => continue,
             replies => replies?,
         };
-        for message in replies.iter().filter(|message| message.kind == RTM_NEWROUTE) {
+        // A kernel without IPv6 answers with all the families it has.
+        let asked = |message: &Message<'_>| message.payload.first() == header.first();
+        for message in replies.iter().filter(|m| m.kind == RTM_NEWROUTE && asked(m)) {
             route(&message, &mut routes);
         }
     }

@@ -93,13 +93,11 @@ fn lost_hints_are_reported() {
 fn a_dump_that_was_given_up_does_not_disturb_the_next() {
     in_namespace("changes::a_dump_that_was_given_up_does_not_disturb_the_next", async {
         uplinks();
-        sh(
-            "seq 1 2000 | sed 's|.*|route add 10.0.0.0/8 dev wan0 table 77 metric &|' | ip -batch -",
-        );
-        let (mut handle, _watch) = KernelHandle::open().await.unwrap();
-        let whole = dump(&mut handle).await;
-        for polls in 1..40 {
-            let none = Default::default();
+        // So many that no answer fits one datagram.
+        sh("for i in $(seq 1 20); do ip link add isp1$i type veth peer name wan1$i; done");
+        let none = Default::default();
+        for polls in 1..8 {
+            let (mut handle, _watch) = KernelHandle::open().await.unwrap();
             let mut given_up = Box::pin(handle.dump(&none, Look::Quick));
             let mut left = polls;
             std::future::poll_fn(|context| {
@@ -109,8 +107,9 @@ fn a_dump_that_was_given_up_does_not_disturb_the_next() {
             })
             .await;
             drop(given_up);
-            let next = dump(&mut handle).await;
-            assert_eq!((next.routes, next.rules), (whole.routes.clone(), whole.rules.clone()));
+            let kernel = dump(&mut handle).await;
+            assert_eq!(kernel.links.len(), 45, "after {polls} polls");
+            assert!(kernel.rules.len() == 5 && kernel.limits.is_some());
         }
     });
 }

@@ -77,16 +77,15 @@ fn a_ruleset_that_is_refused_changes_nothing() {
 #[test]
 fn nft_runs_only_when_the_table_may_have_changed() {
     in_namespace("nft::nft_runs_only_when_the_table_may_have_changed", async {
-        // A stand-in that counts its runs; /proc, /tmp and mounts are this namespace's own.
+        // A stand-in that counts its runs, mounted for this namespace alone.
         let dir = tempfile::tempdir().unwrap();
         let (runs, nft) = (dir.path().join("runs"), sh("command -v nft"));
-        let script = format!("#!/bin/sh\necho >> {}\nexec {nft}.real \"$@\"\n", runs.display());
-        std::fs::write(dir.path().join("nft"), script).unwrap();
-        sh(&format!(
-            "cp {nft} {0}/real; chmod +x {0}/nft; mkdir {0}/bin; mv {0}/nft {0}/bin/nft
-             sed -i 's|{nft}.real|{0}/real|' {0}/bin/nft; mount --bind {0}/bin/nft {nft}",
-            dir.path().display()
-        ));
+        let (real, counting) = (dir.path().join("real"), dir.path().join("counting"));
+        std::fs::copy(&nft, &real).unwrap();
+        let script =
+            format!("#!/bin/sh\necho >> {}\nexec {} \"$@\"\n", runs.display(), real.display());
+        std::fs::write(&counting, script).unwrap();
+        sh(&format!("chmod +x {0}; mount --bind {0} {nft}", counting.display()));
         let count = || std::fs::read_to_string(&runs).unwrap_or_default().len();
         let (mut handle, _watch) = KernelHandle::open().await.unwrap();
         apply(&mut handle, Operation::ReplaceNft(RULESET.into())).await;

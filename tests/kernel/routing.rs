@@ -203,6 +203,7 @@ fn routes_are_replaced_and_deleted() {
             "default via 192.0.2.1 dev wan0 proto 84 src 192.0.2.10 advmss 1360"
         );
         assert_eq!(sh("ip route show table 5000"), "local default dev lo proto 84 scope host");
+        assert!(sh("ip route show table 5003").contains("dev wan0 proto 84 scope link metric 9"));
 
         // A new gateway takes the old one's place, from and to a route without gateway too.
         for gateway in [gateway("fe80::7"), None, gateway("fe80::8")] {
