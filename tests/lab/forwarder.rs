@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::uplink::Direction;
+use super::spec::Direction;
 
 /// The largest packet read, in bytes: an IP packet.
 const PACKET_MAX: usize = 65_536;
 /// Packets read before the due ones are sent.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
+/// How long packets may gather before they are read: a wake-up for each would take twice the time.
+const GATHER: Duration = Duration::from_micros(150);
 /// How often a thread without traffic looks whether it shall end.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -101,9 +103,9 @@ fn forward(
 ) -> io::Result<()> {
     let mut buffer = vec![0; PACKET_MAX];
     let mut waiting: VecDeque<(Instant, Box<[u8]>)> = VecDeque::new();
+    let mut arrival = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let delay = delay();
-        let now = Instant::now();
         for _ in 0..BATCH {
             let length = match from.read(&mut buffer) {
                 Ok(length) => length,
@@ -115,7 +117,7 @@ fn forward(
                 // What the device does not take is lost, as on any link.
                 let _ = to.write(packet);
             } else {
-                waiting.push_back((now + delay, packet.into()));
+                waiting.push_back((arrival + delay, packet.into()));
             }
         }
         let now = Instant::now();
@@ -128,7 +130,11 @@ fn forward(
         }
         let pause = waiting.front().map_or(IDLE, |(due, _)| due.duration_since(now).min(IDLE));
         let pause = Timespec::try_from(pause).map_err(|_| io::ErrorKind::InvalidInput)?;
-        poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&pause))?;
+        let readable = poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&pause))? > 0;
+        arrival = Instant::now();
+        if readable {
+            thread::sleep(GATHER);
+        }
     }
     Ok(())
 }

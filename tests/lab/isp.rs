@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::Namespace;
-use super::uplink::{Direction, Strip};
+use super::forwarder::Forwarder;
+use super::spec::{Direction, Strip};
+use super::{Namespace, tun};
 
 /// The ISP's device towards the customer.
 pub const CUSTOMER_SIDE: &str = "cpe";
@@ -156,4 +157,48 @@ pub fn shape(isp: &Namespace, device: &str, rate: u32) {
         "tbf", "rate", &rate, "burst", &burst, "latency", QUEUE,
     ];
     isp.run("tc", &arguments);
+}
+
+/// Joins an ISP to the core with a public IPv4 /30 and a routed IPv6 /48.
+pub fn connect_core(isp: &Namespace, inet: &Namespace, number: u8) {
+    isp.sysctl("net.ipv4.ip_forward", "1");
+    isp.sysctl("net.ipv6.conf.all.forwarding", "1");
+    let (inet_v4, isp_v4) = (4 * number + 1, 4 * number + 2);
+    let name = isp.name();
+    inet.ip_batch(&format!(
+        "link add {name} type veth peer name {CORE_SIDE} netns {name}\n\
+         link set {name} up\n\
+         address add 203.0.113.{inet_v4}/30 dev {name}\n\
+         address add 2001:db8:f0:{number}::1/64 dev {name}\n"
+    ));
+    isp.ip_batch(&format!(
+        "link set {CORE_SIDE} txqueuelen 10000 up\n\
+         address add 203.0.113.{isp_v4}/30 dev {CORE_SIDE}\n\
+         address add 2001:db8:f0:{number}::2/64 dev {CORE_SIDE}\n\
+         route add default via 203.0.113.{inet_v4}\n\
+         route add default via 2001:db8:f0:{number}::1\n"
+    ));
+    inet.ip(&format!("route add 2001:db8:{number}::/48 via 2001:db8:f0:{number}::2"));
+}
+
+/// Makes the forwarder's two devices in the ISP's namespace; [`detour`] sends packets there.
+pub fn insert_forwarder(isp: &Namespace) -> Forwarder {
+    let customer = tun::create(isp, FORWARDER_CUSTOMER).expect("make a TUN device");
+    let core = tun::create(isp, FORWARDER_CORE).expect("make a TUN device");
+    for (table, name) in [(100, FORWARDER_CUSTOMER), (101, FORWARDER_CORE)] {
+        isp.ip_batch(&format!(
+            "link set {name} addrgenmode none mtu 9000 txqueuelen 10000 up\n\
+             route add 0.0.0.0/0 dev {name} table {table}\n\
+             route add ::/0 dev {name} table {table}\n"
+        ));
+    }
+    Forwarder::start(customer, core).expect("start the forwarder")
+}
+
+/// Sends packets through the forwarder (`add`) or past it again (`delete`).
+pub fn detour(isp: &Namespace, verb: &str) {
+    for family in ["-4", "-6"] {
+        isp.ip(&format!("{family} rule {verb} pref 100 iif {CUSTOMER_SIDE} lookup 100"));
+        isp.ip(&format!("{family} rule {verb} pref 101 iif {CORE_SIDE} lookup 101"));
+    }
 }

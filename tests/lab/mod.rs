@@ -15,12 +15,14 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of the lab")]
 
+mod advertisement;
 mod baseline;
 mod forwarder;
 mod isp;
 mod namespace;
 mod process;
 mod programs;
+mod spec;
 mod topology;
 pub mod traffic;
 mod tun;
@@ -31,9 +33,10 @@ pub use baseline::PlainMptcp;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use programs::{AgentProgram, ServerProgram};
+pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{
     LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6, TARGET_V4,
     TARGET_V6,
 };
-pub use uplink::{Access, Direction, Strip, Uplink, UplinkSpec};
+pub use uplink::Uplink;
 pub use wait::{until, wait_for};

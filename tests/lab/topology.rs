@@ -8,8 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
-use super::uplink::{Uplink, UplinkSpec};
-use super::{Namespace, Process};
+use super::{Namespace, Process, Uplink, UplinkSpec};
 
 /// The LAN client, on `192.168.77.0/24`.
 pub const LAN_CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);

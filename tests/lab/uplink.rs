@@ -1,132 +1,13 @@
 //! One uplink: the router's device, the ISP behind it, and everything that can go wrong there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use super::forwarder::Forwarder;
-use super::isp::{
-    self, CORE_SIDE, CUSTOMER_SIDE, FORWARDER_CORE, FORWARDER_CUSTOMER, Pair, Policy,
-};
-use super::{Namespace, tun};
-
-/// Which way packets go, seen from the customer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the router to the internet.
-    Up,
-    /// From the internet to the router.
-    Down,
-    /// Either way.
-    Both,
-}
-
-/// MPTCP options an ISP's middlebox removes (replaced by NOPs), in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strip {
-    /// None.
-    Nothing,
-    /// Those of segments with SYN: MP_CAPABLE and MP_JOIN of the handshake.
-    Syn,
-    /// MP_JOIN only.
-    Join,
-    /// All, in every segment.
-    Everything,
-}
-
-/// How the router is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// A veth pair: Ethernet, with a gateway.
-    Ethernet,
-    /// A TUN device: point-to-point and without ARP or gateway, as PPP is.
-    PointToPoint,
-}
-
-/// How an uplink is built. All but the device can be changed while traffic flows, or by the ISP.
-#[derive(Clone, Debug)]
-pub struct UplinkSpec {
-    /// The router's device.
-    pub device: String,
-    /// Kind of link.
-    pub access: Access,
-    /// Mbit/s in each direction, Ethernet headers included; 0 is no limit.
-    pub rate: Pair<u32>,
-    /// One-way delay in each direction.
-    pub delay: Pair<Duration>,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// The IPv4 subnet is `10.SUBNET.0.0/24`; `None`: one of its own.
-    pub subnet: Option<u8>,
-    /// Whether there is IPv4.
-    pub ipv4: bool,
-    /// Whether there is IPv6.
-    pub ipv6: bool,
-    /// IPv6 by router advertisements instead of a static address.
-    pub slaac: bool,
-}
-
-impl UplinkSpec {
-    /// An Ethernet uplink of `rate` Mbit/s each way, with IPv4 and IPv6 and an MTU of 1500.
-    pub fn new(device: &str, rate: u32) -> UplinkSpec {
-        UplinkSpec {
-            device: device.to_owned(),
-            access: Access::Ethernet,
-            rate: Pair { up: rate, down: rate },
-            delay: Pair::default(),
-            mtu: 1500,
-            subnet: None,
-            ipv4: true,
-            ipv6: true,
-            slaac: false,
-        }
-    }
-
-    /// Sets the one-way delay, the same in both directions.
-    pub fn delay(mut self, delay: Duration) -> UplinkSpec {
-        self.delay = Pair { up: delay, down: delay };
-        self
-    }
-
-    /// Sets the MTU.
-    pub fn mtu(mut self, mtu: u32) -> UplinkSpec {
-        self.mtu = mtu;
-        self
-    }
-
-    /// Makes it a link without gateway, as PPP.
-    pub fn point_to_point(mut self) -> UplinkSpec {
-        self.access = Access::PointToPoint;
-        self
-    }
-
-    /// Gives it the IPv4 subnet and gateway `10.SUBNET.0.0/24` and `10.SUBNET.0.1`, which other
-    /// uplinks may have too.
-    pub fn subnet(mut self, subnet: u8) -> UplinkSpec {
-        self.subnet = Some(subnet);
-        self
-    }
-
-    /// Leaves IPv6 out.
-    pub fn ipv4_only(mut self) -> UplinkSpec {
-        self.ipv6 = false;
-        self
-    }
-
-    /// Leaves IPv4 out.
-    pub fn ipv6_only(mut self) -> UplinkSpec {
-        self.ipv4 = false;
-        self
-    }
-
-    /// Has the router configure IPv6 from router advertisements.
-    pub fn slaac(mut self) -> UplinkSpec {
-        self.slaac = true;
-        self
-    }
-}
+use super::isp::{self, CORE_SIDE, CUSTOMER_SIDE, Pair, Policy};
+use super::spec::{Access, Direction, Strip, UplinkSpec};
+use super::{Namespace, advertisement, tun};
 
 /// A running uplink.
 pub struct Uplink {
@@ -159,7 +40,7 @@ impl Uplink {
     ) -> Uplink {
         let number = u8::try_from(index + 1).expect("fewer than 256 uplinks");
         let isp = Namespace::create(&format!("isp-{}", spec.device));
-        connect_core(&isp, inet, number);
+        isp::connect_core(&isp, inet, number);
         let device = spec.device.clone();
         let forwarder = match spec.access {
             Access::Ethernet => {
@@ -280,11 +161,11 @@ impl Uplink {
         let wanted = state.delay != Pair::default();
         if self.spec.access == Access::Ethernet && wanted != state.policy.forwarder {
             if wanted && state.forwarder.is_none() {
-                state.forwarder = Some(insert_forwarder(&self.isp));
+                state.forwarder = Some(isp::insert_forwarder(&self.isp));
             }
             state.policy.forwarder = wanted;
             state.policy.apply(&self.isp);
-            detour(&self.isp, if wanted { "add" } else { "delete" });
+            isp::detour(&self.isp, if wanted { "add" } else { "delete" });
         }
         if let Some(forwarder) = &state.forwarder {
             forwarder.set_delay(direction, delay);
@@ -383,27 +264,16 @@ impl Uplink {
         self.assign();
     }
 
-    /// Sends one router advertisement (RFC 4861, section 4.2) with the uplink's /64; a lifetime of
-    /// zero withdraws the default route and deprecates the addresses.
+    /// Sends one router advertisement with the uplink's /64; a lifetime of zero withdraws the
+    /// default route and deprecates the addresses.
     pub fn advertise_router(&self, lifetime: Duration) {
-        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-        let router_lifetime = u16::try_from(seconds).unwrap_or(9000);
-        let mut message = vec![134, 0, 0, 0, 64, 0];
-        message.extend(router_lifetime.to_be_bytes());
-        message.extend([0; 8]);
-        // Prefix information: on-link and autonomous.
-        message.extend([3, 4, 64, 0xc0]);
-        message.extend(seconds.to_be_bytes());
-        message.extend(seconds.to_be_bytes());
-        message.extend([0; 4]);
         let prefix = Ipv6Addr::new(0x2001, 0xdb8, self.number.into(), 0, 0, 0, 0, 0);
-        message.extend(prefix.octets());
-        self.isp
-            .enter(|| send_to_all_nodes(&message))
-            .unwrap_or_else(|error| panic!("send a router advertisement: {error}"));
+        let sent =
+            self.isp.enter(|| advertisement::send(CUSTOMER_SIDE, GATEWAY_V6, prefix, lifetime));
+        sent.unwrap_or_else(|error| panic!("send a router advertisement: {error}"));
     }
 
-    /// Packets from sources the ISP did not assign that it has dropped.
+    /// Packets from sources the ISP did not assign that it has dropped since its last change.
     pub fn spoofed_packets(&self) -> u64 {
         let listing = self.isp.run("nft", &["list", "chain", "inet", "isp", "ingress"]);
         listing
@@ -506,69 +376,4 @@ impl Uplink {
             self.advertise_router(Duration::from_secs(1800));
         }
     }
-}
-
-/// Joins an ISP to the core with a public IPv4 /30 and a routed IPv6 /48.
-fn connect_core(isp: &Namespace, inet: &Namespace, number: u8) {
-    isp.sysctl("net.ipv4.ip_forward", "1");
-    isp.sysctl("net.ipv6.conf.all.forwarding", "1");
-    let (inet_v4, isp_v4) = (4 * number + 1, 4 * number + 2);
-    let name = isp.name();
-    inet.ip_batch(&format!(
-        "link add {name} type veth peer name {CORE_SIDE} netns {name}\n\
-         link set {name} up\n\
-         address add 203.0.113.{inet_v4}/30 dev {name}\n\
-         address add 2001:db8:f0:{number}::1/64 dev {name}\n"
-    ));
-    isp.ip_batch(&format!(
-        "link set {CORE_SIDE} txqueuelen 10000 up\n\
-         address add 203.0.113.{isp_v4}/30 dev {CORE_SIDE}\n\
-         address add 2001:db8:f0:{number}::2/64 dev {CORE_SIDE}\n\
-         route add default via 203.0.113.{inet_v4}\n\
-         route add default via 2001:db8:f0:{number}::1\n"
-    ));
-    inet.ip(&format!("route add 2001:db8:{number}::/48 via 2001:db8:f0:{number}::2"));
-}
-
-/// Makes the forwarder's two devices in the ISP's namespace; [`detour`] sends packets there.
-fn insert_forwarder(isp: &Namespace) -> Forwarder {
-    let customer = tun::create(isp, FORWARDER_CUSTOMER).expect("make a TUN device");
-    let core = tun::create(isp, FORWARDER_CORE).expect("make a TUN device");
-    for (table, name) in [(100, FORWARDER_CUSTOMER), (101, FORWARDER_CORE)] {
-        isp.ip_batch(&format!(
-            "link set {name} addrgenmode none mtu 9000 txqueuelen 10000 up\n\
-             route add 0.0.0.0/0 dev {name} table {table}\n\
-             route add ::/0 dev {name} table {table}\n"
-        ));
-    }
-    Forwarder::start(customer, core).expect("start the forwarder")
-}
-
-fn detour(isp: &Namespace, verb: &str) {
-    for family in ["-4", "-6"] {
-        isp.ip(&format!("{family} rule {verb} pref 100 iif {CUSTOMER_SIDE} lookup 100"));
-        isp.ip(&format!("{family} rule {verb} pref 101 iif {CORE_SIDE} lookup 101"));
-    }
-}
-
-fn send_to_all_nodes(message: &[u8]) -> std::io::Result<()> {
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-    socket.bind_device(Some(CUSTOMER_SIDE.as_bytes()))?;
-    socket.set_multicast_hops_v6(255)?;
-    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let from = SocketAddrV6::new(GATEWAY_V6, 0, 0, interface_index(CUSTOMER_SIDE)?);
-    socket.bind(&from.into())?;
-    let to = SocketAddrV6::new(all_nodes, 0, 0, from.scope_id());
-    socket.send_to(message, &to.into())?;
-    Ok(())
-}
-
-/// The index of a device in the calling thread's namespace.
-fn interface_index(name: &str) -> std::io::Result<u32> {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET6,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )?;
-    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
 }

@@ -1,0 +1,38 @@
+# `make` alone says what there is.
+
+CARGO ?= cargo
+SCRIPTS = tests/sandbox tests/toolchain tests/no-leftovers .ci/run
+
+.PHONY: help deps run baseline build test lint deny
+
+help:
+	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
+	@echo 'make baseline  the same with plain kernel MPTCP instead of server and agent (root)'
+	@echo 'make test      all tests, in namespaces of their own (root)'
+	@echo 'make lint      formatting, clippy, shellcheck'
+	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
+	@echo 'make deps      installs what is missing on Debian; run and test do that, too'
+
+deps:
+	@tests/toolchain
+
+build: deps
+	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab
+
+run: build
+	@$(CARGO) run --release --locked --quiet --example lab
+
+baseline: build
+	@$(CARGO) run --release --locked --quiet --example lab -- --baseline
+
+test: deps
+	tests/no-leftovers $(CARGO) test --locked
+
+lint: deps
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	shellcheck $(SCRIPTS)
+
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny --locked check
