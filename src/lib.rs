@@ -51,4 +51,6 @@ pub mod agent;
 
 pub mod server;
 
+pub mod client;
+
 pub mod cli;

@@ -1,0 +1,196 @@
+//! `mptcp-bond status`: shows the snapshot of a running agent or server.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::termios::tcgetwinsize;
+
+use crate::os::control::{CallError, call};
+use crate::status::{Snapshot, Style, printable, render};
+
+/// Exit code for success.
+const EX_OK: u8 = 0;
+/// Exit code (`sysexits.h`): nobody answers.
+const EX_UNAVAILABLE: u8 = 69;
+/// Exit code (`sysexits.h`): the output cannot be written, or the connection failed.
+const EX_IOERR: u8 = 74;
+/// Exit code (`sysexits.h`): the answer cannot be read.
+const EX_PROTOCOL: u8 = 76;
+/// Exit code (`sysexits.h`): the user may not ask.
+const EX_NOPERM: u8 = 77;
+
+/// Time between two pictures of `--watch`.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How the status is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// As the JSON received, a line each time.
+    pub json: bool,
+    /// Every second until interrupted.
+    pub watch: bool,
+}
+
+/// Shows the status of the process that owns `run_dir`; returns the exit code, one of `sysexits.h`.
+///
+/// With `watch`, a terminal is redrawn in place, other output gets one picture after another, and
+/// a process that stops later on is waited for.
+pub fn status(run_dir: &Path, options: StatusOptions) -> u8 {
+    let terminal = Terminal::of_stdout();
+    let in_place = options.watch && !options.json && terminal.is_some();
+    let mut seen = false;
+    loop {
+        let picture = fetch(run_dir, options.json, terminal.as_ref());
+        let text = match picture {
+            Ok(text) => {
+                seen = true;
+                text
+            }
+            Err((text, code)) if !options.watch || !seen => {
+                complain(&text);
+                return code;
+            }
+            Err((text, _)) if in_place => format!("{text}\n"),
+            Err((text, _)) => {
+                complain(&text);
+                String::new()
+            }
+        };
+        let shown = match &terminal {
+            Some(terminal) if in_place => terminal.frame(&text),
+            _ => text,
+        };
+        let mut out = io::stdout().lock();
+        match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // Who reads has seen enough, as `head` does.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return EX_OK,
+            Err(error) => {
+                complain(&format!("cannot write the status: {error}"));
+                return EX_IOERR;
+            }
+        }
+        drop(out);
+        if !options.watch {
+            return EX_OK;
+        }
+        sleep(PERIOD);
+    }
+}
+
+/// Gets the status and makes text of it; an error comes with its exit code.
+fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<String, (String, u8)> {
+    let answer = call(run_dir, "status").map_err(|error| (error.to_string(), code(&error)))?;
+    if json {
+        return Ok(format!("{answer}\n"));
+    }
+    let snapshot = Snapshot::from_json(&answer).map_err(|error| (error, EX_PROTOCOL))?;
+    Ok(render(&snapshot, style(terminal)))
+}
+
+fn code(error: &CallError) -> u8 {
+    match error {
+        CallError::NotRunning(_) => EX_UNAVAILABLE,
+        CallError::NotPermitted(_) => EX_NOPERM,
+        CallError::Io(..) => EX_IOERR,
+        CallError::Protocol(_) => EX_PROTOCOL,
+        CallError::Refused(_) => EX_UNAVAILABLE,
+    }
+}
+
+fn complain(text: &str) {
+    // Nothing can be done if standard error is closed.
+    let _ = writeln!(io::stderr(), "mptcp-bond: {}", printable(text, true));
+}
+
+/// Standard output, when it is a terminal.
+struct Terminal;
+
+impl Terminal {
+    fn of_stdout() -> Option<Terminal> {
+        io::stdout().is_terminal().then_some(Terminal)
+    }
+
+    /// Columns and rows; asked for anew each time, for windows are resized.
+    fn size(&self) -> (usize, usize) {
+        match tcgetwinsize(io::stdout()) {
+            Ok(size) if size.ws_col > 0 => (size.ws_col.into(), size.ws_row.into()),
+            _ => (variable("COLUMNS").and_then(|text| text.parse().ok()).unwrap_or(80), 0),
+        }
+    }
+
+    /// A picture that overwrites the one before without flicker: the cursor goes home, each line
+    /// clears what was behind it, and the end what was below. Rows beyond the window are left out,
+    /// for they would scroll it.
+    fn frame(&self, text: &str) -> String {
+        const HOME: &str = "\x1b[H";
+        const CLEAR_LINE: &str = "\x1b[K";
+        const CLEAR_BELOW: &str = "\x1b[J";
+        let (_, rows) = self.size();
+        let rows = if rows == 0 { usize::MAX } else { rows.saturating_sub(1) };
+        let mut frame = HOME.to_owned();
+        for line in text.lines().take(rows) {
+            frame.push_str(line);
+            frame.push_str(CLEAR_LINE);
+            frame.push('\n');
+        }
+        frame.push_str(CLEAR_BELOW);
+        frame
+    }
+}
+
+fn style(terminal: Option<&Terminal>) -> Style {
+    let width = match terminal {
+        Some(terminal) => terminal.size().0,
+        None => variable("COLUMNS").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX),
+    };
+    let colour = terminal.is_some()
+        && variable("NO_COLOR").is_none()
+        && variable("TERM").is_some_and(|term| term != "dumb");
+    Style { width, colour, unicode: is_utf8(variable) }
+}
+
+/// An environment variable that is set, and not empty.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether the locale's characters are UTF-8: the first of these variables that is set decides
+/// (POSIX.1-2017, 8.2).
+fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
+    locale.is_some_and(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_locale_decides_on_characters() {
+        let locale = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| {
+                let found = pairs.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            }
+        };
+        assert!(!is_utf8(locale(&[])));
+        assert!(!is_utf8(locale(&[("LANG", "C")])));
+        assert!(is_utf8(locale(&[("LANG", "de_CH.UTF-8")])));
+        assert!(is_utf8(locale(&[("LANG", "C"), ("LC_CTYPE", "C.utf8")])));
+        assert!(!is_utf8(locale(&[("LANG", "C.UTF-8"), ("LC_ALL", "POSIX")])));
+    }
+
+    #[test]
+    fn who_is_not_running_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(status(dir.path(), StatusOptions::default()), 69);
+        assert_eq!(status(dir.path(), StatusOptions { watch: true, json: true }), 69);
+    }
+}
