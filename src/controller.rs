@@ -38,6 +38,8 @@ pub enum Event {
     Changed,
     /// The dump asked for.
     Dumped(Box<Kernel>),
+    /// The kernel could not be dumped, for this reason.
+    LookFailed(String),
     /// A plan was carried out; these operations failed, with the reason.
     Applied(Vec<(String, String)>),
     /// A probe left, or could not be sent.
@@ -199,6 +201,12 @@ impl Controller {
         match event {
             Event::Changed => self.look_soon(now),
             Event::Dumped(kernel) => self.on_dump(*kernel, now, &mut actions),
+            Event::LookFailed(reason) => {
+                self.looking = false;
+                self.look_due = now + RETRY;
+                let text = format!("cannot look at the kernel: {reason}; trying again");
+                actions.push(Action::Log(log::Level::Warn, text));
+            }
             Event::Applied(failures) => self.on_applied(failures, now, &mut actions),
             Event::ProbeSent { slot, counter, sent } => {
                 if let Some(health) = self.health.get_mut(&slot) {
@@ -244,7 +252,9 @@ impl Controller {
 
     /// When to call [`Controller::handle`] with a tick at the latest.
     pub fn deadline(&mut self, now: Instant) -> Instant {
-        let probes = self.health.values_mut().filter_map(|health| health.poll(now).wake);
+        let probed: Vec<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
+        let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
+        let probes = health.filter_map(|(_, health)| health.poll(now).wake);
         let silence = self.server.heard.map(|heard| heard + SERVER_SILENCE / 3);
         let others = [self.failover.deadline(), silence.filter(|_| self.server.reachable)];
         // A tick a second keeps words such as "unanswered for 5 s" true.
@@ -400,6 +410,9 @@ impl Controller {
     }
 
     fn desired(&self) -> Desired {
+        if self.config.idle_reason().is_some() {
+            return Desired::default();
+        }
         desired::desired(&desired::Input {
             config: &self.config,
             uplinks: &self.uplinks,

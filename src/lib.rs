@@ -41,16 +41,22 @@ pub mod os;
 
 pub mod relay;
 
+pub mod session;
+
+pub mod pool;
+
 pub mod proxy;
+
+pub mod registry;
 
 pub mod converter;
 
 pub mod provision;
 
-pub mod agent;
-
-pub mod server;
+pub mod cli;
 
 pub mod client;
 
-pub mod cli;
+pub mod agent;
+
+pub mod server;

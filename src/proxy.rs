@@ -8,18 +8,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::config::agent::OnServerLoss;
 use crate::os::socket;
 use crate::pool::{NoStream, Pool, Stream};
-use crate::relay::{self, Counters, IdleLimits};
+use crate::relay::{self, Counters, IdleLimits, message};
 use crate::tunnel::Cipher;
-use crate::tunnel::convert;
-use crate::tunnel::record::{self, Kind, Opener};
-use crate::tunnel::stream::read_message;
+use crate::tunnel::convert::{self, ErrorCode};
+use crate::tunnel::record::{Kind, Opener, RecordError, Sealer};
 
 /// What a client sent at once travels with the request, up to this many bytes.
 const EARLY: usize = 8 * 1024;
@@ -155,35 +153,115 @@ impl Proxy {
             Ok(stream) => stream,
             Err(error) if self.on_server_loss.get() == OnServerLoss::Direct => {
                 log::debug!("{}: {error}: untunnelled", connection.target);
-                return self.relay_direct(lan, connection).await;
+                return self.relay_direct(&lan, connection).await;
             }
             Err(error) => {
                 socket::abort(&lan);
                 return Err(Trouble::NoStream(error));
             }
         };
-        let Stream { tcp, cipher, mut sealer, opener, mut preamble } = stream;
+        let Stream { tcp, cipher, mut sealer, mut opener, preamble } = stream;
         let tunnel = Rc::new(tcp);
         *connection.tunnel.borrow_mut() = Some(tunnel.clone());
-
-        let mut early = vec![0; EARLY];
-        // The data of a client that speaks first is usually there by now.
-        let length = if cipher == Cipher::None { 0 } else { lan.try_read(&mut early).unwrap_or(0) };
-        let request = convert::encode_connect(connection.target);
-        let mut first = record::seal_one(&mut sealer, Kind::Request, &request);
-        if let (Ok(first), 1..) = (&mut first, length) {
-            let data = early.get(..length).unwrap_or_default();
-            match record::seal_one(&mut sealer, Kind::Data, data) {
-                Ok(data) => first.extend(data),
-                Err(error) => return Err(self.broken(&lan, error.into())),
+        let first = first_flight(&lan, connection, cipher, &mut sealer, preamble);
+        let sent = match first {
+            Ok((first, early)) => {
+                connection.counters.add_to_tunnel(early);
+                message::send(&tunnel, &first).await
             }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            socket::abort(&lan);
+            socket::abort(&*tunnel);
+            return Err(Trouble::Tunnel(error));
         }
-        drop(early);
-        match first {
-            Ok(first) => preamble.extend(first),
-            Err(error) => return Err(self.broken(&lan, error.into())),
+        let refusal = Cell::new(None);
+        let answer = async {
+            let carried = read_answer(&tunnel, &mut opener, &refusal).await?;
+            Ok((opener, carried))
+        };
+        let counters = &connection.counters;
+        let limits = IdleLimits::default();
+        let result = match cipher {
+            Cipher::None => {
+                let answer = async { answer.await.map(|(_, carried)| carried) };
+                relay::plain(&lan, &tunnel, answer, counters, limits).await
+            }
+            _ => relay::sealed(&lan, &tunnel, &mut sealer, answer, counters, limits).await,
+        };
+        match (result, refusal.get()) {
+            (Err(_), Some(code)) => {
+                count(&self.tally.refused);
+                log::debug!("{} to {}: {code}", connection.client, connection.target);
+                Ok(())
+            }
+            // A reset from either end is how some connections end.
+            (Err(relay::Failure::Broken { error, .. }), None)
+                if error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                Ok(())
+            }
+            (result, _) => result.map_err(Trouble::Relay),
         }
-        let mut sending: &TcpStream = &tunnel;
-        Ok(())
+    }
+
+    /// Without a tunnel the agent itself connects to the target.
+    async fn relay_direct(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
+        count(&self.tally.direct);
+        let target = match socket::tcp_connect(connection.target, None).await {
+            Ok(target) => target,
+            Err(error) => {
+                socket::abort(lan);
+                log::debug!("{}: {error}", connection.target);
+                return Ok(());
+            }
+        };
+        let (counters, limits) = (&connection.counters, IdleLimits::default());
+        let opened = std::future::ready(Ok(Vec::new()));
+        relay::plain(lan, &target, opened, counters, limits).await.map_err(Trouble::Relay)
+    }
+}
+
+/// What is sent first: the preamble unless the stream is warm, the request, and what the client has
+/// said already; also how many bytes that was.
+fn first_flight(
+    lan: &TcpStream,
+    connection: &Connection,
+    cipher: Cipher,
+    sealer: &mut Sealer,
+    preamble: Vec<u8>,
+) -> io::Result<(Vec<u8>, usize)> {
+    let mut first = preamble;
+    sealer.append(Kind::Request, &convert::encode_connect(connection.target), &mut first)?;
+    let mut early = [0; EARLY];
+    // An end or an error shows again when the relay reads.
+    let length = lan.try_read(&mut early).unwrap_or(0);
+    let early = early.get(..length).unwrap_or_default();
+    match cipher {
+        _ if early.is_empty() => {}
+        Cipher::None => first.extend(early),
+        _ => sealer.append(Kind::Data, early, &mut first)?,
+    }
+    Ok((first, length))
+}
+
+/// Waits for the server's answer; returns what was read along with it.
+async fn read_answer(
+    tunnel: &TcpStream,
+    opener: &mut Opener,
+    refusal: &Cell<Option<ErrorCode>>,
+) -> io::Result<Vec<u8>> {
+    let mut carried = Vec::new();
+    match message::receive(tunnel, opener, &mut carried).await? {
+        Some((Kind::Answer, answer)) => match convert::decode_answer(&answer) {
+            Ok(()) => Ok(carried),
+            Err(code) => {
+                refusal.set(Some(code));
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, code.to_string()))
+            }
+        },
+        Some(_) => Err(RecordError::Malformed.into()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -110,7 +110,8 @@ impl Trunk {
         }
     }
 
-    fn set_session(&self, session: Option<Rc<Session>>) {
+    /// Puts a session in force, or none.
+    pub fn set_session(&self, session: Option<Rc<Session>>) {
         *self.session.borrow_mut() = session;
         self.changed.notify_waiters();
     }
@@ -169,8 +170,6 @@ pub enum Event {
     Up {
         /// The session.
         session: Rc<Session>,
-        /// The server's version.
-        version: String,
         /// Whether the control connection is MPTCP or fell back to TCP.
         mptcp: bool,
     },
@@ -330,7 +329,7 @@ impl Keeper {
                 Message::Session { keys, cipher } => {
                     let session = Rc::new(Session::new(keys, cipher, server));
                     self.trunk.set_session(Some(session.clone()));
-                    self.tell(Event::Up { session, version: version.into(), mptcp });
+                    self.tell(Event::Up { session, mptcp });
                 }
                 Message::Pong(number) => {
                     if let Some(rtt) = pings.pong(number, Instant::now()) {
@@ -402,7 +401,7 @@ pub async fn shake_hands(
     hello: &ClientHello,
 ) -> io::Result<(Channel, ServerHello)> {
     let (handshake, first) =
-        ClientHandshake::start(key.bytes(), server.public_key.bytes(), hello)?;
+        ClientHandshake::start(key.as_bytes(), &server.public_key.0, hello)?;
     tcp.write_all(&first).await?;
     let version = tcp.read_u8().await.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => io::Error::new(

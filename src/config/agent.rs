@@ -1,13 +1,22 @@
 //! The agent's configuration, resolved: nothing here means "to be found out later".
 
+mod parse;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 
+use super::keys::PublicKey;
 use crate::net::Prefix;
+
+/// The most `config uplink` sections: the kernel keeps at most 8 endpoints
+/// (`MPTCP_PM_ADDR_MAX` in `net/mptcp/pm.c`).
+pub const MAX_UPLINKS: usize = 8;
 
 /// `/etc/config/mptcpd`, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentConfig {
-    /// Whether the agent does anything.
+    /// `option enabled`, on unless it says otherwise; see [`AgentConfig::idle_reason`].
     pub enabled: bool,
     /// The least severe level logged.
     pub log_level: log::LevelFilter,
@@ -27,6 +36,23 @@ pub struct AgentConfig {
     pub bypasses: Vec<BypassConfig>,
     /// Ports forwarded from the server to the LAN.
     pub forwards: Vec<ForwardConfig>,
+}
+
+impl AgentConfig {
+    /// Why there is nothing to do, if so. The service starts unconfigured after its installation,
+    /// and then waits for a configuration.
+    pub fn idle_reason(&self) -> Option<&'static str> {
+        if !self.enabled {
+            return Some("option 'enabled' of the agent section is 0");
+        }
+        if self.servers.is_empty() {
+            return Some("there is no 'config server' section");
+        }
+        if self.uplinks.is_empty() {
+            return Some("there is no 'config uplink' section");
+        }
+        None
+    }
 }
 
 /// `option on_server_loss`.
@@ -65,12 +91,12 @@ pub enum CipherChoice {
 pub struct ServerConfig {
     /// The section's name.
     pub name: String,
-    /// Host name or address literal.
+    /// Host name or address literal (IPv6 without brackets).
     pub address: String,
     /// TCP and UDP port.
     pub port: u16,
     /// X25519 public key.
-    pub public_key: [u8; 32],
+    pub public_key: PublicKey,
     /// Cipher asked for.
     pub cipher: CipherChoice,
 }
@@ -107,10 +133,10 @@ pub enum QuotaAction {
     Off,
 }
 
-/// A monthly cap.
+/// A monthly cap (`quota`, `quota_reset_day`, `quota_action`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Bytes a month.
+    /// Bytes a month, sent and received; never 0. Units are decimal: 50G is 50 000 000 000.
     pub bytes: u64,
     /// Day of the month (1-31) the count starts anew.
     pub reset_day: u8,
@@ -131,7 +157,8 @@ pub struct UplinkConfig {
     pub quota: Option<Quota>,
 }
 
-/// A `config bypass` section: a connection that matches every given list is not tunnelled.
+/// A `config bypass` section: a connection that matches every list given is not tunnelled. At least
+/// one list is not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BypassConfig {
     /// The section's name.

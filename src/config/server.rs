@@ -1,18 +1,25 @@
 //! The server's configuration.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod parse;
+#[cfg(test)]
+mod tests;
 
-use crate::net::Prefix;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use super::policy::{Denied, Policy};
+
+use super::keys::PublicKey;
+use super::value::HostPort;
 
 /// `/etc/mptcp-bond/server.toml`, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
-    /// Where TCP and UDP are served.
+    /// Where TCP and UDP are served; at least one.
     pub listen: Vec<SocketAddr>,
     /// `host:port` written into invitations.
-    pub public: String,
-    /// File of the server's private key.
+    pub public: HostPort,
+    /// File of the server's private key, as written; see [`ServerConfig::key_path`].
     pub key_file: PathBuf,
     /// The least severe level logged.
     pub log_level: log::LevelFilter,
@@ -20,19 +27,17 @@ pub struct ServerConfig {
     pub policy: Policy,
     /// Caps.
     pub limits: ServerLimits,
-    /// Clients that may connect.
+    /// Clients that may connect; names, keys and forwards are unique.
     pub clients: Vec<ClientConfig>,
     /// Where metrics and status are served over HTTP.
     pub metrics_listen: Option<SocketAddr>,
 }
 
-/// Which targets may be reached: the longest matching prefix decides; none means allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Allowed in spite of a shorter denied prefix.
-    pub allow: Vec<Prefix>,
-    /// Denied.
-    pub deny: Vec<Prefix>,
+impl ServerConfig {
+    /// The key file's path: a relative one is relative to the configuration file's folder.
+    pub fn key_path(&self, config_file: &Path) -> PathBuf {
+        config_file.parent().unwrap_or(Path::new("")).join(&self.key_file)
+    }
 }
 
 /// Caps a server keeps.
@@ -46,13 +51,19 @@ pub struct ServerLimits {
     pub unauthenticated: u32,
 }
 
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits { streams_per_client: 4096, rate_per_client: 0, unauthenticated: 256 }
+    }
+}
+
 /// A `[[client]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
     /// Name in logs and metrics.
     pub name: String,
     /// X25519 public key.
-    pub public_key: [u8; 32],
-    /// Ports the client may have forwarded to it.
+    pub public_key: PublicKey,
+    /// Ports of the server the client may have forwarded to it.
     pub forwards: Vec<u16>,
 }

@@ -11,6 +11,15 @@ pub fn mptcp_counters() -> io::Result<BTreeMap<String, u64>> {
     Ok(parse(&std::fs::read_to_string("/proc/net/netstat")?, "MPTcpExt:"))
 }
 
+/// Bytes received and sent by a device since it exists; `None` where there is no such device.
+pub fn device_bytes(device: &str) -> Option<(u64, u64)> {
+    let read = |counter: &str| {
+        let path = format!("/sys/class/net/{device}/statistics/{counter}");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    Some((read("rx_bytes")?, read("tx_bytes")?))
+}
+
 /// A group in `netstat` is two lines that begin alike: names, then values in the same order.
 fn parse(text: &str, group: &str) -> BTreeMap<String, u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));

@@ -99,6 +99,19 @@ impl KernelHandle {
         Ok(kernel)
     }
 
+    /// The MPTCP endpoints; none where the kernel has no MPTCP.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub async fn endpoints(&mut self) -> io::Result<Vec<Endpoint>> {
+        match &mut self.path_manager {
+            Some(path_manager) => {
+                path_manager.endpoints().await.map_err(context("MPTCP endpoints"))
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Carries out one operation. Deleting what is gone and adding what is there already succeed.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! it would be without a relay in between. A stream that moves nothing holds neither pipe nor
 //! buffer.
 
+pub mod message;
 mod plain;
 mod pool;
 mod sealed;
@@ -44,6 +45,11 @@ impl Counters {
     /// Payload bytes from the LAN side into the tunnel.
     pub fn to_tunnel(&self) -> u64 {
         self.to_tunnel.get()
+    }
+
+    /// Counts payload that went into the tunnel ahead of the relay.
+    pub fn add_to_tunnel(&self, bytes: usize) {
+        self.to_tunnel.set(self.to_tunnel.get().saturating_add(bytes as u64));
     }
 
     /// Payload bytes from the tunnel to the LAN side.

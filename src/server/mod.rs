@@ -1,33 +1,218 @@
 //! `mptcp-bond server`: the aggregation server that routers' tunnels end at.
 
 mod control;
-mod gate;
-mod sessions;
-mod state;
+mod kernel;
+mod status;
 
-use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::task::LocalSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{interval, sleep};
 
 use crate::cli::ServerOptions;
-use crate::converter;
+use crate::config::server::ServerConfig;
+use crate::os::control::Control;
 use crate::os::socket::{self, UdpServer};
-use crate::tunnel::{CONVERT, CONTROL, STREAM, probe};
-
-pub use sessions::{Refused, Sessions};
-pub use state::State;
+use crate::os::{http, log as logging};
+use crate::provision;
+use crate::registry::gate::Pass;
+use crate::registry::{Cause, Registry};
+use crate::tunnel::{CONTROL, STREAM, probe};
+use crate::converter;
 
 /// Connections the kernel holds until they are accepted.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 /// How long a connection may take to show who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Wait after the kernel could not give a connection (out of file descriptors, say).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Why the server cannot run, and its exit code (`sysexits.h`).
+struct Fatal(u8, String);
+
+impl Fatal {
+    fn config(text: impl ToString) -> Fatal {
+        Fatal(78, text.to_string())
+    }
+
+    fn os(text: impl ToString) -> Fatal {
+        Fatal(71, text.to_string())
+    }
+
+    fn unavailable(text: impl ToString) -> Fatal {
+        Fatal(69, text.to_string())
+    }
+}
+
+/// Runs the server until it is told to stop.
+pub fn run(options: &ServerOptions) -> ExitCode {
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal(code, text)) => {
+            eprintln!("mptcp-bond server: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start(options: &ServerOptions) -> Result<(), Fatal> {
+    let config = load(&options.config)?;
+    let key = provision::read_key(&config.key_path(&options.config)).map_err(Fatal::config)?;
+    logging::init(logging::Destination::Stderr, config.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Fatal::os)?;
+    let registry = Registry::new(config, key);
+    LocalSet::new().block_on(&runtime, serve(options, registry))
+}
+
+fn load(path: &Path) -> Result<ServerConfig, Fatal> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fatal::config(format!("cannot read {}: {error}", path.display())))?;
+    ServerConfig::parse(&text, &path.display().to_string()).map_err(Fatal::config)
+}
+
+async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fatal> {
+    let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
+    if let Err(error) = socket::raise_file_limit() {
+        registry.tell(log::Level::Warn, format!("cannot raise the limit of open files: {error}"));
+    }
+    let config = registry.config.borrow().clone();
+    let mut listeners = Vec::new();
+    for &address in &config.listen {
+        let tcp = socket::mptcp_listen(address, BACKLOG).map_err(Fatal::unavailable)?;
+        let udp = UdpServer::bind(address).map_err(Fatal::unavailable)?;
+        listeners.push((tcp, udp));
+    }
+    let (mut kernel, mut facts) = kernel::tune(&options.run_dir, &registry).await;
+    let (owner, mut requests) = mpsc::channel(16);
+    spawn_local(control.serve(owner.clone()));
+    if let Some(address) = config.metrics_listen {
+        match TcpListener::bind(address).await {
+            Ok(listener) => drop(spawn_local(http::serve(listener, owner))),
+            Err(error) => {
+                let text = format!("cannot serve the status on {address}: {error}");
+                registry.tell(log::Level::Error, text);
+            }
+        }
+    }
+    for (tcp, udp) in listeners {
+        spawn_local(accept(registry.clone(), tcp));
+        spawn_local(answer_probes(registry.clone(), udp));
+    }
+    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let text = format!("listening on {} for {} clients", addresses.join(", "), config.clients.len());
+    registry.tell(log::Level::Info, text);
+
+    let mut second = interval(Duration::from_secs(1));
+    let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
+    loop {
+        tokio::select! {
+            now = second.tick() => {
+                let expired = now.into_std().checked_sub(HELLO_LIMIT);
+                for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
+                    registry.refuse(Cause::Silent, source);
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => match load(&options.config) {
+                Ok(config) => {
+                    logging::set_level(config.log_level);
+                    registry.reconfigure(config);
+                    registry.tell(log::Level::Info, "configuration reloaded".into());
+                    facts.config_error = None;
+                }
+                Err(Fatal(_, text)) => {
+                    let told = format!("configuration not reloaded, the old one stays: {text}");
+                    registry.tell(log::Level::Error, told);
+                    facts.config_error = Some(text);
+                }
+            },
+            Some(request) = requests.recv() => {
+                let result = match request.method.as_str() {
+                    "status" => Ok(status::snapshot(&registry, &facts).to_json()),
+                    other => Err(format!("there is no method '{other}'")),
+                };
+                // Who asked may be gone.
+                let _ = request.reply.send(result);
+            }
+        }
+    }
+    registry.tell(log::Level::Info, "stopping".into());
+    kernel::restore(&mut kernel).await;
+    Ok(())
+}
+
+async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                let (admitted, pass) = oneshot::channel();
+                let serving = registry.clone();
+                let task = spawn_local(async move {
+                    if let Ok(pass) = pass.await {
+                        greet(serving, tcp, peer, pass).await;
+                    }
+                });
+                let (pass, crowded) = registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
+                if crowded {
+                    registry.refuse(Cause::Crowded, peer.ip());
+                }
+                // The task waits for it: it cannot have ended.
+                let _ = admitted.send(pass);
+            }
+            Err(error) => {
+                log::debug!("cannot accept a connection: {error}");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Finds out what a new connection is for.
+async fn greet(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
+    match tcp.read_u8().await {
+        Err(_) => {}
+        Ok(CONTROL) => control::serve(registry, tcp, peer, pass).await,
+        Ok(STREAM) => converter::serve(registry, tcp, peer, pass).await,
+        Ok(_) => registry.refuse(Cause::NotOurs, peer.ip()),
+    }
+}
+
+async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
+    // One byte more than a probe shows those that are too long.
+    let mut buffer = [0; probe::LENGTH + 1];
+    loop {
+        let datagram = match udp.receive(&mut buffer).await {
+            Ok(datagram) => datagram,
+            Err(error) => {
+                log::debug!("cannot receive a probe: {error}");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let request = buffer.get(..datagram.length).unwrap_or_default();
+        let answer = probe::session_of(request).and_then(|session| {
+            let sessions = registry.sessions.borrow();
+            let session = sessions.find(session, Instant::now())?;
+            session.prober.answer(request, datagram.remote)
+        });
+        // Strangers and probes of sessions long gone get no answer.
+        let Some(answer) = answer else { continue };
+        if let Err(error) = udp.send(&answer, datagram.remote, datagram.local).await {
+            log::debug!("cannot answer a probe of {}: {error}", datagram.remote);
+        }
+    }
+}

@@ -46,6 +46,16 @@ impl From<Level> for log::Level {
     }
 }
 
+impl From<log::Level> for Level {
+    fn from(level: log::Level) -> Level {
+        match level {
+            log::Level::Error => Level::Error,
+            log::Level::Warn => Level::Warning,
+            log::Level::Info | log::Level::Debug | log::Level::Trace => Level::Info,
+        }
+    }
+}
+
 /// One event, as a snapshot shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

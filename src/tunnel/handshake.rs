@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::control::{self, Message};
 use super::{CONTROL, OLDEST_VERSION, Reader, VERSION, put_tlv};
 use crate::config::agent::CipherChoice;
+use crate::config::keys::Token;
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"mptcp-bond";
@@ -79,7 +80,7 @@ pub struct ClientHello {
     /// Its software's version.
     pub software: String,
     /// A token that enrols its key.
-    pub token: Option<Zeroizing<[u8; 32]>>,
+    pub token: Option<Token>,
 }
 
 /// What a server says of itself.
@@ -105,7 +106,7 @@ impl ClientHello {
         put_tlv(&mut out, PREFERS_AES, &[u8::from(self.prefers_aes)]);
         put_tlv(&mut out, SOFTWARE, self.software.as_bytes());
         if let Some(token) = &self.token {
-            put_tlv(&mut out, TOKEN, token.as_slice());
+            put_tlv(&mut out, TOKEN, token.as_bytes());
         }
         Zeroizing::new(out)
     }
@@ -136,7 +137,7 @@ impl ClientHello {
                 }
                 PREFERS_AES => hello.prefers_aes = value.u8()? != 0,
                 SOFTWARE => hello.software = control::text(value.0),
-                TOKEN => hello.token = Some(Zeroizing::new(value.array()?)),
+                TOKEN => hello.token = Some(Token::from_bytes(value.array()?)),
                 _ => {}
             }
         }

@@ -11,7 +11,7 @@ fn hello() -> ClientHello {
         cipher: CipherChoice::Aes128Gcm,
         prefers_aes: true,
         software: "1.0.0".into(),
-        token: Some(Zeroizing::new([6; 32])),
+        token: Some(Token::from_bytes([6; 16])),
     }
 }
 

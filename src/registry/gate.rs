@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
@@ -20,7 +21,13 @@ pub struct Gate {
 struct Waiting {
     next: u64,
     count: usize,
-    by_source: BTreeMap<IpAddr, VecDeque<(u64, AbortHandle)>>,
+    by_source: BTreeMap<IpAddr, VecDeque<Place>>,
+}
+
+struct Place {
+    id: u64,
+    since: Instant,
+    task: AbortHandle,
 }
 
 /// A place at the door; given back when dropped.
@@ -37,16 +44,36 @@ impl Gate {
         Rc::new(Gate { capacity, waiting: RefCell::default() })
     }
 
-    /// Admits a connection served by the task `handle`; true when another had to give way.
-    pub fn admit(self: &Rc<Gate>, address: IpAddr, handle: AbortHandle) -> (Pass, bool) {
+    /// Admits a connection served by `task`; true when another had to give way.
+    pub fn admit(
+        self: &Rc<Gate>,
+        address: IpAddr,
+        task: AbortHandle,
+        now: Instant,
+    ) -> (Pass, bool) {
         let source = source_of(address);
         let mut waiting = self.waiting.borrow_mut();
         let evicted = waiting.count >= self.capacity && waiting.evict();
         let id = waiting.next;
         waiting.next = waiting.next.wrapping_add(1);
         waiting.count += 1;
-        waiting.by_source.entry(source).or_default().push_back((id, handle));
+        waiting.by_source.entry(source).or_default().push_back(Place { id, since: now, task });
         (Pass { gate: self.clone(), source, id }, evicted)
+    }
+
+    /// Ends connections that have been waiting since before `earliest`; returns where from.
+    pub fn expire(&self, earliest: Instant) -> Vec<IpAddr> {
+        let mut waiting = self.waiting.borrow_mut();
+        let mut expired = Vec::new();
+        for (source, queue) in &mut waiting.by_source {
+            while let Some(place) = queue.pop_front_if(|place| place.since < earliest) {
+                place.task.abort();
+                expired.push(*source);
+            }
+        }
+        waiting.by_source.retain(|_, queue| !queue.is_empty());
+        waiting.count -= expired.len();
+        expired
     }
 
     /// How many are waiting.
@@ -60,8 +87,8 @@ impl Waiting {
         let busiest = self.by_source.iter().max_by_key(|(_, queue)| queue.len());
         let Some(source) = busiest.map(|(source, _)| *source) else { return false };
         let Some(queue) = self.by_source.get_mut(&source) else { return false };
-        let Some((_, handle)) = queue.pop_front() else { return false };
-        handle.abort();
+        let Some(place) = queue.pop_front() else { return false };
+        place.task.abort();
         self.count -= 1;
         if queue.is_empty() {
             self.by_source.remove(&source);
@@ -75,7 +102,7 @@ impl Drop for Pass {
         let mut waiting = self.gate.waiting.borrow_mut();
         let Some(queue) = waiting.by_source.get_mut(&self.source) else { return };
         let before = queue.len();
-        queue.retain(|(id, _)| *id != self.id);
+        queue.retain(|place| place.id != self.id);
         let left = before - queue.len();
         if queue.is_empty() {
             waiting.by_source.remove(&self.source);
@@ -113,12 +140,12 @@ mod tests {
             let gate = Gate::new(8);
             let (honest, evil) = ("192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap());
             let task = idle();
-            let (_pass, evicted) = gate.admit(honest, task.abort_handle());
+            let (_pass, evicted) = gate.admit(honest, task.abort_handle(), Instant::now());
             assert!(!evicted);
             let flood: Vec<_> = (0..1000)
                 .map(|_| {
                     let task = idle();
-                    (gate.admit(evil, task.abort_handle()).0, task)
+                    (gate.admit(evil, task.abort_handle(), Instant::now()).0, task)
                 })
                 .collect();
             assert_eq!(gate.waiting(), 8);
@@ -129,13 +156,30 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_too_long_is_sent_away() {
+        run(async || {
+            let gate = Gate::new(8);
+            let address = "192.0.2.1".parse().unwrap();
+            let (old, new) = (idle(), idle());
+            let start = Instant::now();
+            let (_old, _) = gate.admit(address, old.abort_handle(), start);
+            let later = start + std::time::Duration::from_secs(5);
+            let (_new, _) = gate.admit(address, new.abort_handle(), later);
+            assert_eq!(gate.expire(later), [address]);
+            tokio::task::yield_now().await;
+            assert!(old.is_finished() && !new.is_finished());
+            assert_eq!(gate.waiting(), 1);
+        });
+    }
+
+    #[test]
     fn a_place_is_given_back_once() {
         run(async || {
             let gate = Gate::new(2);
             let address = "2001:db8::1".parse().unwrap();
-            let (first, _) = gate.admit(address, idle().abort_handle());
-            let (second, _) = gate.admit(address, idle().abort_handle());
-            let (third, evicted) = gate.admit(address, idle().abort_handle());
+            let (first, _) = gate.admit(address, idle().abort_handle(), Instant::now());
+            let (second, _) = gate.admit(address, idle().abort_handle(), Instant::now());
+            let (third, evicted) = gate.admit(address, idle().abort_handle(), Instant::now());
             assert!(evicted);
             drop(first);
             assert_eq!(gate.waiting(), 2, "the evicted one's place was taken already");

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::keys::PublicKey;
 use crate::tunnel::Cipher;
+use crate::tunnel::probe::Prober;
 use crate::tunnel::replay::Window;
-use crate::tunnel::session::StreamSecret;
+use crate::tunnel::session::Keys;
 
 /// How long a session that was replaced or lost its control connection still opens streams.
 pub const GRACE: Duration = Duration::from_secs(60);
@@ -15,12 +16,14 @@ pub const GRACE: Duration = Duration::from_secs(60);
 pub struct Session {
     /// The client's name.
     pub client: String,
-    /// The client's key.
+    /// The client's public key.
     pub key: PublicKey,
     /// The cipher agreed upon.
     pub cipher: Cipher,
-    /// What stream and probe keys are derived from.
-    pub secret: StreamSecret,
+    /// Id and secret.
+    pub keys: Keys,
+    /// Answers its probes.
+    pub prober: Prober,
     window: Window,
     expires: Option<Instant>,
 }
@@ -41,22 +44,17 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Adds a session under an id not in use.
-    pub fn add(
-        &mut self,
-        id: u64,
-        client: String,
-        key: PublicKey,
-        cipher: Cipher,
-        secret: StreamSecret,
-    ) {
+    /// Adds a session; false when its id is taken.
+    pub fn add(&mut self, client: String, key: PublicKey, cipher: Cipher, keys: Keys) -> bool {
+        let Some(prober) = Prober::new(&keys) else { return false };
+        let id = keys.id;
         let window = Window::new();
-        self.by_id.insert(id, Session { client, key, cipher, secret, window, expires: None });
-    }
-
-    /// Whether an id is taken.
-    pub fn holds(&self, id: u64) -> bool {
-        self.by_id.contains_key(&id)
+        let session = Session { client, key, cipher, keys, prober, window, expires: None };
+        let free = !self.by_id.contains_key(&id);
+        if free {
+            self.by_id.insert(id, session);
+        }
+        free
     }
 
     /// A live session.
@@ -93,5 +91,45 @@ impl Sessions {
             .values()
             .filter(|session| session.client == client && session.expires.is_none())
             .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::session::StreamSecret;
+
+    fn sessions() -> Sessions {
+        let mut sessions = Sessions::default();
+        let keys = Keys { id: 1, secret: StreamSecret::new([1; 32]) };
+        assert!(sessions.add("home".into(), PublicKey([2; 32]), Cipher::None, keys.clone()));
+        assert!(!sessions.add("home".into(), PublicKey([2; 32]), Cipher::None, keys));
+        sessions
+    }
+
+    #[test]
+    fn a_stream_counter_is_used_once() {
+        let (mut sessions, now) = (sessions(), Instant::now());
+        assert_eq!(sessions.use_counter(1, 5, now), Ok(()));
+        assert_eq!(sessions.use_counter(1, 5, now), Err(Refused::Replayed));
+        assert_eq!(sessions.use_counter(2, 5, now), Err(Refused::NoSession));
+    }
+
+    #[test]
+    fn a_retired_session_opens_streams_for_a_while() {
+        let (mut sessions, now) = (sessions(), Instant::now());
+        sessions.retire(1, now);
+        assert_eq!(sessions.use_counter(1, 0, now + GRACE / 2), Ok(()));
+        assert_eq!(sessions.use_counter(1, 1, now + GRACE), Err(Refused::NoSession));
+        assert_eq!(sessions.count("home"), 0);
+    }
+
+    #[test]
+    fn a_revoked_key_has_no_session() {
+        let (mut sessions, now) = (sessions(), Instant::now());
+        sessions.revoke(&PublicKey([3; 32]));
+        assert_eq!(sessions.count("home"), 1);
+        sessions.revoke(&PublicKey([2; 32]));
+        assert!(sessions.find(1, now).is_none());
     }
 }

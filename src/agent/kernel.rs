@@ -1,0 +1,92 @@
+//! The agent's hands on the kernel: dumps, plans, and putting everything back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use crate::controller::{Controller, Event};
+use crate::desired;
+use crate::net;
+use crate::os::kernel::{KernelHandle, Look, Watch};
+use crate::os::saved::SavedState;
+use crate::reconcile::{Operation, Plan};
+use crate::uplink::Uplink;
+
+/// The kernel, and what it was like before.
+pub struct Kernel {
+    handle: KernelHandle,
+    saved: SavedState,
+}
+
+impl Kernel {
+    /// Opens the kernel's interfaces and what an earlier agent saved in the run directory.
+    ///
+    /// # Errors
+    /// What could not be opened and why.
+    pub async fn open(run_dir: &Path) -> io::Result<(Kernel, Watch)> {
+        let (handle, watch) = KernelHandle::open().await?;
+        let saved = SavedState::load(run_dir)?;
+        Ok((Kernel { handle, saved }, watch))
+    }
+
+    /// Dumps the kernel.
+    pub async fn look(&mut self, uplinks: &[Uplink], fresh: bool) -> Event {
+        match self.dump(uplinks, fresh).await {
+            Ok(kernel) => Event::Dumped(Box::new(kernel)),
+            Err(error) => Event::LookFailed(error.to_string()),
+        }
+    }
+
+    async fn dump(&mut self, uplinks: &[Uplink], fresh: bool) -> io::Result<net::Kernel> {
+        let mut keys: BTreeSet<String> = desired::sysctls_needed(uplinks).into_iter().collect();
+        keys.extend(self.saved.keys());
+        let look = if fresh { Look::Thorough } else { Look::Quick };
+        self.handle.dump(&keys, look).await
+    }
+
+    /// Carries out a plan made from `kernel`, after saving what it changes for good.
+    pub async fn apply(&mut self, mut plan: Plan, kernel: &net::Kernel) -> Event {
+        let mut failures = Vec::new();
+        if let Err(error) = self.saved.remember(&plan, kernel) {
+            // What cannot be put back is not changed.
+            plan.retain(|operation| !is_saved(operation));
+            failures.push(("save sysctls and limits".to_owned(), error.to_string()));
+        }
+        for operation in plan {
+            log::debug!("{}", operation.describe(kernel));
+            if let Err(error) = self.handle.apply(&operation).await {
+                let text = operation.describe(kernel);
+                let line = text.lines().next().unwrap_or_default().to_owned();
+                failures.push((line, error.reason));
+            }
+        }
+        Event::Applied(failures)
+    }
+
+    /// Whether the endpoints are others than in `kernel`.
+    pub async fn endpoints_differ(&mut self, kernel: &net::Kernel) -> bool {
+        self.handle.endpoints().await.is_ok_and(|endpoints| endpoints != kernel.endpoints)
+    }
+
+    /// Removes everything of ours and puts back what was changed.
+    pub async fn leave(&mut self) {
+        if let Err(error) = self.try_leave().await {
+            log::warn!("cannot clean up: {error}");
+        }
+    }
+
+    async fn try_leave(&mut self) -> io::Result<()> {
+        let kernel = self.dump(&[], false).await?;
+        let plan = Controller::farewell(&kernel);
+        for operation in plan.into_iter().chain(self.saved.restore_plan(&kernel)) {
+            if let Err(error) = self.handle.apply(&operation).await {
+                log::warn!("{}: {}", error.operation, error.reason);
+            }
+        }
+        self.saved.forget_all()
+    }
+}
+
+fn is_saved(operation: &Operation) -> bool {
+    matches!(operation, Operation::SetLimits(_) | Operation::SetSysctl { .. })
+}

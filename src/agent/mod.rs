@@ -1,0 +1,319 @@
+//! `mptcp-bond agent`: where the pure half and the I/O half meet.
+//!
+//! One loop waits for whatever happens, tells the [`Controller`], and carries out what it returns.
+
+mod kernel;
+mod link;
+mod meters;
+mod status;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::time::{interval, sleep_until};
+
+use crate::cli::AgentOptions;
+use crate::config::agent::AgentConfig;
+use crate::controller::{Action, Controller, Event};
+use crate::interception::TproxyPorts;
+use crate::os::control::{Control, Request};
+use crate::os::kernel::{Change, Watch};
+use crate::os::{http, log as logging, socket};
+use crate::proxy::Proxy;
+use crate::registry::unix_seconds;
+use crate::status::{EVENTS_SHOWN, EventLog};
+use kernel::Kernel;
+use link::Link;
+use meters::Meters;
+
+/// How often rates are measured and the kernel's silent parts looked at.
+const SECOND: Duration = Duration::from_secs(1);
+/// Every so many seconds connections are searched for subflows that are missing.
+const SUBFLOW_SEARCH: u32 = 5;
+
+/// Why the agent cannot run, and its exit code (`sysexits.h`).
+struct Fatal(u8, String);
+
+impl Fatal {
+    fn config(text: impl ToString) -> Fatal {
+        Fatal(78, text.to_string())
+    }
+
+    fn os(text: impl ToString) -> Fatal {
+        Fatal(71, text.to_string())
+    }
+
+    fn unavailable(text: impl ToString) -> Fatal {
+        Fatal(69, text.to_string())
+    }
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(options: &AgentOptions) -> ExitCode {
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal(code, text)) => {
+            eprintln!("mptcp-bond agent: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start(options: &AgentOptions) -> Result<(), Fatal> {
+    let config = load(&options.config).map_err(Fatal::config)?;
+    let destination = match options.stderr {
+        true => logging::Destination::Stderr,
+        false => logging::Destination::Syslog,
+    };
+    logging::init(destination, config.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Fatal::os)?;
+    LocalSet::new().block_on(&runtime, async {
+        let (agent, inputs) = Agent::new(options, config).await?;
+        agent.serve(inputs).await
+    })
+}
+
+fn load(path: &Path) -> Result<AgentConfig, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    AgentConfig::parse(&text, &path.display().to_string()).map_err(|error| error.to_string())
+}
+
+/// What the agent waits for.
+struct Inputs {
+    changes: Watch,
+    link: link::Inputs,
+    requests: mpsc::Receiver<Request>,
+}
+
+/// The running agent.
+struct Agent {
+    config_file: PathBuf,
+    controller: Controller,
+    kernel: Kernel,
+    link: Link,
+    proxy: Rc<Proxy>,
+    meters: Meters,
+    http: Option<(SocketAddr, AbortHandle)>,
+    owner: mpsc::Sender<Request>,
+    events: EventLog,
+    config_error: Option<String>,
+    started: Instant,
+    seconds: u32,
+}
+
+impl Agent {
+    async fn new(options: &AgentOptions, config: AgentConfig) -> Result<(Agent, Inputs), Fatal> {
+        let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
+        if let Err(error) = socket::raise_file_limit() {
+            log::warn!("cannot raise the limit of open files: {error}");
+        }
+        let (kernel, changes) = Kernel::open(&options.run_dir).await.map_err(Fatal::os)?;
+        let (owner, requests) = mpsc::channel(16);
+        spawn_local(control.serve(owner.clone()));
+        let (link, link_inputs) = Link::new(&options.key_dir);
+        let proxy = Proxy::new(link.pool(), config.on_server_loss);
+        let ports = listen(&proxy).map_err(Fatal::os)?;
+        let now = Instant::now();
+        let mut agent = Agent {
+            config_file: options.config.clone(),
+            controller: Controller::new(config.clone(), ports, now),
+            kernel,
+            link,
+            proxy,
+            meters: Meters::default(),
+            http: None,
+            owner,
+            events: EventLog::new(EVENTS_SHOWN),
+            config_error: None,
+            started: now,
+            seconds: 0,
+        };
+        agent.put_in_force(&config).await;
+        Ok((agent, Inputs { changes, link: link_inputs, requests }))
+    }
+
+    /// Serves until a signal says to stop.
+    async fn serve(mut self, mut inputs: Inputs) -> Result<(), Fatal> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
+        let mut second = interval(SECOND);
+        loop {
+            let deadline = self.controller.deadline(Instant::now());
+            let event = tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                change = inputs.changes.next() => match change {
+                    // Connections come and go all the time; endpoints are looked at each second.
+                    Change::PathManager(_) => continue,
+                    _ => Event::Changed,
+                },
+                Some(news) = inputs.link.next() => match self.link.take(news) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Some(request) = inputs.requests.recv() => {
+                    self.answer(request);
+                    continue;
+                }
+                _ = hangup.recv() => {
+                    self.reload().await;
+                    continue;
+                }
+                _ = second.tick() => {
+                    self.each_second().await;
+                    continue;
+                }
+                () = sleep_until(deadline.into()) => Event::Tick,
+            };
+            self.handle(event).await;
+        }
+        self.tell(log::Level::Info, "stopping".into());
+        self.kernel.leave().await;
+        Ok(())
+    }
+
+    /// Tells the controller, and carries out what it wants until it wants no more.
+    async fn handle(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.controller.handle(event, Instant::now()) {
+                events.extend(self.carry_out(action).await);
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Look { fresh } => Some(self.kernel.look(self.controller.uplinks(), fresh).await),
+            Action::Apply(plan) => Some(self.kernel.apply(plan, self.controller.kernel()).await),
+            Action::Probe { slot } => self.link.probe(slot),
+            Action::SetProbers(outlets) => {
+                self.link.set_probers(outlets);
+                None
+            }
+            Action::SetDialOrder(outlets) => {
+                self.link.set_dial_order(outlets);
+                None
+            }
+            Action::PingServer => {
+                self.link.ping();
+                None
+            }
+            Action::Log(level, text) => {
+                self.tell(level, text);
+                None
+            }
+        }
+    }
+
+    async fn each_second(&mut self) {
+        self.seconds = self.seconds.wrapping_add(1);
+        let rates = self.meters.measure(self.controller.uplinks(), Instant::now());
+        self.handle(Event::Rates(rates)).await;
+        // The kernel does not announce changes of endpoints.
+        if self.kernel.endpoints_differ(self.controller.kernel()).await {
+            self.handle(Event::Changed).await;
+        }
+        if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
+            let missing = meters::missing_subflows(&self.proxy, &self.controller);
+            self.handle(Event::MissingSubflows(missing)).await;
+        }
+    }
+
+    async fn reload(&mut self) {
+        match load(&self.config_file) {
+            Ok(config) => {
+                self.config_error = None;
+                self.tell(log::Level::Info, "configuration reloaded".into());
+                self.put_in_force(&config).await;
+                self.handle(Event::Configured(Box::new(config))).await;
+            }
+            Err(error) => {
+                let text = format!("configuration not reloaded, the old one stays: {error}");
+                self.tell(log::Level::Error, text);
+                self.config_error = Some(error);
+            }
+        }
+    }
+
+    /// Whatever of a configuration does not concern the controller.
+    async fn put_in_force(&mut self, config: &AgentConfig) {
+        logging::set_level(config.log_level);
+        self.proxy.set_on_server_loss(config.on_server_loss);
+        if let Some(reason) = config.idle_reason() {
+            self.tell(log::Level::Info, format!("waiting for a configuration: {reason}"));
+            self.kernel.leave().await;
+        }
+        let server = config.servers.first().filter(|_| config.idle_reason().is_none());
+        if let Err(error) = self.link.set_server(server) {
+            self.tell(log::Level::Error, error);
+        }
+        self.set_http(config.http_listen).await;
+    }
+
+    async fn set_http(&mut self, address: Option<SocketAddr>) {
+        if self.http.as_ref().map(|(address, _)| *address) == address {
+            return;
+        }
+        if let Some((_, task)) = self.http.take() {
+            task.abort();
+        }
+        let Some(address) = address else { return };
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                let task = spawn_local(http::serve(listener, self.owner.clone()));
+                self.http = Some((address, task.abort_handle()));
+            }
+            Err(error) => {
+                let text = format!(
+                    "cannot serve the status on {address}: {error}; change option 'http_listen'"
+                );
+                self.tell(log::Level::Error, text);
+            }
+        }
+    }
+
+    fn answer(&self, request: Request) {
+        let result = match request.method.as_str() {
+            "status" => Ok(status::snapshot(self).to_json()),
+            other => Err(format!("there is no method '{other}'")),
+        };
+        // Who asked may be gone.
+        let _ = request.reply.send(result);
+    }
+
+    /// Logs an event and keeps it for the status.
+    fn tell(&mut self, level: log::Level, text: String) {
+        log::log!(level, "{text}");
+        self.events.push(Instant::now(), unix_seconds(), level.into(), text);
+    }
+}
+
+/// Opens the listeners that nft's TPROXY diverts to; a family the kernel lacks has none.
+fn listen(proxy: &Rc<Proxy>) -> Result<TproxyPorts, String> {
+    let v4 = socket::tproxy_listen((Ipv4Addr::LOCALHOST, 0).into());
+    let v6 = socket::tproxy_listen((Ipv6Addr::LOCALHOST, 0).into());
+    let v4 = v4.map_err(|error| error.to_string())?;
+    let mut ports = TproxyPorts { v4: v4.local_addr().ok().map(|address| address.port()), v6: None };
+    spawn_local(proxy.clone().run(v4));
+    match v6 {
+        Ok(listener) => {
+            ports.v6 = listener.local_addr().ok().map(|address| address.port());
+            spawn_local(proxy.clone().run(listener));
+        }
+        Err(error) => log::info!("IPv6 from the LAN is not tunnelled: {error}"),
+    }
+    Ok(ports)
+}

@@ -1,0 +1,205 @@
+//! The agent's state as a snapshot.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Agent;
+use super::meters::subflow_addresses;
+use crate::config::agent::{Role, ServerConfig};
+use crate::desired;
+use crate::failover::InForce;
+use crate::health::{Health, State};
+use crate::net::{EndpointId, Family};
+use crate::os::counters::mptcp_counters;
+use crate::registry::unix_seconds;
+use crate::status::{
+    AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
+    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
+    agent_state, kernel_counters,
+};
+use crate::uplink::Uplink;
+
+/// The agent as it is now.
+pub fn snapshot(agent: &Agent) -> Snapshot {
+    let now = Instant::now();
+    let config = agent.controller.config();
+    let (connections, subflows) = connections(agent, now);
+    let uplinks: Vec<UplinkStatus> = agent
+        .controller
+        .uplinks()
+        .iter()
+        .map(|uplink| uplink_status(agent, uplink, &subflows, now))
+        .collect();
+    let servers: Vec<ServerStatus> =
+        config.servers.iter().enumerate().map(|(i, s)| server_status(agent, i, s, now)).collect();
+    let (state, summary) =
+        agent_state(config.enabled, &uplinks, &servers, config.on_server_loss);
+    let failures = agent.controller.failures().iter().map(|(operation, failure)| Failure {
+        operation: operation.clone(),
+        error: failure.reason.clone(),
+        errno: None,
+        since_seconds: seconds(failure.since, now),
+    });
+    Snapshot::Agent(Box::new(AgentSnapshot {
+        version: env!("CARGO_PKG_VERSION").into(),
+        time_unix_seconds: unix_seconds(),
+        uptime_seconds: seconds(agent.started, now),
+        state,
+        summary,
+        config_error: agent.config_error.clone(),
+        uplinks,
+        servers,
+        streams: streams(agent, connections.total),
+        connections,
+        kernel: kernel(agent),
+        failures: failures.collect(),
+        events: agent.events.recent(now),
+    }))
+}
+
+fn seconds(since: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(since).as_secs()
+}
+
+/// Milliseconds, to a hundredth.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 100.0
+}
+
+/// The connections, and the local addresses of all their subflows.
+fn connections(agent: &Agent, now: Instant) -> (Connections, Vec<IpAddr>) {
+    let mut all_subflows = Vec::new();
+    let list = agent.proxy.connections().into_iter().map(|connection| {
+        let subflows = subflow_addresses(&connection);
+        let count = subflows.as_ref().map(|list| u32::try_from(list.len()).unwrap_or(u32::MAX));
+        all_subflows.extend(subflows.unwrap_or_default());
+        ConnectionStatus {
+            client: connection.client,
+            target: connection.target,
+            down_bps: 0,
+            up_bps: 0,
+            down_bytes: connection.counters.to_lan(),
+            up_bytes: connection.counters.to_tunnel(),
+            age_seconds: seconds(connection.since, now),
+            subflows: count,
+        }
+    });
+    let connections = Connections::of(list);
+    (connections, all_subflows)
+}
+
+fn uplink_status(
+    agent: &Agent,
+    uplink: &Uplink,
+    subflows: &[IpAddr],
+    now: Instant,
+) -> UplinkStatus {
+    let controller = &agent.controller;
+    let assignment = controller.assignments().iter().find(|a| a.slot == uplink.slot);
+    let health = controller.health(uplink.slot);
+    let faulty = uplink.fault_in(desired::families(controller.server().in_use)).is_some();
+    let meter = agent.meters.of(uplink.slot);
+    let paths = || Family::ALL.into_iter().filter_map(|family| uplink.path(family));
+    let own = |address: &&IpAddr| paths().any(|path| path.address == **address);
+    let endpoints = controller.kernel().endpoints.iter();
+    UplinkStatus {
+        name: uplink.name.clone(),
+        device: uplink.device.as_ref().map(|device| device.name.clone()),
+        role: uplink.role,
+        state: state(uplink, health, faulty),
+        in_use: assignment.is_some_and(|assignment| assignment.in_force == InForce::Active),
+        reason: assignment.map_or_else(String::new, |assignment| assignment.reason.to_string()),
+        since_seconds: health.map_or(0, |health| seconds(health.since(), now)),
+        addresses: paths().map(|path| path.address.to_string()).collect(),
+        gateways: paths().filter_map(|path| path.gateway).map(|g| g.to_string()).collect(),
+        mtu: uplink.device.as_ref().map(|device| device.mtu),
+        table: Some(uplink.table().0),
+        endpoints: endpoints
+            .filter(|endpoint| endpoint.id == EndpointId::of_slot(uplink.slot))
+            .map(|endpoint| EndpointStatus {
+                id: endpoint.id.0,
+                address: endpoint.address.to_string(),
+                backup: endpoint.backup,
+            })
+            .collect(),
+        rx_bps: meter.map_or(0, |meter| meter.rx.bps()),
+        tx_bps: meter.map_or(0, |meter| meter.tx.bps()),
+        rx_bytes: meter.map_or(0, |meter| meter.rx_bytes),
+        tx_bytes: meter.map_or(0, |meter| meter.tx_bytes),
+        subflows: u32::try_from(subflows.iter().filter(own).count()).unwrap_or(u32::MAX),
+        rtt_ms: health.and_then(Health::srtt).map(millis),
+        rtt_min_ms: health.and_then(Health::min_rtt).map(millis),
+        loss_percent: health.and_then(Health::loss).map(|loss| f64::from(loss * 100.0).round()),
+    }
+}
+
+fn state(uplink: &Uplink, health: Option<&Health>, faulty: bool) -> UplinkState {
+    match health.map(Health::state) {
+        _ if uplink.role == Role::Off => UplinkState::Unused,
+        _ if faulty => UplinkState::Down,
+        Some(State::Down) => UplinkState::Down,
+        Some(State::Degraded) => UplinkState::Degraded,
+        Some(State::Up | State::Unknown) | None => UplinkState::Up,
+    }
+}
+
+fn server_status(agent: &Agent, rank: usize, config: &ServerConfig, now: Instant) -> ServerStatus {
+    let known = agent.controller.server();
+    let address = format!("{}:{}", config.address, config.port);
+    let name = config.name.clone();
+    if rank > 0 {
+        let state = ServerState::Standby;
+        return ServerStatus { name, address, state, ..ServerStatus::default() };
+    }
+    let (session, view) = (agent.link.session(), agent.link.view());
+    ServerStatus {
+        name,
+        address,
+        state: match (known.reachable, known.in_use) {
+            (true, _) => ServerState::Connected,
+            (false, None) if known.trouble.is_none() => ServerState::Connecting,
+            (false, _) => ServerState::Lost,
+        },
+        since_seconds: seconds(known.since.unwrap_or(agent.started), now),
+        session: session.as_ref().map(|session| format!("{:08x}", session.keys.id >> 32)),
+        cipher: session.as_ref().map(|session| session.cipher.to_string()),
+        mptcp: view.mptcp,
+        rtt_ms: view.rtt.map(millis),
+        last_error: known.trouble.clone(),
+    }
+}
+
+fn streams(agent: &Agent, open: u64) -> StreamCounts {
+    let tally = &agent.proxy.tally;
+    let causes = [
+        ("refused by target or policy", tally.refused.get()),
+        ("tunnel failed", tally.failed.get()),
+        ("untunnelled", tally.direct.get()),
+        ("fell back to TCP", agent.link.pool().fell_back()),
+    ];
+    StreamCounts {
+        open,
+        warm: agent.link.pool().warm() as u64,
+        opened_total: tally.opened.get(),
+        failed_total: tally.failed.get(),
+        failed_by_cause: causes
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(cause, count)| (cause.to_owned(), count))
+            .collect(),
+    }
+}
+
+fn kernel(agent: &Agent) -> KernelStatus {
+    let kernel = agent.controller.kernel();
+    KernelStatus {
+        counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
+        limits: kernel.limits.map(|limits| LimitsStatus {
+            subflows: limits.subflows,
+            add_addr_accepted: limits.add_addr_accepted,
+        }),
+        sysctls_not_set: Vec::new(),
+        other_path_managers: kernel.other_managers.iter().cloned().collect(),
+        conflicts: agent.controller.conflicts().iter().map(ToString::to_string).collect(),
+    }
+}

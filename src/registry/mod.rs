@@ -1,0 +1,253 @@
+//! What a server's tasks share: sessions, clients, streams, and who was refused.
+
+pub mod gate;
+pub mod sessions;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::keys::{PrivateKey, PublicKey};
+use crate::config::server::{ClientConfig, ServerConfig};
+use crate::relay::Counters;
+use crate::status::{EVENTS_SHOWN, Event, EventLog, Throttle};
+use gate::Gate;
+use sessions::Sessions;
+
+/// Why somebody was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The first bytes are of no protocol served here.
+    NotOurs,
+    /// A tag or a handshake does not verify.
+    NotAuthentic,
+    /// A stream counter was used before.
+    Replayed,
+    /// The stream's session is unknown or has expired.
+    NoSession,
+    /// The client's key is not among those configured.
+    UnknownKey,
+    /// The client speaks no version spoken here.
+    Version,
+    /// It did not show who it is in time.
+    Silent,
+    /// Too many connections had not shown who they are: this one gave way.
+    Crowded,
+    /// The policy forbids the target.
+    Denied,
+    /// The client has as many streams as it may.
+    TooManyStreams,
+}
+
+impl Cause {
+    /// The cause in the status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::NotOurs => "not this protocol",
+            Cause::NotAuthentic => "not authentic",
+            Cause::Replayed => "replayed",
+            Cause::NoSession => "no session",
+            Cause::UnknownKey => "unknown key",
+            Cause::Version => "version",
+            Cause::Silent => "silent",
+            Cause::Crowded => "crowded",
+            Cause::Denied => "denied by policy",
+            Cause::TooManyStreams => "too many streams",
+        }
+    }
+}
+
+/// A client, as its connections show it.
+#[derive(Default)]
+pub struct Client {
+    /// Control connections open now.
+    pub connected: Cell<u32>,
+    /// Where the newest of them came from.
+    pub address: Cell<Option<SocketAddr>>,
+    /// Since when there is one.
+    pub since: Cell<Option<Instant>>,
+    /// Streams open now.
+    pub streams: Cell<u32>,
+    to_tunnel: Cell<u64>,
+    to_target: Cell<u64>,
+}
+
+/// An open stream; it is counted until it is dropped.
+pub struct Stream {
+    registry: Rc<Streams>,
+    client: Rc<Client>,
+    id: u64,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Where it goes.
+    pub target: SocketAddr,
+    /// When it was opened.
+    pub since: Instant,
+    /// Bytes moved; "LAN" is the target's side.
+    pub counters: Rc<Counters>,
+}
+
+/// A stream as the status shows it.
+pub struct StreamView {
+    /// The client's name.
+    pub client: String,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Where it goes.
+    pub target: SocketAddr,
+    /// When it was opened.
+    pub since: Instant,
+    /// Bytes moved.
+    pub counters: Rc<Counters>,
+}
+
+#[derive(Default)]
+struct Streams {
+    open: RefCell<BTreeMap<u64, StreamView>>,
+    total: Cell<u64>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let client = &self.client;
+        client.streams.set(client.streams.get().saturating_sub(1));
+        client.to_tunnel.set(client.to_tunnel.get().saturating_add(self.counters.to_tunnel()));
+        client.to_target.set(client.to_target.get().saturating_add(self.counters.to_lan()));
+        self.registry.open.borrow_mut().remove(&self.id);
+    }
+}
+
+/// The shared state; all tasks run on one thread.
+pub struct Registry {
+    /// The configuration in force.
+    pub config: RefCell<Rc<ServerConfig>>,
+    /// The server's key.
+    pub key: PrivateKey,
+    /// Sessions given out.
+    pub sessions: RefCell<Sessions>,
+    /// Connections that are not authenticated yet.
+    pub gate: Rc<Gate>,
+    /// When the server started.
+    pub started: Instant,
+    clients: RefCell<BTreeMap<String, Rc<Client>>>,
+    streams: Rc<Streams>,
+    refusals: RefCell<BTreeMap<Cause, u64>>,
+    events: RefCell<EventLog>,
+    throttle: RefCell<Throttle>,
+}
+
+impl Registry {
+    /// A server without sessions.
+    pub fn new(config: ServerConfig, key: PrivateKey) -> Rc<Registry> {
+        Rc::new(Registry {
+            gate: Gate::new(config.limits.unauthenticated),
+            config: RefCell::new(Rc::new(config)),
+            key,
+            sessions: RefCell::default(),
+            started: Instant::now(),
+            clients: RefCell::default(),
+            streams: Rc::default(),
+            refusals: RefCell::default(),
+            events: RefCell::new(EventLog::new(EVENTS_SHOWN)),
+            throttle: RefCell::default(),
+        })
+    }
+
+    /// The configured client with this key.
+    pub fn client_of(&self, key: &PublicKey) -> Option<ClientConfig> {
+        let config = self.config.borrow();
+        config.clients.iter().find(|client| client.public_key == *key).cloned()
+    }
+
+    /// A client's counters.
+    pub fn client(&self, name: &str) -> Rc<Client> {
+        self.clients.borrow_mut().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Puts a new configuration in force; clients that are gone lose their sessions at once.
+    pub fn reconfigure(&self, config: ServerConfig) {
+        let old = self.config.replace(Rc::new(config));
+        for client in &old.clients {
+            if self.client_of(&client.public_key).is_none() {
+                self.sessions.borrow_mut().revoke(&client.public_key);
+                self.tell(log::Level::Info, format!("client {}: revoked", client.name));
+            }
+        }
+    }
+
+    /// Counts a new stream; `None` when the client has as many as it may.
+    pub fn open_stream(&self, name: &str, peer: SocketAddr, target: SocketAddr) -> Option<Stream> {
+        let client = self.client(name);
+        if client.streams.get() >= self.config.borrow().limits.streams_per_client {
+            self.refuse(Cause::TooManyStreams, peer.ip());
+            return None;
+        }
+        client.streams.set(client.streams.get() + 1);
+        let id = self.streams.total.get();
+        self.streams.total.set(id.wrapping_add(1));
+        let (since, counters) = (Instant::now(), Rc::new(Counters::default()));
+        let client_name = name.to_owned();
+        let view = StreamView { client: client_name, peer, target, since, counters };
+        let counters = view.counters.clone();
+        self.streams.open.borrow_mut().insert(id, view);
+        Some(Stream { registry: self.streams.clone(), client, id, peer, target, since, counters })
+    }
+
+    /// Streams since the start.
+    pub fn streams_total(&self) -> u64 {
+        self.streams.total.get()
+    }
+
+    /// Looks at the open streams, oldest first.
+    pub fn with_streams<T>(&self, look: impl FnOnce(&BTreeMap<u64, StreamView>) -> T) -> T {
+        look(&self.streams.open.borrow())
+    }
+
+    /// Bytes a client's targets sent, and were sent, in all streams.
+    pub fn bytes_of(&self, name: &str) -> (u64, u64) {
+        let client = self.client(name);
+        let ended = (client.to_tunnel.get(), client.to_target.get());
+        let open = self.streams.open.borrow();
+        open.values().filter(|stream| stream.client == name).fold(ended, |(down, up), stream| {
+            let counters = &stream.counters;
+            (down.saturating_add(counters.to_tunnel()), up.saturating_add(counters.to_lan()))
+        })
+    }
+
+    /// Counts a refusal; it is logged once a minute for each cause.
+    pub fn refuse(&self, cause: Cause, from: IpAddr) {
+        *self.refusals.borrow_mut().entry(cause).or_default() += 1;
+        let word = cause.word();
+        if let Some(held_back) = self.throttle.borrow_mut().permit(Instant::now(), word) {
+            let more = match held_back {
+                0 => String::new(),
+                count => format!(" ({count} more since the last such line)"),
+            };
+            self.tell(log::Level::Warn, format!("refused {}: {word}{more}", from.to_canonical()));
+        }
+    }
+
+    /// Refusals since the start, by cause.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        let refusals = self.refusals.borrow();
+        refusals.iter().map(|(cause, count)| (cause.word().to_owned(), *count)).collect()
+    }
+
+    /// Logs an event and keeps it for the status.
+    pub fn tell(&self, level: log::Level, text: String) {
+        log::log!(level, "{text}");
+        self.events.borrow_mut().push(Instant::now(), unix_seconds(), level.into(), text);
+    }
+
+    /// The last events.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.borrow().recent(Instant::now())
+    }
+}
+
+/// Seconds since 1970 (UTC).
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

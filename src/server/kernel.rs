@@ -1,0 +1,95 @@
+//! What a server needs of its kernel: MPTCP's limits and sysctls, restored at the end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use super::status::Facts;
+use crate::desired::{self, Desired};
+use crate::net::Kernel;
+use crate::os::kernel::{KernelHandle, Look};
+use crate::os::saved::SavedState;
+use crate::reconcile::{Operation, Plan, reconcile};
+use crate::registry::Registry;
+use crate::status::Failure;
+
+/// A kernel that was tuned.
+pub struct Tuned {
+    handle: KernelHandle,
+    saved: SavedState,
+}
+
+/// Sets limits and sysctls. A server that may not do so says what to set, and runs.
+pub async fn tune(run_dir: &Path, registry: &Registry) -> (Option<Tuned>, Facts) {
+    let mut facts = Facts::default();
+    match try_tune(run_dir, &mut facts).await {
+        Ok(tuned) => {
+            for failure in &facts.failures {
+                let text = format!("{}: {}", failure.operation, failure.error);
+                registry.tell(log::Level::Warn, text);
+            }
+            (Some(tuned), facts)
+        }
+        Err(error) => {
+            let text = format!(
+                "cannot set MPTCP's limits and sysctls: {error}; without 'ip mptcp limits set \
+                 subflows 8' connections have no more than two extra subflows"
+            );
+            registry.tell(log::Level::Warn, text);
+            (None, facts)
+        }
+    }
+}
+
+async fn try_tune(run_dir: &Path, facts: &mut Facts) -> io::Result<Tuned> {
+    let (mut handle, _) = KernelHandle::open().await?;
+    let mut saved = SavedState::load(run_dir)?;
+    let kernel = look(&mut handle, &saved).await?;
+    let wish = Desired {
+        limits: Some(desired::LIMITS),
+        sysctls: desired::server_sysctls(&kernel.sysctls),
+        ..Desired::default()
+    };
+    let plan: Plan = reconcile(&kernel, &wish).into_iter().filter(concerns_server).collect();
+    saved.remember(&plan, &kernel)?;
+    facts.limits = kernel.limits.map(|_| desired::LIMITS);
+    for operation in &plan {
+        if let Err(error) = handle.apply(operation).await {
+            facts.failures.push(Failure {
+                operation: error.operation,
+                error: error.reason,
+                errno: error.errno,
+                since_seconds: 0,
+            });
+        }
+    }
+    Ok(Tuned { handle, saved })
+}
+
+/// Rules, routes and endpoints in our ranges may be those of an agent on the same host.
+fn concerns_server(operation: &Operation) -> bool {
+    matches!(operation, Operation::SetLimits(_) | Operation::SetSysctl { .. })
+}
+
+async fn look(handle: &mut KernelHandle, saved: &SavedState) -> io::Result<Kernel> {
+    let mut keys: BTreeSet<String> = desired::server_sysctls_needed().into_iter().collect();
+    keys.extend(saved.keys());
+    handle.dump(&keys, Look::Quick).await
+}
+
+/// Puts back what was there before.
+pub async fn restore(tuned: &mut Option<Tuned>) {
+    let Some(Tuned { handle, saved }) = tuned else { return };
+    let restored = async {
+        let kernel = look(handle, saved).await?;
+        for operation in saved.restore_plan(&kernel) {
+            if let Err(error) = handle.apply(&operation).await {
+                log::warn!("{}: {}", error.operation, error.reason);
+            }
+        }
+        saved.forget_all()
+    };
+    if let Err(error) = restored.await {
+        log::warn!("cannot restore sysctls and limits: {error}");
+    }
+}

@@ -1,0 +1,94 @@
+//! The server's state as a snapshot.
+
+use std::time::Instant;
+
+use crate::config::server::ServerConfig;
+use crate::net::Limits;
+use crate::os::counters::mptcp_counters;
+use crate::registry::{Registry, unix_seconds};
+use crate::status::{
+    ClientStatus, ConnectionStatus, Connections, Failure, KernelStatus, LimitsStatus,
+    ServerSnapshot, Snapshot, StreamCounts, kernel_counters,
+};
+
+/// What the status needs beside the registry.
+#[derive(Default)]
+pub struct Facts {
+    /// Why the last reload failed.
+    pub config_error: Option<String>,
+    /// The limits in force.
+    pub limits: Option<Limits>,
+    /// What could not be set in the kernel.
+    pub failures: Vec<Failure>,
+}
+
+/// The server as it is now.
+pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
+    let now = Instant::now();
+    let config = registry.config.borrow().clone();
+    let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+    let connections = registry.with_streams(|streams| {
+        Connections::of(streams.values().map(|stream| ConnectionStatus {
+            client: stream.peer,
+            target: stream.target,
+            down_bps: 0,
+            up_bps: 0,
+            down_bytes: stream.counters.to_tunnel(),
+            up_bytes: stream.counters.to_lan(),
+            age_seconds: seconds(stream.since),
+            subflows: None,
+        }))
+    });
+    let refusals = registry.refusals();
+    Snapshot::Server(Box::new(ServerSnapshot {
+        version: env!("CARGO_PKG_VERSION").into(),
+        time_unix_seconds: unix_seconds(),
+        uptime_seconds: seconds(registry.started),
+        listen: config.listen.iter().map(ToString::to_string).collect(),
+        public: config.public.to_string(),
+        config_error: facts.config_error.clone(),
+        clients: clients(registry, &config, now),
+        streams: StreamCounts {
+            open: connections.total,
+            warm: 0,
+            opened_total: registry.streams_total(),
+            ..StreamCounts::default()
+        },
+        refusals,
+        unauthenticated: registry.gate.waiting() as u64,
+        connections,
+        kernel: KernelStatus {
+            counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
+            limits: facts.limits.map(|limits| LimitsStatus {
+                subflows: limits.subflows,
+                add_addr_accepted: limits.add_addr_accepted,
+            }),
+            ..KernelStatus::default()
+        },
+        failures: facts.failures.clone(),
+        events: registry.events(),
+    }))
+}
+
+fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<ClientStatus> {
+    let status = |name: &str| {
+        let client = registry.client(name);
+        let (down_bytes, up_bytes) = registry.bytes_of(name);
+        ClientStatus {
+            name: name.to_owned(),
+            connected: client.connected.get() > 0,
+            address: client.address.get().map(|address| address.ip().to_canonical().to_string()),
+            sessions: registry.sessions.borrow().count(name) as u64,
+            streams: u64::from(client.streams.get()),
+            down_bps: 0,
+            up_bps: 0,
+            down_bytes,
+            up_bytes,
+            since_seconds: client
+                .since
+                .get()
+                .map(|since| now.saturating_duration_since(since).as_secs()),
+        }
+    };
+    config.clients.iter().map(|client| status(&client.name)).collect()
+}
