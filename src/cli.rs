@@ -1,1 +1,404 @@
-//! TO BE WRITTEN
+//! The command line: words to a [`Command`]. Pure; `main.rs` runs what comes out.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+
+use crate::config::pairing::PairingUri;
+use crate::config::value::{self, HostPort};
+
+/// Exit codes of `sysexits.h`.
+pub mod exit {
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// Input given on the command line is wrong.
+    pub const DATAERR: u8 = 65;
+    /// A file that must be there is not.
+    pub const NOINPUT: u8 = 66;
+    /// The other side, or the agent, does not answer.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A defect of the program.
+    pub const SOFTWARE: u8 = 70;
+    /// The operating system lacks something.
+    pub const OSERR: u8 = 71;
+    /// A file already exists, or cannot be made.
+    pub const CANTCREAT: u8 = 73;
+    /// Reading or writing failed.
+    pub const IOERR: u8 = 74;
+    /// Not permitted: run as root.
+    pub const NOPERM: u8 = 77;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 78;
+}
+
+/// The agent's configuration file.
+pub const AGENT_CONFIG: &str = "/etc/config/mptcpd";
+/// The server's configuration file.
+pub const SERVER_CONFIG: &str = "/etc/mptcp-bond/server.toml";
+/// The folder of the agent's key.
+pub const KEY_DIR: &str = "/etc/mptcp-bond";
+/// The folder of the control socket.
+pub const RUN_DIR: &str = "/var/run/mptcp-bond";
+/// The `config server` section that `pair` writes.
+pub const SERVER_SECTION: &str = "vps";
+
+/// What `help` prints.
+pub const USAGE: &str = "\
+mptcp-bond bonds a router's uplinks with the MPTCP of the Linux kernel.
+
+On the router:
+  mptcp-bond agent                 run the agent
+  mptcp-bond pair 'URI'            connect to the server that printed this URI
+  mptcp-bond status                show uplinks, server and connections
+
+On the server:
+  mptcp-bond server                run the server
+  mptcp-bond server init --public HOST:PORT
+                                   write server.toml and the server's key
+  mptcp-bond server invite NAME    print a pairing URI for one router, good for 24 hours
+  mptcp-bond server clients        list routers and open invitations
+  mptcp-bond server revoke NAME    shut a router or an invitation out
+
+Anywhere:
+  mptcp-bond version
+  mptcp-bond help
+
+Options:
+  --config FILE      agent, pair: /etc/config/mptcpd
+                     server ...: /etc/mptcp-bond/server.toml
+  --run-dir DIR      agent, server, status: where the control socket is; /var/run/mptcp-bond
+  --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
+  --stderr           agent, server: log to standard error even if it is no terminal
+  --name NAME        pair: the section 'config server' to write; vps
+  --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
+  --public HOST:PORT server init: where routers reach the server
+  --json             status: as JSON, as over HTTP
+  --watch            status: again each second, until interrupted
+";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `agent`
+    Agent(AgentOptions),
+    /// `server`
+    Server(ServerOptions),
+    /// `server init`
+    ServerInit(InitOptions),
+    /// `server invite NAME`
+    ServerInvite(ClientOptions),
+    /// `server clients`
+    ServerClients(ClientsOptions),
+    /// `server revoke NAME`
+    ServerRevoke(ClientOptions),
+    /// `pair URI`
+    Pair(PairOptions),
+    /// `status`
+    Status(StatusOptions),
+    /// `version`
+    Version,
+    /// `help`
+    Help,
+}
+
+/// Of `agent`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentOptions {
+    /// UCI file.
+    pub config: PathBuf,
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// Folder of the agent's key.
+    pub key_dir: PathBuf,
+    /// Log to standard error in any case; otherwise only if it is a terminal, and else to syslog.
+    pub stderr: bool,
+}
+
+/// Of `server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// TOML file.
+    pub config: PathBuf,
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// Log to standard error in any case; otherwise only if it is a terminal, and else to syslog.
+    pub stderr: bool,
+}
+
+/// Of `server init`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitOptions {
+    /// TOML file to write.
+    pub config: PathBuf,
+    /// Where to listen; never empty.
+    pub listen: Vec<SocketAddr>,
+    /// Where routers reach the server.
+    pub public: HostPort,
+}
+
+/// Of `server invite` and `server revoke`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// TOML file.
+    pub config: PathBuf,
+    /// The client's name.
+    pub name: String,
+}
+
+/// Of `server clients`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientsOptions {
+    /// TOML file.
+    pub config: PathBuf,
+}
+
+/// Of `pair`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairOptions {
+    /// The invitation.
+    pub uri: PairingUri,
+    /// UCI file to write to.
+    pub config: PathBuf,
+    /// Folder of the agent's key.
+    pub key_dir: PathBuf,
+    /// Name of the `config server` section to write.
+    pub name: String,
+}
+
+/// How `status` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusFormat {
+    /// A table, once.
+    Table,
+    /// JSON, once.
+    Json,
+    /// The table, again and again.
+    Watch,
+}
+
+/// Of `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// How to print.
+    pub format: StatusFormat,
+}
+
+/// Why the words are no command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; try 'mptcp-bond help'", self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> UsageError {
+        UsageError(error.to_string())
+    }
+}
+
+/// Parses the words after the program's name.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut parser = Parser::from_args(words);
+    let command = match parser.next()? {
+        None => return Err(UsageError("no command".into())),
+        Some(Arg::Value(word)) => word.to_string_lossy().into_owned(),
+        Some(Arg::Long("help") | Arg::Short('h')) => "help".to_owned(),
+        Some(Arg::Long("version") | Arg::Short('V')) => "version".to_owned(),
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    let command = match command.as_str() {
+        "server" => match parser.peek_subcommand() {
+            Some(subcommand) => format!("server {subcommand}"),
+            None => command,
+        },
+        _ => command,
+    };
+    let (options, positional): (&[&str], &[&str]) = match command.as_str() {
+        "agent" => (&["config", "run-dir", "key-dir", "stderr"], &[]),
+        "server" => (&["config", "run-dir", "stderr"], &[]),
+        "server init" => (&["config", "listen", "public"], &[]),
+        "server invite" | "server revoke" => (&["config"], &["NAME"]),
+        "server clients" => (&["config"], &[]),
+        "pair" => (&["config", "key-dir", "name"], &["URI"]),
+        "status" => (&["run-dir", "json", "watch"], &[]),
+        // Whatever follows, help is what is wanted.
+        "help" => return Ok(Command::Help),
+        "version" => (&[], &[]),
+        _ => return Err(UsageError(format!("unknown command '{}'", command.escape_debug()))),
+    };
+    let Some(words) = Words::read(&mut parser, &command, options, positional)? else {
+        return Ok(Command::Help);
+    };
+    words.command()
+}
+
+/// The next word, if it is one and not an option.
+trait PeekSubcommand {
+    fn peek_subcommand(&mut self) -> Option<String>;
+}
+
+impl PeekSubcommand for Parser {
+    fn peek_subcommand(&mut self) -> Option<String> {
+        let mut rest = self.try_raw_args()?;
+        let word = rest.next_if(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+        Some(word.to_string_lossy().into_owned())
+    }
+}
+
+/// The options and other words of one command.
+struct Words<'a> {
+    command: &'a str,
+    flags: BTreeSet<String>,
+    values: BTreeMap<String, OsString>,
+    listen: Vec<OsString>,
+    /// The one other word a command takes; empty for commands that take none.
+    argument: OsString,
+}
+
+impl<'a> Words<'a> {
+    /// `None` when help is asked for.
+    fn read(
+        parser: &mut Parser,
+        command: &'a str,
+        options: &[&str],
+        positional: &[&str],
+    ) -> Result<Option<Words<'a>>, UsageError> {
+        let mut words = Words {
+            command,
+            flags: BTreeSet::new(),
+            values: BTreeMap::new(),
+            listen: Vec::new(),
+            argument: OsString::new(),
+        };
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Long(option) if options.contains(&option) => {
+                    let option = option.to_owned();
+                    let again = match option.as_str() {
+                        "stderr" | "json" | "watch" => !words.flags.insert(option.clone()),
+                        "listen" => {
+                            words.listen.push(parser.value()?);
+                            false
+                        }
+                        _ => words.values.insert(option.clone(), parser.value()?).is_some(),
+                    };
+                    if again {
+                        return Err(UsageError(format!("--{option} is given twice")));
+                    }
+                }
+                Arg::Long(option) => {
+                    let option = option.escape_debug();
+                    return Err(UsageError(format!("'{command}' has no option --{option}")));
+                }
+                Arg::Value(word) if words.argument.is_empty() && !positional.is_empty() => {
+                    words.argument = word;
+                }
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        if let ([name, ..], true) = (positional, words.argument.is_empty()) {
+            return Err(UsageError(format!("'{command}' needs a {name}")));
+        }
+        Ok(Some(words))
+    }
+
+    fn path(&self, option: &str, default: &str) -> PathBuf {
+        self.values.get(option).map_or_else(|| default.into(), PathBuf::from)
+    }
+
+    fn argument(&self) -> Result<&str, UsageError> {
+        self.argument.to_str().ok_or_else(|| UsageError("the argument is not UTF-8".into()))
+    }
+
+    /// The name of a client.
+    fn client(&self) -> Result<ClientOptions, UsageError> {
+        let name = value::client_name(self.argument()?)
+            .map_err(|right| UsageError(format!("NAME must be {right}")))?;
+        Ok(ClientOptions { config: self.path("config", SERVER_CONFIG), name })
+    }
+
+    fn command(&self) -> Result<Command, UsageError> {
+        Ok(match self.command {
+            "agent" => Command::Agent(AgentOptions {
+                config: self.path("config", AGENT_CONFIG),
+                run_dir: self.path("run-dir", RUN_DIR),
+                key_dir: self.path("key-dir", KEY_DIR),
+                stderr: self.flags.contains("stderr"),
+            }),
+            "server" => Command::Server(ServerOptions {
+                config: self.path("config", SERVER_CONFIG),
+                run_dir: self.path("run-dir", RUN_DIR),
+                stderr: self.flags.contains("stderr"),
+            }),
+            "server init" => Command::ServerInit(self.init()?),
+            "server invite" => Command::ServerInvite(self.client()?),
+            "server revoke" => Command::ServerRevoke(self.client()?),
+            "server clients" => {
+                Command::ServerClients(ClientsOptions { config: self.path("config", SERVER_CONFIG) })
+            }
+            "pair" => Command::Pair(self.pair()?),
+            "status" => {
+                let format = match (self.flags.contains("json"), self.flags.contains("watch")) {
+                    (true, true) => {
+                        return Err(UsageError("--json and --watch exclude each other".into()));
+                    }
+                    (true, false) => StatusFormat::Json,
+                    (false, true) => StatusFormat::Watch,
+                    (false, false) => StatusFormat::Table,
+                };
+                Command::Status(StatusOptions { run_dir: self.path("run-dir", RUN_DIR), format })
+            }
+            _ => Command::Version,
+        })
+    }
+
+    fn init(&self) -> Result<InitOptions, UsageError> {
+        let public = self.values.get("public").ok_or_else(|| {
+            UsageError("'server init' needs --public HOST:PORT, where routers reach it".into())
+        })?;
+        let public: HostPort = public
+            .to_string_lossy()
+            .parse()
+            .map_err(|right| UsageError(format!("--public must be {right}")))?;
+        let mut listen = self
+            .listen
+            .iter()
+            .map(|word| value::socket_address(&word.to_string_lossy()))
+            .collect::<Result<Vec<SocketAddr>, String>>()
+            .map_err(|right| UsageError(format!("--listen must be {right}")))?;
+        if listen.is_empty() {
+            listen.push(SocketAddr::from(([0u8; 4], public.port)));
+            listen.push(SocketAddr::from(([0u16; 8], public.port)));
+        }
+        Ok(InitOptions { config: self.path("config", SERVER_CONFIG), listen, public })
+    }
+
+    fn pair(&self) -> Result<PairOptions, UsageError> {
+        let uri =
+            PairingUri::parse(self.argument()?).map_err(|error| UsageError(error.to_string()))?;
+        let name = match self.values.get("name") {
+            None => SERVER_SECTION.to_owned(),
+            Some(name) => name.to_string_lossy().into_owned(),
+        };
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(UsageError("--name must be letters, digits and '_', such as vps".into()));
+        }
+        let config = self.path("config", AGENT_CONFIG);
+        Ok(PairOptions { uri, config, key_dir: self.path("key-dir", KEY_DIR), name })
+    }
+}

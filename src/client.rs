@@ -3,11 +3,13 @@
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 
+use crate::cli::{StatusFormat, StatusOptions};
 use crate::os::control::{CallError, call};
 use crate::status::{Snapshot, Style, printable, render};
 
@@ -25,31 +27,28 @@ const EX_NOPERM: u8 = 77;
 /// Time between two pictures of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How the status is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StatusOptions {
-    /// As the JSON received, a line each time.
-    pub json: bool,
-    /// Every second until interrupted.
-    pub watch: bool,
-}
-
-/// Shows the status of the process that owns `run_dir`; returns the exit code, one of `sysexits.h`.
+/// Shows the status of the process that owns the run directory.
 ///
 /// With `watch`, a terminal is redrawn in place, other output gets one picture after another, and
 /// a process that stops later on is waited for.
-pub fn status(run_dir: &Path, options: StatusOptions) -> u8 {
+pub fn run(options: &StatusOptions) -> ExitCode {
+    ExitCode::from(status(&options.run_dir, options.format))
+}
+
+/// Returns the exit code, one of `sysexits.h`.
+fn status(run_dir: &Path, format: StatusFormat) -> u8 {
+    let (json, watch) = (format == StatusFormat::Json, format == StatusFormat::Watch);
     let terminal = Terminal::of_stdout();
-    let in_place = options.watch && !options.json && terminal.is_some();
+    let in_place = watch && terminal.is_some();
     let mut seen = false;
     loop {
-        let picture = fetch(run_dir, options.json, terminal.as_ref());
+        let picture = fetch(run_dir, json, terminal.as_ref());
         let text = match picture {
             Ok(text) => {
                 seen = true;
                 text
             }
-            Err((text, code)) if !options.watch || !seen => {
+            Err((text, code)) if !watch || !seen => {
                 complain(&text);
                 return code;
             }
@@ -74,7 +73,7 @@ pub fn status(run_dir: &Path, options: StatusOptions) -> u8 {
             }
         }
         drop(out);
-        if !options.watch {
+        if !watch {
             return EX_OK;
         }
         sleep(PERIOD);

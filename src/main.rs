@@ -1,1 +1,30 @@
-fn main() {}
+//! Argument vector to subcommand; what they do is in the library.
+
+use std::process::ExitCode;
+
+use mptcp_bond::cli::{self, Command, exit};
+use mptcp_bond::{agent, client, provision, server};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("mptcp-bond: {error}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    match command {
+        Command::Agent(options) => agent::run(&options),
+        Command::Server(options) => server::run(&options),
+        Command::ServerInit(options) => provision::print(provision::init(&options)),
+        Command::ServerInvite(options) => provision::print(provision::invite(&options)),
+        Command::ServerClients(options) => provision::print(provision::clients(&options)),
+        Command::ServerRevoke(options) => provision::print(provision::revoke(&options)),
+        Command::Pair(options) => provision::print(provision::pair(&options, agent::enrol)),
+        Command::Status(options) => client::run(&options),
+        Command::Version => {
+            provision::print(Ok(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION"), "\n").into()))
+        }
+        Command::Help => provision::print(Ok(cli::USAGE.into())),
+    }
+}

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::config::agent::ServerConfig;
-use crate::config::keys::PrivateKey;
+use crate::config::keys::{PrivateKey, PublicKey};
 use crate::controller::Outlet;
 use crate::os::socket;
 use crate::tunnel::Cipher;
@@ -254,17 +254,17 @@ impl Keeper {
             software: env!("CARGO_PKG_VERSION").into(),
             token: None,
         };
-        let shaken = timeout(HANDSHAKE_LIMIT, shake_hands(&mut tcp, &self.key, &self.config, &hello));
-        let (channel, said) = shaken
+        let shaken = timeout(HANDSHAKE_LIMIT, shake_hands(&mut tcp, &self.key, &self.config.public_key, &hello));
+        let (channel, _) = shaken
             .await
             .map_err(|_| "no answer to the handshake".to_owned())?
             .map_err(|error| error.to_string())?;
-        Ok(Connection { tcp, channel, server, version: said.software })
+        Ok(Connection { tcp, channel, server })
     }
 
     /// Serves a control connection until it ends; returns why it did.
     async fn serve(&self, connection: Connection) -> String {
-        let Connection { tcp, mut channel, server, version } = connection;
+        let Connection { tcp, mut channel, server } = connection;
         let mptcp = socket::is_mptcp(&tcp).unwrap_or(false);
         let (mut reading, mut writing) = tcp.into_split();
         let (opened, mut incoming) = mpsc::channel(8);
@@ -295,7 +295,7 @@ impl Keeper {
             if let Some(sealed) = arrived {
                 let opened = sealed.and_then(|sealed| Ok(channel.open(&sealed)?));
                 match opened {
-                    Ok(messages) => match self.take(messages, server, &version, mptcp, &mut pings) {
+                    Ok(messages) => match self.take(messages, server, mptcp, &mut pings) {
                         Ok(()) => {}
                         Err(reason) => break reason,
                     },
@@ -320,7 +320,6 @@ impl Keeper {
         &self,
         messages: Vec<Message>,
         server: SocketAddr,
-        version: &str,
         mptcp: bool,
         pings: &mut Pings,
     ) -> Result<(), String> {
@@ -349,7 +348,6 @@ struct Connection {
     tcp: TcpStream,
     channel: Channel,
     server: SocketAddr,
-    version: String,
 }
 
 /// Pings on a control connection.
@@ -397,11 +395,11 @@ impl Pings {
 pub async fn shake_hands(
     tcp: &mut TcpStream,
     key: &PrivateKey,
-    server: &ServerConfig,
+    server: &PublicKey,
     hello: &ClientHello,
 ) -> io::Result<(Channel, ServerHello)> {
     let (handshake, first) =
-        ClientHandshake::start(key.as_bytes(), &server.public_key.0, hello)?;
+        ClientHandshake::start(key.as_bytes(), &server.0, hello)?;
     tcp.write_all(&first).await?;
     let version = tcp.read_u8().await.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => io::Error::new(

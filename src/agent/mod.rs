@@ -2,6 +2,7 @@
 //!
 //! One loop waits for whatever happens, tells the [`Controller`], and carries out what it returns.
 
+mod enrol;
 mod kernel;
 mod link;
 mod meters;
@@ -29,6 +30,7 @@ use crate::os::{http, log as logging, socket};
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
 use crate::status::{EVENTS_SHOWN, EventLog};
+pub use enrol::enrol;
 use kernel::Kernel;
 use link::Link;
 use meters::Meters;

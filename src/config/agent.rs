@@ -4,6 +4,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use super::keys::PublicKey;
@@ -62,6 +63,15 @@ pub enum OnServerLoss {
     Direct,
     /// New LAN TCP is refused.
     Block,
+}
+
+impl fmt::Display for OnServerLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnServerLoss::Direct => "LAN TCP goes out untunnelled",
+            OnServerLoss::Block => "LAN TCP is refused",
+        })
+    }
 }
 
 /// `option quic`.

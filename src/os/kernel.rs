@@ -10,6 +10,7 @@ use super::netlink::{Listener, Refusal, Requester, errno_text, messages};
 use super::nft::{self, Nft};
 use super::path_manager::{self, HIGHEST_LIMIT, PathManager, PmEvent};
 use super::{route, rule, sysctl};
+use crate::net::Endpoint;
 use crate::reconcile::{Kernel, Operation};
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,

@@ -1,0 +1,58 @@
+//! Making a router's key known to a server, with the token of an invitation.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use crate::config::keys::PrivateKey;
+use crate::config::pairing::PairingUri;
+use crate::os::{cpu, socket};
+use crate::session::shake_hands;
+use crate::tunnel::handshake::ClientHello;
+
+/// How long the server may take.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Enrols `key` at the server that the invitation names.
+///
+/// # Errors
+/// What went wrong, in words: no such host, no answer, or the server's reason to refuse.
+pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let enrolled = LocalSet::new().block_on(&runtime, async {
+        timeout(LIMIT, try_enrol(uri, key)).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+    });
+    enrolled.map_err(|error| format!("{}: {error}", uri.server))
+}
+
+async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
+    let mut tcp = connect(uri).await.map_err(|error| error.to_string())?;
+    let hello = ClientHello {
+        cipher: crate::config::agent::CipherChoice::Auto,
+        prefers_aes: cpu::has_aes(),
+        software: env!("CARGO_PKG_VERSION").into(),
+        token: Some(uri.token.clone()),
+    };
+    let shaken = shake_hands(&mut tcp, key, &uri.key, &hello).await;
+    shaken.map(drop).map_err(|error| error.to_string())
+}
+
+async fn connect(uri: &PairingUri) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    let server = (uri.server.host.as_str(), uri.server.port);
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(server).await?.collect();
+    for address in found {
+        match socket::mptcp_connect(address, None, None).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
