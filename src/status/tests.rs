@@ -420,11 +420,15 @@ fn field_names_are_stable() {
         }
     }
     let mut seen = Vec::new();
-    names(&serde_json::to_value(Snapshot::Agent(agent().into())).unwrap(), "", &mut seen);
+    for snapshot in [Snapshot::Agent(agent().into()), Snapshot::Server(server().into())] {
+        seen.push("--".to_owned());
+        names(&serde_json::to_value(snapshot).unwrap(), "", &mut seen);
+    }
     compare(FIELDS, &(seen.join("\n") + "\n"));
 }
 
 const FIELDS: &str = r"
+--
 config_error
 connections.top[].age_seconds
 connections.top[].client
@@ -494,6 +498,33 @@ uplinks[].subflows
 uplinks[].table
 uplinks[].tx_bps
 uplinks[].tx_bytes
+uptime_seconds
+version
+--
+clients[].address
+clients[].connected
+clients[].down_bps
+clients[].down_bytes
+clients[].name
+clients[].sessions
+clients[].since_seconds
+clients[].streams
+clients[].up_bps
+clients[].up_bytes
+config_error
+connections.total
+kernel.limits
+listen[]
+public
+refusals.replayed stream
+refusals.unknown key
+role
+streams.failed_total
+streams.open
+streams.opened_total
+streams.warm
+time_unix_seconds
+unauthenticated
 uptime_seconds
 version
 ";

@@ -137,6 +137,16 @@ fn pipelined_requests_get_one_answer_and_a_clean_end() {
         let request = "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
         let answer = raw(address, request.as_bytes());
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
+        // What a client sends while its answer is under way must not make the kernel reset it.
+        let mut stream = StdTcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(50));
+            stream.write_all(request.as_bytes()).unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
     });
 }
 
