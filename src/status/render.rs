@@ -6,6 +6,7 @@ use super::{
     AgentSnapshot, AgentState, Connections, Event, Failure, KernelStatus, Level, ServerSnapshot,
     ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
 };
+use crate::config::agent::Role;
 
 /// Connections shown at most; the JSON has more.
 const CONNECTIONS: usize = 10;
@@ -162,11 +163,17 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
         rows.push(total(uplinks));
     }
     page.table(&columns, &rows);
-    for uplink in uplinks.iter().filter(|uplink| !uplink.reason.is_empty()) {
-        let (_, paint) = uplink_word(uplink);
-        let text = format!("{} (for {})", uplink.reason, duration(uplink.since_seconds));
+    for uplink in uplinks.iter().filter(|uplink| needs_reason(uplink)) {
+        let (word, paint) = uplink_word(uplink);
+        let text = format!("{word} for {}: {}", duration(uplink.since_seconds), uplink.reason);
         page.paragraph(&format!("  {}: ", uplink.name), &text, paint);
     }
+}
+
+/// Whether a person would ask why; not of a bond uplink that works.
+fn needs_reason(uplink: &UplinkStatus) -> bool {
+    let ordinary = uplink.in_use && uplink.state == UplinkState::Up && uplink.role == Role::Bond;
+    !ordinary && !uplink.reason.is_empty()
 }
 
 fn total(uplinks: &[UplinkStatus]) -> Vec<Span> {
@@ -190,7 +197,6 @@ fn total(uplinks: &[UplinkStatus]) -> Vec<Span> {
 }
 
 fn role_word(uplink: &UplinkStatus) -> &'static str {
-    use crate::config::agent::Role;
     match uplink.role {
         Role::Bond => "bond",
         Role::Backup => "backup",

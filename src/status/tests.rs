@@ -8,6 +8,7 @@ fn agent() -> AgentSnapshot {
         device: Some("eth1".into()),
         state: UplinkState::Up,
         in_use: true,
+        reason: "probes answered".into(),
         since_seconds: 4000,
         addresses: vec!["192.0.2.2/24".into(), "2001:db8::2/64".into()],
         gateways: vec!["192.0.2.1".into(), "fe80::1".into()],
@@ -44,7 +45,7 @@ fn agent() -> AgentSnapshot {
         device: Some("wwan0".into()),
         role: Role::Backup,
         state: UplinkState::Up,
-        reason: "carries traffic while no bond uplink is up".into(),
+        reason: "stands by for the bond uplinks".into(),
         since_seconds: 90_000,
         addresses: vec!["10.64.3.2/30".into()],
         table: Some(5003),
@@ -193,9 +194,9 @@ wanb      degraded  bond    pppoe-wanb  40.0 Mbit/s      0 bit/s   148 ms  12.0 
 lte       standby   backup  wwan0           0 bit/s      0 bit/s  48.2 ms   0.3 %         0       0 B      0 B   5003  202 backup  10.64.3.2/30 via 10.64.3.1
 dsl       down      bond    –               0 bit/s      0 bit/s        –       –         0       0 B      0 B      –  –           –
 together                                 133 Mbit/s  1.20 Mbit/s                         26   1.24 GB  12.3 kB
-  wanb: 12.0 % of the probes are lost (for 42 s)
-  lte: carries traffic while no bond uplink is up (for 1 d 1 h)
-  dsl: no carrier on eth3 (for 2 min 10 s)
+  wanb: degraded for 42 s: 12.0 % of the probes are lost
+  lte: standby for 1 d 1 h: stands by for the bond uplinks
+  dsl: down for 2 min 10 s: no carrier on eth3
 
 SERVER  STATE          SINCE      RTT  CIPHER       SESSION   ADDRESS
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm  3f9a1c02  vps.example.net:443
@@ -240,9 +241,9 @@ wanb      degraded  bond    40.0 Mbit/s      0 bit/s   148 ms  12.0 %
 lte       standby   backup      0 bit/s      0 bit/s  48.2 ms   0.3 %
 dsl       down      bond        0 bit/s      0 bit/s        –       –
 together                     133 Mbit/s  1.20 Mbit/s
-  wanb: 12.0 % of the probes are lost (for 42 s)
-  lte: carries traffic while no bond uplink is up (for 1 d 1 h)
-  dsl: no carrier on eth3 (for 2 min 10 s)";
+  wanb: degraded for 42 s: 12.0 % of the probes are lost
+  lte: standby for 1 d 1 h: stands by for the bond uplinks
+  dsl: down for 2 min 10 s: no carrier on eth3";
 
 #[test]
 fn an_agent_on_a_narrow_ascii_terminal() {
@@ -260,10 +261,9 @@ wanb      degraded  40.0 Mbit/s      0 bit/s   148 ms
 lte       standby       0 bit/s      0 bit/s  48.2 ms
 dsl       down          0 bit/s      0 bit/s        -
 together             133 Mbit/s  1.20 Mbit/s
-  wanb: 12.0 % of the probes are lost (for 42 s)
-  lte: carries traffic while no bond uplink is up (for 1 d 1
-    h)
-  dsl: no carrier on eth3 (for 2 min 10 s)
+  wanb: degraded for 42 s: 12.0 % of the probes are lost
+  lte: standby for 1 d 1 h: stands by for the bond uplinks
+  dsl: down for 2 min 10 s: no carrier on eth3
 
 SERVER  STATE          SINCE      RTT  CIPHER
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm
