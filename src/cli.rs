@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser};
@@ -210,6 +211,35 @@ impl From<lexopt::Error> for UsageError {
     }
 }
 
+/// Why a program cannot run.
+#[derive(Debug)]
+pub struct Fatal {
+    /// The code of `sysexits.h` to exit with.
+    pub code: u8,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+impl Fatal {
+    /// The system does not play along.
+    pub fn os(text: impl ToString) -> Fatal {
+        Fatal { code: exit::OSERR, text: text.to_string() }
+    }
+
+    /// Something is taken, by another instance perhaps.
+    pub fn unavailable(text: impl ToString) -> Fatal {
+        Fatal { code: exit::UNAVAILABLE, text: text.to_string() }
+    }
+
+    /// Says so on standard error.
+    pub fn report(&self) -> ExitCode {
+        for line in self.text.lines() {
+            eprintln!("mptcp-bond: {line}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
 /// Parses the words after the program's name.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut parser = Parser::from_args(words);
@@ -221,7 +251,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         Some(other) => return Err(other.unexpected().into()),
     };
     let command = match command.as_str() {
-        "server" => match parser.peek_subcommand() {
+        "server" => match subcommand(&mut parser) {
             Some(subcommand) => format!("server {subcommand}"),
             None => command,
         },
@@ -246,17 +276,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
     words.command()
 }
 
-/// The next word, if it is one and not an option.
-trait PeekSubcommand {
-    fn peek_subcommand(&mut self) -> Option<String>;
-}
-
-impl PeekSubcommand for Parser {
-    fn peek_subcommand(&mut self) -> Option<String> {
-        let mut rest = self.try_raw_args()?;
-        let word = rest.next_if(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
-        Some(word.to_string_lossy().into_owned())
-    }
+/// Takes the next word if it is one and not an option.
+fn subcommand(parser: &mut Parser) -> Option<String> {
+    let mut rest = parser.try_raw_args()?;
+    let word = rest.next_if(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+    Some(word.to_string_lossy().into_owned())
 }
 
 /// The options and other words of one command.
@@ -348,9 +372,9 @@ impl<'a> Words<'a> {
             "server init" => Command::ServerInit(self.init()?),
             "server invite" => Command::ServerInvite(self.client()?),
             "server revoke" => Command::ServerRevoke(self.client()?),
-            "server clients" => {
-                Command::ServerClients(ClientsOptions { config: self.path("config", SERVER_CONFIG) })
-            }
+            "server clients" => Command::ServerClients(ClientsOptions {
+                config: self.path("config", SERVER_CONFIG),
+            }),
             "pair" => Command::Pair(self.pair()?),
             "status" => {
                 let format = match (self.flags.contains("json"), self.flags.contains("watch")) {

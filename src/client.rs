@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn who_is_not_running_is_unavailable() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(status(dir.path(), StatusOptions::default()), 69);
-        assert_eq!(status(dir.path(), StatusOptions { watch: true, json: true }), 69);
+        assert_eq!(status(dir.path(), StatusFormat::Table), 69);
+        assert_eq!(status(dir.path(), StatusFormat::Watch), 69);
     }
 }

@@ -15,7 +15,7 @@ use crate::registry::gate::Pass;
 use crate::registry::sessions::Refused;
 use crate::registry::{Cause, Registry, Stream};
 use crate::relay::{self, IdleLimits, message};
-use crate::tunnel::Cipher;
+use crate::tunnel::{Cipher, STREAM};
 use crate::tunnel::convert::{self, ErrorCode};
 use crate::tunnel::record::{Kind, Opener, Sealer};
 use crate::tunnel::session::End;
@@ -28,8 +28,12 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves a connection that began with a stream's first byte.
 pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
-    let mut preamble = [0; PREAMBLE];
-    if tcp.read_exact(&mut preamble).await.is_err() {
+    let mut preamble = [STREAM; PREAMBLE];
+    let read = match preamble.split_first_mut() {
+        Some((_, rest)) => tcp.read_exact(rest).await,
+        None => return,
+    };
+    if read.is_err() {
         return;
     }
     let (client, cipher, sealer, opener) = match authenticate(&registry, &preamble) {

@@ -51,9 +51,9 @@ pub mod registry;
 
 pub mod converter;
 
-pub mod provision;
-
 pub mod cli;
+
+pub mod provision;
 
 pub mod client;
 

@@ -122,7 +122,7 @@ impl Link {
         self.prober = None;
         self.view = View::default();
         let Some(config) = server.cloned() else { return Ok(()) };
-        let key = provision::read_key(&self.key_dir.join(provision::AGENT_KEY))?;
+        let key = provision::read_agent_key(&self.key_dir).map_err(|error| error.to_string())?;
         let keeper = Keeper {
             config,
             key,

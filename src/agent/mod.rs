@@ -20,13 +20,14 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{interval, sleep_until};
 
-use crate::cli::AgentOptions;
+use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
 use crate::controller::{Action, Controller, Event};
 use crate::interception::TproxyPorts;
 use crate::os::control::{Control, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::{http, log as logging, socket};
+use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
 use crate::status::{EVENTS_SHOWN, EventLog};
@@ -40,41 +41,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Every so many seconds connections are searched for subflows that are missing.
 const SUBFLOW_SEARCH: u32 = 5;
 
-/// Why the agent cannot run, and its exit code (`sysexits.h`).
-struct Fatal(u8, String);
-
-impl Fatal {
-    fn config(text: impl ToString) -> Fatal {
-        Fatal(78, text.to_string())
-    }
-
-    fn os(text: impl ToString) -> Fatal {
-        Fatal(71, text.to_string())
-    }
-
-    fn unavailable(text: impl ToString) -> Fatal {
-        Fatal(69, text.to_string())
-    }
-}
-
 /// Runs the agent until it is told to stop.
 pub fn run(options: &AgentOptions) -> ExitCode {
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Fatal(code, text)) => {
-            eprintln!("mptcp-bond agent: {text}");
-            ExitCode::from(code)
-        }
+        Err(fatal) => fatal.report(),
     }
 }
 
 fn start(options: &AgentOptions) -> Result<(), Fatal> {
-    let config = load(&options.config).map_err(Fatal::config)?;
-    let destination = match options.stderr {
-        true => logging::Destination::Stderr,
-        false => logging::Destination::Syslog,
-    };
-    logging::init(destination, config.log_level);
+    let config = read_agent_config(&options.config)?;
+    logging::init(logging::Destination::choose(options.stderr), config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -83,12 +60,6 @@ fn start(options: &AgentOptions) -> Result<(), Fatal> {
         let (agent, inputs) = Agent::new(options, config).await?;
         agent.serve(inputs).await
     })
-}
-
-fn load(path: &Path) -> Result<AgentConfig, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    AgentConfig::parse(&text, &path.display().to_string()).map_err(|error| error.to_string())
 }
 
 /// What the agent waits for.
@@ -235,7 +206,7 @@ impl Agent {
     }
 
     async fn reload(&mut self) {
-        match load(&self.config_file) {
+        match read_agent_config(&self.config_file) {
             Ok(config) => {
                 self.config_error = None;
                 self.tell(log::Level::Info, "configuration reloaded".into());
@@ -243,6 +214,7 @@ impl Agent {
                 self.handle(Event::Configured(Box::new(config))).await;
             }
             Err(error) => {
+                let error = error.to_string();
                 let text = format!("configuration not reloaded, the old one stays: {error}");
                 self.tell(log::Level::Error, text);
                 self.config_error = Some(error);

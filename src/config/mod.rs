@@ -2,9 +2,11 @@
 //! (keys, pairing URIs). Everything here is pure: text in, values or problems out.
 
 pub mod agent;
+pub mod invites;
 pub mod keys;
 pub mod pairing;
 pub mod policy;
+mod reader;
 pub mod server;
 pub mod uci;
 pub mod value;
@@ -99,7 +101,8 @@ pub(crate) mod mutate {
     /// A copy of `text` with one to eight bytes changed, taken out or put in, or pieces doubled.
     pub(crate) fn mutated(text: &[u8], tokens: &[&[u8]], random: &mut Random) -> Vec<u8> {
         let mut out = text.to_vec();
-        for _ in 0..=random.next(8) {
+        let most = 1 + random.next(8);
+        for _ in 0..=random.next(most) {
             let at = random.next(out.len() + 1);
             let to = (at + random.next(24)).min(out.len());
             match random.next(5) {

@@ -153,9 +153,8 @@ mod tests {
     #[test]
     fn survives_100_000_mutated_inputs() {
         let good = example("[2001:db8::1]:443").to_uri();
-        let tokens: [&[u8]; 10] = [
-            b"&", b"=", b"/?", b"key=", b"token=", b"v=1", b"[", b"]", b":", b"\xc3\xa9",
-        ];
+        let tokens: [&[u8]; 10] =
+            [b"&", b"=", b"/?", b"key=", b"token=", b"v=1", b"[", b"]", b":", b"\xc3\xa9"];
         let mut random = Random(0x5eed);
         let mut parsed = 0;
         for _ in 0..100_000 {

@@ -6,39 +6,39 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::net::{Family, Prefix};
+use crate::net::Prefix;
 
 /// Denied unless allowed: what IANA's special-purpose registries (RFC 6890) call not globally
 /// reachable, and where clouds keep their metadata services.
 const DENIED_BY_DEFAULT: [&str; 28] = [
-    "0.0.0.0/8",         // this network; Linux connects 0.0.0.0 to itself
-    "10.0.0.0/8",        // private
-    "100.64.0.0/10",     // carrier-grade NAT; metadata at Alibaba (100.100.100.200)
-    "127.0.0.0/8",       // loopback
-    "168.63.129.16",     // metadata at Azure
-    "169.254.0.0/16",    // link-local; metadata almost everywhere (169.254.169.254)
-    "172.16.0.0/12",     // private
-    "192.0.0.0/24",      // protocol assignments; metadata at Oracle (192.0.0.192)
-    "192.88.99.0/24",    // 6to4 relays
-    "192.168.0.0/16",    // private
-    "198.18.0.0/15",     // benchmarks
-    "224.0.0.0/4",       // multicast
-    "240.0.0.0/4",       // reserved, broadcast
-    "::/96",             // unspecified, loopback, IPv4-compatible
-    "::ffff:0:0/96",     // IPv4-mapped (seen only if not canonicalised)
-    "::ffff:0:0:0/96",   // IPv4-translated (SIIT)
-    "64:ff9b:1::/48",    // local-use NAT64
-    "100::/64",          // discard
-    "2001::/32",         // Teredo
-    "2001:2::/48",       // benchmarks
-    "2001:10::/28",      // ORCHID
-    "2001:20::/28",      // ORCHIDv2
-    "3fff::/20",         // documentation
-    "5f00::/16",         // segment routing
-    "fc00::/7",          // unique local; metadata at AWS (fd00:ec2::254)
-    "fe80::/10",         // link-local
-    "fec0::/10",         // site-local
-    "ff00::/8",          // multicast
+    "0.0.0.0/8",       // this network; Linux connects 0.0.0.0 to itself
+    "10.0.0.0/8",      // private
+    "100.64.0.0/10",   // carrier-grade NAT; metadata at Alibaba (100.100.100.200)
+    "127.0.0.0/8",     // loopback
+    "168.63.129.16",   // metadata at Azure
+    "169.254.0.0/16",  // link-local; metadata almost everywhere (169.254.169.254)
+    "172.16.0.0/12",   // private
+    "192.0.0.0/24",    // protocol assignments; metadata at Oracle (192.0.0.192)
+    "192.88.99.0/24",  // 6to4 relays
+    "192.168.0.0/16",  // private
+    "198.18.0.0/15",   // benchmarks
+    "224.0.0.0/4",     // multicast
+    "240.0.0.0/4",     // reserved, broadcast
+    "::/96",           // unspecified, loopback, IPv4-compatible
+    "::ffff:0:0/96",   // IPv4-mapped (seen only if not canonicalised)
+    "::ffff:0:0:0/96", // IPv4-translated (SIIT)
+    "64:ff9b:1::/48",  // local-use NAT64
+    "100::/64",        // discard
+    "2001::/32",       // Teredo
+    "2001:2::/48",     // benchmarks
+    "2001:10::/28",    // ORCHID
+    "2001:20::/28",    // ORCHIDv2
+    "3fff::/20",       // documentation
+    "5f00::/16",       // segment routing
+    "fc00::/7",        // unique local; metadata at AWS (fd00:ec2::254)
+    "fe80::/10",       // link-local
+    "fec0::/10",       // site-local
+    "ff00::/8",        // multicast
 ];
 
 /// IPv6 prefixes that carry an IPv4 address, and the bit it begins at: NAT64 (RFC 6052), 6to4
@@ -162,12 +162,27 @@ mod tests {
     #[test]
     fn the_public_internet_is_allowed() {
         let policy = Policy::default();
-        for address in
-            ["1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
-             "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0", "192.167.255.255",
-             "203.0.113.7", "223.255.255.255", "2606:4700::1111", "2a00:1450::8a", "2001:db8::1",
-             "::ffff:1.1.1.1", "64:ff9b::1.1.1.1", "2002:101:101::1"]
-        {
+        for address in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "203.0.113.7",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00:1450::8a",
+            "2001:db8::1",
+            "::ffff:1.1.1.1",
+            "64:ff9b::1.1.1.1",
+            "2002:101:101::1",
+        ] {
             assert!(permits(&policy, address), "{address}");
         }
     }
@@ -176,18 +191,54 @@ mod tests {
     #[test]
     fn the_forms_attackers_use_are_denied() {
         let policy = Policy::default();
-        for address in
-            ["127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255",
-             "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1",
-             "100.100.100.200", "100.127.255.255", "168.63.129.16", "192.0.0.192", "198.18.0.1",
-             "198.19.255.255", "224.0.0.251", "239.255.255.250", "240.0.0.1", "255.255.255.255",
-             "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-             "::ffff:169.254.169.254", "::ffff:0:7f00:1", "::ffff:0:127.0.0.1",
-             "64:ff9b::127.0.0.1", "64:ff9b::10.1.2.3", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1.1.1.1",
-             "2002:7f00:1::", "2002:a00:1::1", "2002:a9fe:a9fe::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-             "fc00::1", "fd00:ec2::254", "fd12:3456::1", "fe80::1", "febf::1", "fec0::1",
-             "ff02::1", "ff0e::1", "100::1"]
-        {
+        for address in [
+            "127.0.0.1",
+            "127.255.255.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "10.255.255.255",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "100.100.100.200",
+            "100.127.255.255",
+            "168.63.129.16",
+            "192.0.0.192",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.251",
+            "239.255.255.250",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0:7f00:1",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::10.1.2.3",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1.1.1.1",
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+            "2002:a9fe:a9fe::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fd12:3456::1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+            "ff0e::1",
+            "100::1",
+        ] {
             assert!(!permits(&policy, address), "{address}");
         }
     }
@@ -222,8 +273,7 @@ mod tests {
 
     #[test]
     fn all_can_be_denied_but_some() {
-        let policy =
-            Policy::new(prefixes(&["198.51.100.0/24"]), prefixes(&["0.0.0.0/0", "::/0"]));
+        let policy = Policy::new(prefixes(&["198.51.100.0/24"]), prefixes(&["0.0.0.0/0", "::/0"]));
         assert!(permits(&policy, "198.51.100.1"));
         assert!(permits(&policy, "::ffff:198.51.100.1"));
         assert!(!permits(&policy, "1.1.1.1"));

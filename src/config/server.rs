@@ -1,5 +1,6 @@
 //! The server's configuration.
 
+pub mod edit;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use super::policy::{Denied, Policy};
+
+pub use parse::DEFAULT_KEY_FILE;
 
 use super::keys::PublicKey;
 use super::value::HostPort;

@@ -122,31 +122,6 @@ pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// Sections as `uci export` prints them, without the `package` line.
-pub fn export(sections: &[Section]) -> String {
-    let mut out = String::new();
-    for section in sections {
-        out.push_str(&format!("\nconfig {}", section.kind.replace('\'', "'\\''")));
-        if !section.anonymous {
-            out.push_str(&format!(" {}", quote(&section.name)));
-        }
-        out.push('\n');
-        for option in &section.options {
-            match &option.value {
-                Value::String(text) => {
-                    out.push_str(&format!("\toption {} {}\n", option.name, quote(text)));
-                }
-                Value::List(items) => {
-                    for item in items {
-                        out.push_str(&format!("\tlist {} {}\n", option.name, quote(&item.text)));
-                    }
-                }
-            }
-        }
-    }
-    out
-}
-
 /// The generated name of an anonymous section, the `count`th section of its file
 /// (libuci's `uci_fixup_section`: at import the hash covers the type alone).
 fn generated_name(count: usize, kind: &str) -> String {
@@ -369,7 +344,11 @@ impl Parser<'_> {
                 b"config" | b"c" => "config",
                 b"option" | b"o" => "option",
                 b"list" | b"l" => "list",
-                b"" => return Err(self.error("the line ends where a command must follow, as after a ';'")),
+                b"" => {
+                    return Err(
+                        self.error("the line ends where a command must follow, as after a ';'")
+                    );
+                }
                 _ => {
                     let text = String::from_utf8_lossy(word).into_owned();
                     return Err(self.error(format!(
@@ -424,8 +403,7 @@ impl Parser<'_> {
             return Ok(());
         }
         let anonymous = name.is_empty();
-        let name =
-            if anonymous { generated_name(self.sections.len() + 1, &kind) } else { name };
+        let name = if anonymous { generated_name(self.sections.len() + 1, &kind) } else { name };
         self.current = Some(self.sections.len());
         self.by_name.entry(name.clone()).or_insert(self.sections.len());
         self.sections.push(Section { kind, name, anonymous, line, options: Vec::new() });

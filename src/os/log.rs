@@ -27,6 +27,16 @@ pub enum Destination {
     Stderr,
 }
 
+impl Destination {
+    /// Standard error when asked for or when a person watches it, else syslog.
+    pub fn choose(stderr: bool) -> Destination {
+        match stderr || std::io::stderr().is_terminal() {
+            true => Destination::Stderr,
+            false => Destination::Syslog,
+        }
+    }
+}
+
 /// Sets up logging for the whole process. A second call only changes the level.
 pub fn init(destination: Destination, level: LevelFilter) {
     let sink = match destination {

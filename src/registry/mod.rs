@@ -6,6 +6,7 @@ pub mod sessions;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -121,6 +122,8 @@ impl Drop for Stream {
 
 /// The shared state; all tasks run on one thread.
 pub struct Registry {
+    /// The configuration's file.
+    pub config_file: PathBuf,
     /// The configuration in force.
     pub config: RefCell<Rc<ServerConfig>>,
     /// The server's key.
@@ -140,8 +143,9 @@ pub struct Registry {
 
 impl Registry {
     /// A server without sessions.
-    pub fn new(config: ServerConfig, key: PrivateKey) -> Rc<Registry> {
+    pub fn new(config_file: PathBuf, config: ServerConfig, key: PrivateKey) -> Rc<Registry> {
         Rc::new(Registry {
+            config_file,
             gate: Gate::new(config.limits.unauthenticated),
             config: RefCell::new(Rc::new(config)),
             key,

@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use crate::config::keys::PublicKey;
+use crate::config::keys::{PublicKey, Token};
 use crate::os::{cpu, socket};
+use crate::provision::{enrol, read_server_config};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::session::read_sealed;
@@ -106,11 +107,13 @@ async fn shake_hands(
         }
     };
     let key = PublicKey(shaken.client);
-    let Some(client) = registry.client_of(&key) else {
-        registry.refuse(Cause::UnknownKey, peer.ip());
-        let reason = "the server does not know this router's key: pair it again";
-        tcp.write_all(&shaken.refuse(reason)?).await?;
-        return Ok(None);
+    let client = match identify(registry, &key, shaken.hello.token.as_ref()) {
+        Ok(client) => client,
+        Err(reason) => {
+            registry.refuse(Cause::UnknownKey, peer.ip());
+            tcp.write_all(&shaken.refuse(&reason)?).await?;
+            return Ok(None);
+        }
     };
     let hello = &shaken.hello;
     let cipher = Cipher::negotiate(hello.cipher, hello.prefers_aes, cpu::has_aes());
@@ -122,7 +125,27 @@ async fn shake_hands(
     if channel.open(&sealed)?.first() != Some(&Message::Ready) {
         return Err(HandshakeError::Malformed.into());
     }
-    Ok(Some((client.name, key, cipher, channel)))
+    Ok(Some((client, key, cipher, channel)))
+}
+
+/// The client's name; one with an invitation's token is enrolled.
+///
+/// A token may come in a replayed message, which then enrols the key of the router it was made for.
+fn identify(
+    registry: &Registry,
+    key: &PublicKey,
+    token: Option<&Token>,
+) -> Result<String, String> {
+    if let Some(client) = registry.client_of(key) {
+        return Ok(client.name);
+    }
+    let token = token.ok_or("the server does not know this router's key: pair it again")?;
+    let file = &registry.config_file;
+    let name = enrol(file, token, key, SystemTime::now()).map_err(|error| error.to_string())?;
+    let config = read_server_config(file).map_err(|error| error.to_string())?;
+    registry.reconfigure(config);
+    registry.tell(log::Level::Info, format!("client {name}: enrolled, key {}", key.fingerprint()));
+    Ok(name)
 }
 
 /// Gives sessions and answers pings until the connection ends; returns why it did.

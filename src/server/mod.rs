@@ -5,7 +5,6 @@ mod kernel;
 mod status;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,12 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{interval, sleep};
 
-use crate::cli::ServerOptions;
-use crate::config::server::ServerConfig;
+use crate::cli::{Fatal, ServerOptions};
 use crate::os::control::Control;
 use crate::os::socket::{self, UdpServer};
 use crate::os::{http, log as logging};
-use crate::provision;
+use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::{CONTROL, STREAM, probe};
@@ -35,50 +33,24 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Wait after the kernel could not give a connection (out of file descriptors, say).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Why the server cannot run, and its exit code (`sysexits.h`).
-struct Fatal(u8, String);
-
-impl Fatal {
-    fn config(text: impl ToString) -> Fatal {
-        Fatal(78, text.to_string())
-    }
-
-    fn os(text: impl ToString) -> Fatal {
-        Fatal(71, text.to_string())
-    }
-
-    fn unavailable(text: impl ToString) -> Fatal {
-        Fatal(69, text.to_string())
-    }
-}
-
 /// Runs the server until it is told to stop.
 pub fn run(options: &ServerOptions) -> ExitCode {
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Fatal(code, text)) => {
-            eprintln!("mptcp-bond server: {text}");
-            ExitCode::from(code)
-        }
+        Err(fatal) => fatal.report(),
     }
 }
 
 fn start(options: &ServerOptions) -> Result<(), Fatal> {
-    let config = load(&options.config)?;
-    let key = provision::read_key(&config.key_path(&options.config)).map_err(Fatal::config)?;
-    logging::init(logging::Destination::Stderr, config.log_level);
+    let config = read_server_config(&options.config)?;
+    let key = read_server_key(&options.config, &config)?;
+    logging::init(logging::Destination::choose(options.stderr), config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Fatal::os)?;
-    let registry = Registry::new(config, key);
+    let registry = Registry::new(options.config.clone(), config, key);
     LocalSet::new().block_on(&runtime, serve(options, registry))
-}
-
-fn load(path: &Path) -> Result<ServerConfig, Fatal> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Fatal::config(format!("cannot read {}: {error}", path.display())))?;
-    ServerConfig::parse(&text, &path.display().to_string()).map_err(Fatal::config)
 }
 
 async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fatal> {
@@ -127,14 +99,15 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => match load(&options.config) {
+            _ = hangup.recv() => match read_server_config(&options.config) {
                 Ok(config) => {
                     logging::set_level(config.log_level);
                     registry.reconfigure(config);
                     registry.tell(log::Level::Info, "configuration reloaded".into());
                     facts.config_error = None;
                 }
-                Err(Fatal(_, text)) => {
+                Err(error) => {
+                    let text = error.to_string();
                     let told = format!("configuration not reloaded, the old one stays: {text}");
                     registry.tell(log::Level::Error, told);
                     facts.config_error = Some(text);

@@ -299,7 +299,8 @@ impl<'a> Fields<'a> {
         match &option.value {
             Value::String(text) => Some((text, option.line)),
             Value::List(_) => {
-                let message = format!("'{key}' is a list; it must be one value: option {key} '...'");
+                let message =
+                    format!("'{key}' is a list; it must be one value: option {key} '...'");
                 self.option_problem(option.line, message);
                 None
             }
@@ -356,11 +357,7 @@ impl<'a> Fields<'a> {
 
     /// The items of a list. As in OpenWrt's own programs, an `option` counts as a list of the
     /// words in it.
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<T> {
+    fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         self.known.push(key);
         let Some(option) = self.section.option(key) else { return Vec::new() };
         let items: Vec<Item> = match &option.value {

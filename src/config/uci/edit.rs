@@ -111,9 +111,9 @@ fn replace_lines(text: &str, section: &Section, options: &[(&str, &str)]) -> Str
     let mut out = String::with_capacity(text.len() + 128);
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let number = index + 1;
-        let assigned = options.iter().find(|(key, _)| {
-            section.option(key).is_some_and(|option| option.line == number)
-        });
+        let assigned = options
+            .iter()
+            .find(|(key, _)| section.option(key).is_some_and(|option| option.line == number));
         match assigned {
             Some((key, value)) => {
                 let indent = line.len() - line.trim_start().len();

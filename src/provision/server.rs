@@ -1,0 +1,239 @@
+//! The server's side: `server init`, `invite`, `clients`, `revoke`, and the enrolment of a router.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::files::{self, Lock};
+use super::{INVITES, ProvisionError, read_server_config, read_server_key};
+use crate::cli::{ClientOptions, ClientsOptions, InitOptions};
+use crate::config::invites::Invites;
+use crate::config::keys::{PublicKey, Token};
+use crate::config::pairing::PairingUri;
+use crate::config::server::edit::{self, EditError};
+use crate::config::server::{ClientConfig, DEFAULT_KEY_FILE, ServerConfig};
+
+/// Why a router was not enrolled.
+#[derive(Debug)]
+pub enum EnrolError {
+    /// The token was never given, was used, or has lapsed. The router is told no more than that.
+    Token,
+    /// The name is taken by a router with another key: it must be revoked first.
+    Name(String),
+    /// The server's files could not be read or changed.
+    Files(ProvisionError),
+}
+
+impl fmt::Display for EnrolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EnrolError::Token => f.write_str(
+                "the token is unknown, used or expired; run 'mptcp-bond server invite' again",
+            ),
+            EnrolError::Name(name) => write!(
+                f,
+                "there is a client '{name}' with another key; run 'mptcp-bond server revoke {name}' \
+                 first"
+            ),
+            EnrolError::Files(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EnrolError {}
+
+impl From<ProvisionError> for EnrolError {
+    fn from(error: ProvisionError) -> EnrolError {
+        EnrolError::Files(error)
+    }
+}
+
+/// `server init`: writes the configuration and the key. An existing key is kept, since routers
+/// know it; an existing configuration is never overwritten.
+pub fn init(options: &InitOptions) -> Result<String, ProvisionError> {
+    let path = &options.config;
+    let text = initial_config(options);
+    let config = ServerConfig::parse(&text, &path.display().to_string())?;
+    if path.exists() {
+        return Err(ProvisionError::Refused(format!(
+            "{} is there already and stays as it is; edit it, or delete it to begin anew",
+            path.display()
+        )));
+    }
+    let key_path = config.key_path(path);
+    let (key, new) = files::private_key(&key_path)?;
+    files::create_secret(path, text.as_bytes())?;
+    let (shown, key_shown) = (path.display(), key_path.display());
+    let public = key.public();
+    let flag = config_flag(path);
+    Ok(format!(
+        "Wrote {shown}\n{} {key_shown}\nPublic key {public}\n\n\
+         Next:\n  1. Let TCP and UDP port {} through the firewall.\n  \
+         2. Start the server:    mptcp-bond server{flag}\n  \
+         3. Invite each router:  mptcp-bond server invite NAME{flag}\n",
+        if new { "Wrote" } else { "Kept " },
+        options.public.port,
+    ))
+}
+
+/// The words to add to commands where the configuration is not in its usual place.
+fn config_flag(path: &Path) -> String {
+    if path == Path::new(crate::cli::SERVER_CONFIG) {
+        String::new()
+    } else {
+        format!(" --config {}", path.display())
+    }
+}
+
+fn initial_config(options: &InitOptions) -> String {
+    let listen: Vec<String> =
+        options.listen.iter().map(|address| format!("\"{address}\"")).collect();
+    format!(
+        "# The server of mptcp-bond. Clients are added by 'mptcp-bond server invite'.\n\
+         listen = [{}]            # TCP and UDP\n\
+         public = \"{}\"          # where routers reach it\n\
+         key_file = \"{DEFAULT_KEY_FILE}\"\n\
+         log_level = \"info\"     # error warn info debug\n\n\
+         [policy]\n\
+         # Loopback, private, link-local and metadata addresses are denied unless allowed here.\n\
+         allow = []\n\
+         deny = []\n\n\
+         [limits]\n\
+         streams_per_client = 4096\n\
+         rate_per_client = \"0\"    # for instance \"100Mbit\"; 0 = unlimited\n\
+         unauthenticated = 256\n",
+        listen.join(", "),
+        options.public
+    )
+}
+
+/// `server invite NAME`: prints a pairing URI. An earlier invitation of that name ends.
+pub fn invite(options: &ClientOptions) -> Result<String, ProvisionError> {
+    let (path, name) = (&options.config, &options.name);
+    let config = read_server_config(path)?;
+    if config.clients.iter().any(|client| client.name == *name) {
+        return Err(ProvisionError::Refused(format!(
+            "there is a client '{name}' already; choose another name, or run \
+             'mptcp-bond server revoke {name}' first"
+        )));
+    }
+    let key = read_server_key(path, &config)?.public();
+    let token = Token::from_bytes(files::random()?);
+    let _lock = Lock::beside(path)?;
+    let mut invites = read_invites(path)?;
+    invites.add(name, &token, seconds(SystemTime::now()));
+    files::replace_secret(&invites_path(path), invites.to_text().as_bytes())?;
+    let uri = PairingUri { server: config.public, key, token };
+    Ok(format!(
+        "Run this on the router, within 24 hours; it works once:\n\n  mptcp-bond pair '{}'\n",
+        *uri.to_uri()
+    ))
+}
+
+/// `server clients`: a table.
+pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
+    let config = read_server_config(&options.config)?;
+    let invites = read_invites(&options.config)?;
+    let now = seconds(SystemTime::now());
+    let mut rows = vec![["NAME", "KEY", "FORWARDS"].map(str::to_owned)];
+    for client in &config.clients {
+        let ports: Vec<String> = client.forwards.iter().map(u16::to_string).collect();
+        let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
+        rows.push([client.name.clone(), client.public_key.fingerprint(), ports]);
+    }
+    for invite in invites.list.iter().filter(|invite| invite.expires > now) {
+        let left = Duration::from_secs(invite.expires - now).as_secs() / 60;
+        let open = format!("invited, {} h {} min left", left / 60, left % 60);
+        rows.push([invite.name.clone(), open, "-".to_owned()]);
+    }
+    if rows.len() == 1 {
+        return Ok("No clients yet; 'mptcp-bond server invite NAME' invites one.\n".into());
+    }
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
+    };
+    let (first, second) = (width(0), width(1));
+    Ok(rows.iter().map(|[a, b, c]| format!("{a:first$}  {b:second$}  {c}\n")).collect())
+}
+
+/// `server revoke NAME`: takes away a client, an invitation, or both.
+pub fn revoke(options: &ClientOptions) -> Result<String, ProvisionError> {
+    let (path, name) = (&options.config, &options.name);
+    let _lock = Lock::beside(path)?;
+    let mut invites = read_invites(path)?;
+    let invited = invites.remove(name);
+    let text = files::read_text(path)?;
+    let without = edit::remove_client(&text, &path.display().to_string(), name)
+        .map_err(|error| edit_error(path, error))?;
+    if let Some(text) = &without {
+        files::replace(path, text.as_bytes(), 0o600)?;
+    }
+    if invited {
+        files::replace_secret(&invites_path(path), invites.to_text().as_bytes())?;
+    }
+    match (without.is_some(), invited) {
+        (true, _) => Ok(format!(
+            "Revoked '{name}'. A running server ends its session when it reloads: kill -HUP it.\n"
+        )),
+        (false, true) => Ok(format!("Revoked the invitation of '{name}'.\n")),
+        (false, false) => Err(ProvisionError::Refused(format!(
+            "there is no client and no invitation '{name}'; 'mptcp-bond server clients' lists them"
+        ))),
+    }
+}
+
+/// Enrols a router that has shown a token and holds the private key of `client`: adds it to the
+/// configuration in `config` and ends the invitation. Gives the client's name.
+///
+/// A key that is a client's already is welcome, so that a router whose answer was lost can ask
+/// again. Reads and writes files: short, but blocking.
+pub fn enrol(
+    config: &Path,
+    token: &Token,
+    client: &PublicKey,
+    now: SystemTime,
+) -> Result<String, EnrolError> {
+    let _lock = Lock::beside(config)?;
+    let file = config.display().to_string();
+    let text = files::read_text(config)?;
+    let known = ServerConfig::parse(&text, &file).map_err(ProvisionError::Config)?.clients;
+    if let Some(known) = known.iter().find(|known| known.public_key == *client) {
+        return Ok(known.name.clone());
+    }
+    let mut invites = read_invites(config)?;
+    let name = invites.find(token, seconds(now)).ok_or(EnrolError::Token)?.to_owned();
+    if known.iter().any(|known| known.name == name) {
+        return Err(EnrolError::Name(name));
+    }
+    let added = ClientConfig { name: name.clone(), public_key: *client, forwards: Vec::new() };
+    let text = edit::add_client(&text, &file, &added).map_err(|error| edit_error(config, error))?;
+    // The client goes in first: after a crash in between, its name keeps the token from being used
+    // again.
+    files::replace(config, text.as_bytes(), 0o600)?;
+    invites.remove(&name);
+    files::replace_secret(&invites_path(config), invites.to_text().as_bytes())?;
+    Ok(name)
+}
+
+fn invites_path(config: &Path) -> PathBuf {
+    config.with_file_name(INVITES)
+}
+
+fn read_invites(config: &Path) -> Result<Invites, ProvisionError> {
+    let path = invites_path(config);
+    let bytes = files::read_if_present(&path)?.unwrap_or_default();
+    Ok(Invites::parse(&String::from_utf8_lossy(&bytes), &path.display().to_string())?)
+}
+
+fn edit_error(path: &Path, error: EditError) -> ProvisionError {
+    match error {
+        EditError::Config(error) => ProvisionError::Config(error),
+        EditError::Layout => {
+            ProvisionError::Content { path: path.to_owned(), what: error.to_string() }
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

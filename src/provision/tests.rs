@@ -1,0 +1,291 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use super::router::pair_with;
+use super::*;
+use crate::cli::{ClientOptions, ClientsOptions, InitOptions, PairOptions};
+use crate::config::keys::{PublicKey, Token};
+use crate::config::pairing::PairingUri;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A server that `init` has set up.
+fn server() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("etc/server.toml");
+    init(&init_options(&config)).unwrap();
+    (folder, config)
+}
+
+fn init_options(config: &Path) -> InitOptions {
+    InitOptions {
+        config: config.to_owned(),
+        listen: vec!["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()],
+        public: "vps.example.net:443".parse().unwrap(),
+    }
+}
+
+fn named(config: &Path, name: &str) -> ClientOptions {
+    ClientOptions { config: config.to_owned(), name: name.into() }
+}
+
+fn listed(config: &Path) -> String {
+    clients(&ClientsOptions { config: config.to_owned() }).unwrap()
+}
+
+fn invited(config: &Path, name: &str) -> PairingUri {
+    let report = invite(&named(config, name)).unwrap();
+    PairingUri::parse(report.split('\'').nth(1).unwrap()).unwrap()
+}
+
+#[test]
+fn init_writes_a_configuration_and_a_key() {
+    let (_folder, path) = server();
+    let config = read_server_config(&path).unwrap();
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.limits, Default::default());
+    read_server_key(&path, &config).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&path.with_file_name("server.key")), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(left, 2, "no temporary file is left");
+}
+
+#[test]
+fn init_overwrites_nothing() {
+    let (_folder, path) = server();
+    fs::write(&path, "# mine").unwrap();
+    let key = fs::read(path.with_file_name("server.key")).unwrap();
+    let error = init(&init_options(&path)).unwrap_err();
+    assert_eq!(error.exit_code(), 65);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "# mine");
+    fs::remove_file(&path).unwrap();
+    assert!(init(&init_options(&path)).unwrap().contains("Kept"));
+    assert_eq!(fs::read(path.with_file_name("server.key")).unwrap(), key);
+}
+
+#[test]
+fn an_invitation_enrols_once() {
+    let (_folder, path) = server();
+    let config = read_server_config(&path).unwrap();
+    let uri = invited(&path, "home");
+    assert_eq!(uri.server, config.public);
+    assert_eq!(uri.key, read_server_key(&path, &config).unwrap().public());
+    let stored = fs::read_to_string(path.with_file_name(INVITES)).unwrap();
+    assert!(!stored.contains(uri.token.to_url_text().as_str()));
+    assert_eq!(mode(&path.with_file_name(INVITES)), 0o600);
+    assert!(listed(&path).contains("home  invited, 2"), "{}", listed(&path));
+
+    let now = SystemTime::now();
+    let (ours, theirs) = (PublicKey([1; 32]), PublicKey([2; 32]));
+    let wrong = Token::from_bytes([0; 16]);
+    assert!(matches!(enrol(&path, &wrong, &ours, now), Err(EnrolError::Token)));
+    let late = now + Duration::from_secs(25 * 60 * 60);
+    assert!(matches!(enrol(&path, &uri.token, &ours, late), Err(EnrolError::Token)));
+
+    let before = fs::read_to_string(&path).unwrap();
+    assert_eq!(enrol(&path, &uri.token, &ours, now).unwrap(), "home");
+    let after = fs::read_to_string(&path).unwrap();
+    assert!(after.starts_with(&before), "what was there stays as it is");
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(read_server_config(&path).unwrap().clients[0].public_key, ours);
+
+    assert!(matches!(enrol(&path, &uri.token, &theirs, now), Err(EnrolError::Token)));
+    assert_eq!(enrol(&path, &uri.token, &ours, now).unwrap(), "home", "asked again");
+    assert!(listed(&path).contains(&format!("home  {}  -", ours.fingerprint())));
+}
+
+#[test]
+fn names_are_used_once() {
+    let (_folder, path) = server();
+    let first = invited(&path, "home");
+    let second = invited(&path, "home");
+    let now = SystemTime::now();
+    let (a, b) = (PublicKey([1; 32]), PublicKey([2; 32]));
+    assert!(matches!(enrol(&path, &first.token, &a, now), Err(EnrolError::Token)));
+    enrol(&path, &second.token, &a, now).unwrap();
+    assert_eq!(invite(&named(&path, "home")).unwrap_err().exit_code(), 65);
+
+    let third = invited(&path, "office");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"home\"", "\"office\"")).unwrap();
+    assert!(matches!(enrol(&path, &third.token, &b, now), Err(EnrolError::Name(_))));
+}
+
+#[test]
+fn revoking_takes_away_client_and_invitation() {
+    let (_folder, path) = server();
+    let before = fs::read_to_string(&path).unwrap();
+    let uri = invited(&path, "home");
+    revoke(&named(&path, "home")).unwrap();
+    let key = PublicKey([1; 32]);
+    let now = SystemTime::now();
+    assert!(matches!(enrol(&path, &uri.token, &key, now), Err(EnrolError::Token)));
+
+    let uri = invited(&path, "home");
+    enrol(&path, &uri.token, &key, now).unwrap();
+    revoke(&named(&path, "home")).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    assert!(listed(&path).starts_with("No clients yet"));
+    assert_eq!(revoke(&named(&path, "home")).unwrap_err().exit_code(), 65);
+}
+
+#[test]
+fn only_one_of_many_enrols_with_a_token() {
+    let (_folder, path) = server();
+    let uri = invited(&path, "home");
+    let enrolled: Vec<bool> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=8)
+            .map(|byte| {
+                let (path, token) = (&path, &uri.token);
+                scope.spawn(move || {
+                    enrol(path, token, &PublicKey([byte; 32]), SystemTime::now()).is_ok()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(enrolled.iter().filter(|&&enrolled| enrolled).count(), 1);
+    assert_eq!(read_server_config(&path).unwrap().clients.len(), 1);
+}
+
+#[test]
+fn keys_that_others_can_read_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keys/agent.key");
+    let (key, new) = files::private_key(&path).unwrap();
+    assert!(new);
+    assert_eq!(files::private_key(&path).unwrap(), (key, false));
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = files::private_key(&path).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains("mode 644"), "{error}");
+
+    fs::write(&path, "secret that is no key").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let error = files::private_key(&path).unwrap_err().to_string();
+    assert!(error.contains("damaged") && !error.contains("secret"), "{error}");
+}
+
+#[test]
+fn a_created_secret_never_replaces_one() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("key");
+    files::create_secret(&path, b"first").unwrap();
+    assert!(files::create_secret(&path, b"second").is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn replacing_keeps_permissions_and_links() {
+    let folder = TempDir::new().unwrap();
+    let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    files::replace(&link, b"new", 0o600).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert_eq!(mode(&path), 0o640);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+fn pair_options(folder: &Path) -> PairOptions {
+    PairOptions {
+        uri: PairingUri {
+            server: "[2001:db8::1]:8443".parse().unwrap(),
+            key: PublicKey([7; 32]),
+            token: Token::from_bytes([8; 16]),
+        },
+        config: folder.join("mptcpd"),
+        key_dir: folder.join("keys"),
+        name: "vps".into(),
+    }
+}
+
+#[test]
+fn pairing_writes_the_section_and_keeps_the_rest() {
+    let folder = TempDir::new().unwrap();
+    let options = pair_options(folder.path());
+    let text = "# mine\nconfig uplink 'wan'\n\toption device 'eth1'\n";
+    fs::write(&options.config, text).unwrap();
+    let mut shown = None;
+    let report = pair(&options, |uri, key| {
+        assert_eq!(*uri, options.uri);
+        shown = Some(key.public());
+        Ok(())
+    });
+    assert!(!report.unwrap().contains("nothing to do"));
+    assert_eq!(shown, Some(read_agent_key(&options.key_dir).unwrap().public()));
+    assert_eq!(
+        fs::read_to_string(&options.config).unwrap(),
+        format!(
+            "{text}\nconfig server 'vps'\n\toption address '2001:db8::1'\n\toption port '8443'\n\
+             \toption public_key '{}'\n",
+            options.uri.key
+        )
+    );
+    let config = read_agent_config(&options.config).unwrap();
+    assert_eq!((config.servers[0].port, config.servers[0].public_key), (8443, options.uri.key));
+    let before = fs::read(&options.config).unwrap();
+    pair(&options, |_, _| Ok(())).unwrap();
+    assert_eq!(fs::read(&options.config).unwrap(), before, "pairing again changes nothing");
+}
+
+#[test]
+fn pairing_without_a_file_makes_one_and_says_what_is_missing() {
+    let folder = TempDir::new().unwrap();
+    let options = pair_options(folder.path());
+    assert!(pair(&options, |_, _| Ok(())).unwrap().contains("'config uplink'"));
+    assert_eq!(mode(&options.config), 0o644);
+}
+
+#[test]
+fn a_refused_pairing_writes_no_configuration() {
+    let folder = TempDir::new().unwrap();
+    let options = pair_options(folder.path());
+    let error = pair(&options, |_, _| Err("the token has expired".into())).unwrap_err();
+    assert_eq!(error.exit_code(), 69);
+    assert_eq!(
+        error.to_string(),
+        "[2001:db8::1]:8443 did not enrol this router: the token has expired"
+    );
+    assert!(!options.config.exists());
+
+    fs::write(&options.config, "config nonsense\n").unwrap();
+    let error = pair(&options, |_, _| panic!("the token must not be spent")).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+}
+
+/// A stand-in for `uci` that notes its words.
+#[test]
+fn pairing_through_uci() {
+    let folder = TempDir::new().unwrap();
+    let options = pair_options(folder.path());
+    let uci = folder.path().join("uci");
+    let log = folder.path().join("log");
+    fs::write(&uci, format!("#!/bin/sh\necho \"$@\" >> {}\n", log.display())).unwrap();
+    fs::set_permissions(&uci, fs::Permissions::from_mode(0o755)).unwrap();
+    pair_with(&options, Some(&uci), |_, _| Ok(())).unwrap();
+    assert_eq!(
+        fs::read_to_string(&log).unwrap(),
+        format!(
+            "set mptcpd.vps=server\nset mptcpd.vps.address=2001:db8::1\nset mptcpd.vps.port=8443\n\
+             set mptcpd.vps.public_key={}\ncommit mptcpd\n",
+            options.uri.key
+        )
+    );
+    assert!(options.config.exists(), "uci needs the file to be there");
+
+    fs::write(&uci, "#!/bin/sh\necho 'uci: Parse error' >&2\nexit 1\n").unwrap();
+    let error = pair_with(&options, Some(&uci), |_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("Parse error"), "{error}");
+}
