@@ -12,14 +12,12 @@ use tokio::time::timeout;
 
 use crate::os::socket;
 use crate::registry::gate::Pass;
-use crate::registry::sessions::Refused;
 use crate::registry::{Cause, Registry, Stream};
 use crate::relay::{self, IdleLimits, message};
-use crate::tunnel::{Cipher, STREAM};
-use crate::tunnel::convert::{self, ErrorCode};
+use crate::tunnel::Cipher;
+use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
-use crate::tunnel::session::End;
-use crate::tunnel::stream::{PREAMBLE, Preamble};
+use crate::tunnel::stream::{FIRST_BYTE, PREAMBLE_LEN, PreambleError, UnverifiedPreamble};
 
 /// How long a warm stream may wait for its request: longer than clients keep theirs.
 const WARM_LIMIT: Duration = Duration::from_secs(300);
@@ -28,7 +26,7 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves a connection that began with a stream's first byte.
 pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
-    let mut preamble = [STREAM; PREAMBLE];
+    let mut preamble = [FIRST_BYTE; PREAMBLE_LEN];
     let read = match preamble.split_first_mut() {
         Some((_, rest)) => tcp.read_exact(rest).await,
         None => return,
@@ -45,8 +43,6 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
         }
     };
     drop(pass);
-    // Failing to tune a socket costs latency, not correctness.
-    let _ = socket::tune(&tcp);
     if let Err(error) = convert(&registry, &client, cipher, sealer, opener, &tcp, peer).await {
         log::debug!("stream of {client} from {peer}: {error}");
         socket::abort(&tcp);
@@ -55,24 +51,24 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
 
 fn authenticate(
     registry: &Registry,
-    preamble: &[u8; PREAMBLE],
+    preamble: &[u8; PREAMBLE_LEN],
 ) -> Result<(String, Cipher, Sealer, Opener), Cause> {
     let now = Instant::now();
-    let preamble = Preamble::decode(preamble).ok_or(Cause::NotOurs)?;
+    let preamble = UnverifiedPreamble::parse(preamble).map_err(cause)?;
     let mut sessions = registry.sessions.borrow_mut();
-    let session = sessions.find(preamble.session, now).ok_or(Cause::NoSession)?;
-    if !preamble.verify(&session.keys) || preamble.cipher != session.cipher {
-        return Err(Cause::NotAuthentic);
-    }
-    let (sealer, opener) = session
-        .keys
-        .stream(session.cipher, preamble.counter, End::Server)
-        .ok_or(Cause::NotAuthentic)?;
-    let stream = (session.client.clone(), session.cipher, sealer, opener);
-    match sessions.use_counter(preamble.session, preamble.counter, now) {
-        Ok(()) => Ok(stream),
-        Err(Refused::Replayed) => Err(Cause::Replayed),
-        Err(Refused::NoSession) => Err(Cause::NoSession),
+    let session = sessions.find(preamble.session(), now).ok_or(Cause::NoSession)?;
+    let (_, keys) = session.state.accept(&preamble, now).map_err(cause)?;
+    let (sealer, opener) = keys.server();
+    Ok((session.client.clone(), keys.cipher(), sealer, opener))
+}
+
+fn cause(error: PreambleError) -> Cause {
+    match error {
+        PreambleError::NotStream | PreambleError::UnknownCipher(_) => Cause::NotOurs,
+        PreambleError::Version(_) => Cause::Version,
+        PreambleError::UnknownSession(_) | PreambleError::Expired => Cause::NoSession,
+        PreambleError::Forged | PreambleError::CipherMismatch(_) => Cause::NotAuthentic,
+        PreambleError::Replayed(_) => Cause::Replayed,
     }
 }
 
@@ -92,18 +88,17 @@ async fn convert(
         Err(_) => return Ok(()),
         Ok(received) => match received? {
             None => return Ok(()),
-            Some((Kind::Request, request)) => request,
-            Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+            Some((_, request)) => request,
         },
     };
     let (target, stream) = match open(registry, client, &request, tcp, peer).await {
         Ok(opened) => opened,
-        Err(code) => {
-            answer(tcp, &mut sealer, Err(code)).await?;
+        Err(refusal) => {
+            answer(tcp, &mut sealer, &refusal).await?;
             return hang_up(tcp).await;
         }
     };
-    answer(tcp, &mut sealer, Ok(())).await?;
+    answer(tcp, &mut sealer, &Message::connected()).await?;
     let (counters, limits) = (&stream.counters, IdleLimits::default());
     let result = match cipher {
         Cipher::None => relay::plain(&target, tcp, ready(Ok(carried)), counters, limits).await,
@@ -126,31 +121,28 @@ async fn open(
     request: &[u8],
     tcp: &TcpStream,
     peer: SocketAddr,
-) -> Result<(TcpStream, Stream), ErrorCode> {
-    let target = convert::decode_connect(request)?;
+) -> Result<(TcpStream, Stream), Message> {
+    let decoded = Message::decode(request).and_then(|message| Ok(message.target()?.0));
+    let target = decoded.map_err(|error| error.answer(request))?;
     if let Err(denied) = registry.config.borrow().policy.permits(target) {
         registry.refuse(Cause::Denied, peer.ip());
         log::debug!("{client} asked for {target}: {denied}");
-        return Err(ErrorCode::NotAuthorized);
+        return Err(Message::failed(Failure::NOT_AUTHORIZED));
     }
-    let stream = registry.open_stream(client, peer, target).ok_or(ErrorCode::ResourceExceeded)?;
+    let stream = registry.open_stream(client, peer, target);
+    let stream = stream.ok_or_else(|| Message::failed(Failure::RESOURCE_EXCEEDED))?;
     let connected = tokio::select! {
         connected = socket::tcp_connect(target, None) => connected,
         // Nobody waits for the target any more.
         error = socket::broken(tcp) => Err(error),
     };
-    let connected = connected.map_err(|error| ErrorCode::of(&error))?;
-    let _ = socket::tune(&connected);
+    let connected = connected.map_err(|error| Message::failed(Failure::from_io(&error)))?;
     Ok((connected, stream))
 }
 
-async fn answer(
-    tcp: &TcpStream,
-    sealer: &mut Sealer,
-    answer: Result<(), ErrorCode>,
-) -> io::Result<()> {
-    let mut record = Vec::new();
-    sealer.append(Kind::Answer, &convert::encode_answer(answer), &mut record)?;
+async fn answer(tcp: &TcpStream, sealer: &mut Sealer, answer: &Message) -> io::Result<()> {
+    let answer = answer.encode().map_err(io::Error::other)?;
+    let record = sealer.seal_new(Kind::Answer, &answer).map_err(message::invalid)?;
     message::send(tcp, &record).await
 }
 

@@ -17,6 +17,7 @@ use crate::os::socket;
 use crate::session::{Session, Trunk};
 use crate::tunnel::Cipher;
 use crate::tunnel::record::{Opener, Sealer};
+use crate::tunnel::session::SessionId;
 
 /// Warm streams kept while nobody asks for any.
 const LEAST: usize = 2;
@@ -65,7 +66,7 @@ impl fmt::Display for NoStream {
 
 struct Warm {
     stream: Stream,
-    session: u64,
+    session: SessionId,
     since: Instant,
 }
 
@@ -125,7 +126,7 @@ impl Pool {
     fn take_warm(&self, session: &Session) -> Option<Stream> {
         loop {
             let warm = self.warm.borrow_mut().pop_front()?;
-            if warm.session == session.keys.id && is_alive(&warm.stream.tcp) {
+            if warm.session == session.id() && is_alive(&warm.stream.tcp) {
                 return Some(warm.stream);
             }
         }
@@ -153,15 +154,15 @@ impl Pool {
         if !socket::is_mptcp(&tcp).unwrap_or(true) {
             self.fell_back.set(self.fell_back.get() + 1);
         }
-        let (preamble, sealer, opener) = session.open_stream().ok_or(io::ErrorKind::Other)?;
-        Ok(Stream { tcp, cipher: session.cipher, sealer, opener, preamble })
+        let (preamble, sealer, opener) = session.open_stream();
+        Ok(Stream { tcp, cipher: session.cipher(), sealer, opener, preamble })
     }
 
     async fn open_warm(&self) -> io::Result<()> {
         let Some(session) = self.trunk.session() else { return Ok(()) };
         let mut stream = self.open(&session).await?;
         stream.tcp.write_all(&std::mem::take(&mut stream.preamble)).await?;
-        let warm = Warm { stream, session: session.keys.id, since: Instant::now() };
+        let warm = Warm { stream, session: session.id(), since: Instant::now() };
         self.warm.borrow_mut().push_back(warm);
         Ok(())
     }
@@ -191,7 +192,7 @@ impl Pool {
     }
 
     fn discard_stale(&self) {
-        let session = self.trunk.session().map(|session| session.keys.id);
+        let session = self.trunk.session().map(|session| session.id());
         self.warm.borrow_mut().retain(|warm| {
             Some(warm.session) == session
                 && warm.since.elapsed() < MAX_AGE

@@ -16,8 +16,8 @@ use crate::os::socket;
 use crate::pool::{NoStream, Pool, Stream};
 use crate::relay::{self, Counters, IdleLimits, message};
 use crate::tunnel::Cipher;
-use crate::tunnel::convert::{self, ErrorCode};
-use crate::tunnel::record::{Kind, Opener, RecordError, Sealer};
+use crate::tunnel::convert::{Failure, Message};
+use crate::tunnel::record::{Kind, Opener, Sealer};
 
 /// What a client sent at once travels with the request, up to this many bytes.
 const EARLY: usize = 8 * 1024;
@@ -147,8 +147,6 @@ impl Proxy {
     }
 
     async fn relay(&self, lan: TcpStream, connection: &Connection) -> Result<(), Trouble> {
-        // Failing to tune a socket costs latency, not correctness.
-        let _ = socket::tune(&lan);
         let stream = match self.pool.take().await {
             Ok(stream) => stream,
             Err(error) if self.on_server_loss.get() == OnServerLoss::Direct => {
@@ -191,9 +189,9 @@ impl Proxy {
             _ => relay::sealed(&lan, &tunnel, &mut sealer, answer, counters, limits).await,
         };
         match (result, refusal.get()) {
-            (Err(_), Some(code)) => {
+            (Err(_), Some(failure)) => {
                 count(&self.tally.refused);
-                log::debug!("{} to {}: {code}", connection.client, connection.target);
+                log::debug!("{} to {}: {failure}", connection.client, connection.target);
                 Ok(())
             }
             // A reset from either end is how some connections end.
@@ -233,7 +231,8 @@ fn first_flight(
     preamble: Vec<u8>,
 ) -> io::Result<(Vec<u8>, usize)> {
     let mut first = preamble;
-    sealer.append(Kind::Request, &convert::encode_connect(connection.target), &mut first)?;
+    let request = Message::connect(connection.target).encode().map_err(io::Error::other)?;
+    first.extend(sealer.seal_new(Kind::Request, &request).map_err(message::invalid)?);
     let mut early = [0; EARLY];
     // An end or an error shows again when the relay reads.
     let length = lan.try_read(&mut early).unwrap_or(0);
@@ -241,7 +240,7 @@ fn first_flight(
     match cipher {
         _ if early.is_empty() => {}
         Cipher::None => first.extend(early),
-        _ => sealer.append(Kind::Data, early, &mut first)?,
+        _ => first.extend(sealer.seal_new(Kind::Data, early).map_err(message::invalid)?),
     }
     Ok((first, length))
 }
@@ -250,18 +249,17 @@ fn first_flight(
 async fn read_answer(
     tunnel: &TcpStream,
     opener: &mut Opener,
-    refusal: &Cell<Option<ErrorCode>>,
+    refusal: &Cell<Option<Failure>>,
 ) -> io::Result<Vec<u8>> {
     let mut carried = Vec::new();
     match message::receive(tunnel, opener, &mut carried).await? {
-        Some((Kind::Answer, answer)) => match convert::decode_answer(&answer) {
-            Ok(()) => Ok(carried),
-            Err(code) => {
-                refusal.set(Some(code));
-                Err(io::Error::new(io::ErrorKind::ConnectionRefused, code.to_string()))
-            }
-        },
-        Some(_) => Err(RecordError::Malformed.into()),
+        Some((_, answer)) => {
+            let answer = Message::decode(&answer).map_err(io::Error::other)?;
+            answer.outcome().map(|()| carried).map_err(|failure| {
+                refusal.set(Some(failure));
+                failure.to_io().into()
+            })
+        }
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -15,18 +15,20 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::config::agent::ServerConfig;
-use crate::config::keys::{PrivateKey, PublicKey};
+use crate::config::agent::{CipherChoice, ServerConfig};
+use crate::config::keys::{PrivateKey, PublicKey, Token};
 use crate::controller::Outlet;
 use crate::os::socket;
-use crate::tunnel::Cipher;
-use crate::tunnel::control::Message;
+use crate::tunnel::control::{ClientMessage, PING_INTERVAL, ServerMessage};
 use crate::tunnel::handshake::{
-    self, Channel, ClientHandshake, ClientHello, HandshakeError, ServerHello,
+    ANSWER_HEADER_LEN, Channel, ClientHandshake, HandshakeError, MESSAGE_HEADER_LEN, answer_length,
+    message_length,
 };
+use crate::tunnel::hello::{ClientHello, Versions};
+use crate::tunnel::probe::{PROBE_LEN, ProbeReply, ProbeRequest, UnverifiedProbe};
 use crate::tunnel::record::{Opener, Sealer};
-use crate::tunnel::session::{End, Keys};
-use crate::tunnel::stream;
+use crate::tunnel::session::{ClientSession, SessionId};
+use crate::tunnel::{Cipher, CipherOffer, CipherSet};
 
 /// How long one path has before the next one is tried beside it (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -34,46 +36,55 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server may take to answer a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// How often the control connection is tried, to keep NAT state and to measure.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// After how long without an answer the control connection is given up.
 const PING_LIMIT: Duration = Duration::from_secs(10);
 /// The longest wait between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A session the server gave.
+/// A session the server gave, and the server address it is used with.
 pub struct Session {
-    /// Id and secret.
-    pub keys: Keys,
-    /// Cipher of its streams.
-    pub cipher: Cipher,
+    session: RefCell<ClientSession>,
+    next_probe: Cell<u64>,
     /// The server address in use.
     pub server: SocketAddr,
-    next_stream: Cell<u64>,
-    next_probe: Cell<u64>,
 }
 
 impl Session {
-    fn new(keys: Keys, cipher: Cipher, server: SocketAddr) -> Session {
-        Session { keys, cipher, server, next_stream: Cell::new(0), next_probe: Cell::new(0) }
+    fn new(session: ClientSession, server: SocketAddr) -> Session {
+        Session { session: RefCell::new(session), next_probe: Cell::new(0), server }
     }
 
-    /// The preamble and the record layer of a new stream; `None` never in practice.
-    pub fn open_stream(&self) -> Option<(Vec<u8>, Sealer, Opener)> {
-        let counter = next(&self.next_stream);
-        let (sealer, opener) = self.keys.stream(self.cipher, counter, End::Client)?;
-        Some((stream::preamble(&self.keys, counter, self.cipher), sealer, opener))
+    /// The session's number.
+    pub fn id(&self) -> SessionId {
+        self.session.borrow().keys().id()
     }
 
-    /// The counter of a new probe.
-    pub fn next_probe(&self) -> u64 {
-        next(&self.next_probe)
+    /// The cipher of its streams.
+    pub fn cipher(&self) -> Cipher {
+        self.session.borrow().cipher()
     }
-}
 
-/// A counter is used once in a session.
-fn next(counter: &Cell<u64>) -> u64 {
-    counter.replace(counter.get().wrapping_add(1))
+    /// A new stream: its preamble and its record layer.
+    pub fn open_stream(&self) -> (Vec<u8>, Sealer, Opener) {
+        let (preamble, keys) = self.session.borrow_mut().open_stream();
+        let (sealer, opener) = keys.client();
+        (preamble.to_vec(), sealer, opener)
+    }
+
+    /// A new probe: its number and the datagram.
+    pub fn probe(&self) -> (u64, [u8; PROBE_LEN]) {
+        // A number is used once in a session.
+        let counter = self.next_probe.replace(self.next_probe.get().wrapping_add(1));
+        (counter, ProbeRequest { counter }.encode(self.session.borrow().keys()))
+    }
+
+    /// What an authentic reply to a probe of this session says.
+    pub fn probe_reply(&self, datagram: &[u8]) -> Option<ProbeReply> {
+        let probe = UnverifiedProbe::parse(datagram).ok()?;
+        let session = self.session.borrow();
+        (probe.session() == session.keys().id()).then_some(())?;
+        probe.reply(session.keys()).ok()
+    }
 }
 
 /// What session, pool and proxy share: the ways out and the session in force.
@@ -248,14 +259,9 @@ impl Keeper {
 
     async fn connect_to(&self, server: SocketAddr) -> Result<Connection, String> {
         let mut tcp = self.trunk.dial(server).await.map_err(|error| error.to_string())?;
-        let hello = ClientHello {
-            cipher: self.config.cipher,
-            prefers_aes: crate::os::cpu::has_aes(),
-            software: env!("CARGO_PKG_VERSION").into(),
-            token: None,
-        };
+        let hello = hello(self.config.cipher, None);
         let shaken = timeout(HANDSHAKE_LIMIT, shake_hands(&mut tcp, &self.key, &self.config.public_key, &hello));
-        let (channel, _) = shaken
+        let channel = shaken
             .await
             .map_err(|_| "no answer to the handshake".to_owned())?
             .map_err(|error| error.to_string())?;
@@ -293,19 +299,20 @@ impl Keeper {
                 () = sleep_until(pings.next(now).into()) => None,
             };
             if let Some(sealed) = arrived {
-                let opened = sealed.and_then(|sealed| Ok(channel.open(&sealed)?));
-                match opened {
-                    Ok(messages) => match self.take(messages, server, mptcp, &mut pings) {
-                        Ok(()) => {}
-                        Err(reason) => break reason,
-                    },
+                match sealed.and_then(|sealed| open(&mut channel, &sealed)) {
+                    Ok(Some(message)) => {
+                        if let Err(reason) = self.take(message, server, mptcp, &mut pings) {
+                            break reason;
+                        }
+                    }
+                    Ok(None) => {}
                     Err(error) => break format!("the control connection ended: {error}"),
                 }
             }
             if let Some(number) = pings.ping(Instant::now()) {
-                let sent = match channel.seal(&Message::Ping(number)) {
+                let sent = match channel.seal(&ClientMessage::Ping { nonce: number }.encode()) {
                     Ok(sealed) => writing.write_all(&sealed).await,
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(invalid(error)),
                 };
                 if let Err(error) = sent {
                     break format!("the control connection broke: {error}");
@@ -318,26 +325,24 @@ impl Keeper {
 
     fn take(
         &self,
-        messages: Vec<Message>,
+        message: ServerMessage,
         server: SocketAddr,
         mptcp: bool,
         pings: &mut Pings,
     ) -> Result<(), String> {
-        for message in messages {
-            match message {
-                Message::Session { keys, cipher } => {
-                    let session = Rc::new(Session::new(keys, cipher, server));
-                    self.trunk.set_session(Some(session.clone()));
-                    self.tell(Event::Up { session, mptcp });
-                }
-                Message::Pong(number) => {
-                    if let Some(rtt) = pings.pong(number, Instant::now()) {
-                        self.tell(Event::Heard { rtt });
-                    }
-                }
-                Message::Close(reason) => return Err(format!("the server said: {reason}")),
-                Message::Ready | Message::Ping(_) => {}
+        match message {
+            ServerMessage::Session { id, secret, cipher, lifetime: _ } => {
+                let session = ClientSession::new(id, &secret, cipher);
+                let session = Rc::new(Session::new(session, server));
+                self.trunk.set_session(Some(session.clone()));
+                self.tell(Event::Up { session, mptcp });
             }
+            ServerMessage::Pong { nonce } => {
+                if let Some(rtt) = pings.pong(nonce, Instant::now()) {
+                    self.tell(Event::Heard { rtt });
+                }
+            }
+            ServerMessage::Close { reason } => return Err(format!("the server said: {reason}")),
         }
         Ok(())
     }
@@ -388,6 +393,19 @@ impl Pings {
     }
 }
 
+/// What a router says of itself.
+pub fn hello(cipher: CipherChoice, token: Option<Token>) -> ClientHello {
+    ClientHello {
+        versions: Versions::OURS,
+        software: concat!("mptcp-bond ", env!("CARGO_PKG_VERSION")).into(),
+        ciphers: CipherOffer {
+            ciphers: CipherSet::offered(cipher),
+            prefers_aes: crate::os::cpu::has_aes(),
+        },
+        token,
+    }
+}
+
 /// Runs the client's side of the handshake.
 ///
 /// # Errors
@@ -397,37 +415,47 @@ pub async fn shake_hands(
     key: &PrivateKey,
     server: &PublicKey,
     hello: &ClientHello,
-) -> io::Result<(Channel, ServerHello)> {
+) -> io::Result<Channel> {
+    let mut random = crate::os::random::source()?;
     let (handshake, first) =
-        ClientHandshake::start(key.as_bytes(), &server.0, hello)?;
+        ClientHandshake::start(key.as_bytes(), &server.0, hello, &mut random).map_err(invalid)?;
     tcp.write_all(&first).await?;
-    let version = tcp.read_u8().await.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::new(
+    let mut header = [0; ANSWER_HEADER_LEN];
+    tcp.read_exact(&mut header).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => io::Error::new(
             error.kind(),
             "the server hung up: its public key is another one, or something else listens there",
         ),
         _ => error,
     })?;
-    let length = usize::from(tcp.read_u16().await?);
-    if length > handshake::LONGEST {
-        return Err(HandshakeError::Malformed.into());
-    }
-    let mut answer = vec![0; length];
-    tcp.read_exact(&mut answer).await?;
-    let (mut channel, said) = handshake.finish(version, &answer)?;
-    tcp.write_all(&channel.seal(&Message::Ready)?).await?;
-    Ok((channel, said))
+    let mut answer = header.to_vec();
+    answer.resize(ANSWER_HEADER_LEN + answer_length(&header).map_err(invalid)?, 0);
+    tcp.read_exact(answer.get_mut(ANSWER_HEADER_LEN..).unwrap_or_default()).await?;
+    let (mut channel, _) = handshake.finish(&answer).map_err(invalid)?;
+    let ready = channel.seal(&ClientMessage::Ready.encode()).map_err(invalid)?;
+    tcp.write_all(&ready).await?;
+    Ok(channel)
 }
 
-/// Reads one sealed transport message.
+/// Reads one sealed message, without its header.
 ///
 /// # Errors
 /// The connection's, or `InvalidData` for one that is too long.
 pub async fn read_sealed(reading: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
-    let mut header = [0; 2];
+    let mut header = [0; MESSAGE_HEADER_LEN];
     reading.read_exact(&mut header).await?;
-    let length = handshake::transport_length(header).ok_or(HandshakeError::Malformed)?;
-    let mut sealed = vec![0; length];
+    let mut sealed = vec![0; message_length(&header).map_err(invalid)?];
     reading.read_exact(&mut sealed).await?;
     Ok(sealed)
+}
+
+/// Opens a server's message; `None` for one of a later version.
+fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ServerMessage>> {
+    let plain = channel.open(sealed).map_err(invalid)?;
+    ServerMessage::decode(&plain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// A failed handshake as an error of the connection.
+pub fn invalid(error: HandshakeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

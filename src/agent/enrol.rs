@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+use crate::config::agent::CipherChoice;
 use crate::config::keys::PrivateKey;
 use crate::config::pairing::PairingUri;
-use crate::os::{cpu, socket};
-use crate::session::shake_hands;
-use crate::tunnel::handshake::ClientHello;
+use crate::os::socket;
+use crate::session::{hello, shake_hands};
 
 /// How long the server may take.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -34,12 +34,7 @@ pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
 
 async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
     let mut tcp = connect(uri).await.map_err(|error| error.to_string())?;
-    let hello = ClientHello {
-        cipher: crate::config::agent::CipherChoice::Auto,
-        prefers_aes: cpu::has_aes(),
-        software: env!("CARGO_PKG_VERSION").into(),
-        token: Some(uri.token.clone()),
-    };
+    let hello = hello(CipherChoice::Auto, Some(uri.token.clone()));
     let shaken = shake_hands(&mut tcp, key, &uri.key, &hello).await;
     shaken.map(drop).map_err(|error| error.to_string())
 }

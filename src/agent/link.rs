@@ -14,7 +14,6 @@ use crate::os::probe::Probers;
 use crate::pool::Pool;
 use crate::provision;
 use crate::session::{self, Keeper, Session, Trunk};
-use crate::tunnel::probe::Prober;
 
 /// Replies to probes that may wait.
 const PROBE_QUEUE: usize = 64;
@@ -59,7 +58,7 @@ pub struct Link {
     pool: Rc<Pool>,
     probers: Probers,
     outlets: Vec<Outlet>,
-    prober: Option<(Rc<Session>, Prober)>,
+    last: Option<Rc<Session>>,
     server: Option<ServerConfig>,
     keeper: Option<AbortHandle>,
     ping: Rc<Notify>,
@@ -81,7 +80,7 @@ impl Link {
             pool,
             probers: Probers::new(received),
             outlets: Vec::new(),
-            prober: None,
+            last: None,
             server: None,
             keeper: None,
             ping: Rc::new(Notify::new()),
@@ -119,7 +118,7 @@ impl Link {
         }
         self.server = server.cloned();
         self.trunk.set_session(None);
-        self.prober = None;
+        self.last = None;
         self.view = View::default();
         let Some(config) = server.cloned() else { return Ok(()) };
         let key = provision::read_agent_key(&self.key_dir).map_err(|error| error.to_string())?;
@@ -139,9 +138,8 @@ impl Link {
         match news {
             News::Session(event) => Some(self.take_session(event)),
             News::Probe(slot, datagram) => {
-                let (_, prober) = self.prober.as_ref()?;
-                let (counter, _) = prober.reply(&datagram)?;
-                Some(Event::ProbeAnswered { slot, counter })
+                let reply = self.last.as_ref()?.probe_reply(&datagram)?;
+                Some(Event::ProbeAnswered { slot, counter: reply.counter })
             }
         }
     }
@@ -152,7 +150,7 @@ impl Link {
             session::Event::Up { session, mptcp } => {
                 self.view.mptcp = Some(mptcp);
                 let server = session.server;
-                self.prober = Prober::new(&session.keys).map(|prober| (session, prober));
+                self.last = Some(session);
                 self.probers.set(&self.outlets, server);
                 Event::SessionUp { server: server.ip() }
             }
@@ -166,7 +164,7 @@ impl Link {
     }
 
     fn server_address(&self) -> Option<SocketAddr> {
-        self.prober.as_ref().map(|(session, _)| session.server)
+        self.last.as_ref().map(|session| session.server)
     }
 
     /// Has probe sockets on these outlets.
@@ -179,9 +177,8 @@ impl Link {
 
     /// Sends a probe; whether it left.
     pub fn probe(&mut self, slot: u8) -> Option<Event> {
-        let (session, prober) = self.prober.as_ref()?;
-        let counter = session.next_probe();
-        let sent = self.probers.send(slot, &prober.request(counter)).is_ok();
+        let (counter, request) = self.last.as_ref()?.probe();
+        let sent = self.probers.send(slot, &request).is_ok();
         Some(Event::ProbeSent { slot, counter, sent })
     }
 

@@ -11,7 +11,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes in a token: as many as make guessing hopeless.
-pub const TOKEN_BYTES: usize = 16;
+pub const TOKEN_BYTES: usize = 32;
 
 /// An X25519 private key.
 #[derive(Clone, PartialEq, Eq)]
@@ -250,7 +250,7 @@ mod tests {
     fn secrets_are_masked() {
         let private = PrivateKey::from_file(PRIVATE).unwrap();
         assert_eq!(format!("{private:?}"), "PrivateKey(MASKED)");
-        assert_eq!(format!("{:?}", Token::from_bytes([1; 16])), "Token(MASKED)");
+        assert_eq!(format!("{:?}", Token::from_bytes([1; 32])), "Token(MASKED)");
         let error = PrivateKey::from_file("dwdtCnMYpX08Fs").unwrap_err();
         assert!(!error.contains("dwdt"), "{error}");
     }

@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod nft;
 pub mod path_manager;
 pub mod probe;
+pub mod random;
 pub mod route;
 pub mod rule;
 pub mod saved;

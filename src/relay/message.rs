@@ -11,6 +11,11 @@ const LONGEST: usize = 2048;
 /// Bytes read at a time.
 const CHUNK: usize = 4096;
 
+/// A broken record as an error of its stream.
+pub fn invalid(error: RecordError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 /// Writes all of `data`.
 ///
 /// # Errors
@@ -37,13 +42,13 @@ pub async fn receive(
     carried: &mut Vec<u8>,
 ) -> io::Result<Option<(Kind, Vec<u8>)>> {
     loop {
-        match opener.next(carried)? {
-            Opened::Record { kind, plaintext, consumed } => {
-                let message = carried.get(plaintext).unwrap_or_default().to_vec();
+        match opener.next(carried).map_err(invalid)? {
+            Opened::Record { kind, payload, consumed } => {
+                let message = carried.get(payload).unwrap_or_default().to_vec();
                 carried.drain(..consumed);
                 return Ok(Some((kind, message)));
             }
-            Opened::Need(length) if length > LONGEST => return Err(RecordError::Malformed.into()),
+            Opened::Need(length) if length > LONGEST => return Err(invalid(RecordError::BadLength(length))),
             Opened::Need(_) => {}
         }
         stream.readable().await?;

@@ -21,7 +21,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -235,18 +235,19 @@ impl Turn {
     }
 }
 
+/// One direction of a relay, at rest in its caller's frame: it is large enough not to be moved.
+type Direction<'a> = Pin<&'a mut dyn Future<Output = Result<(), Failure>>>;
+
 /// Runs both directions to their ends, or until one side breaks or both are idle. What a side that
 /// broke had sent before is still delivered, as far as the other side takes it soon.
 async fn run(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    to_tunnel: impl Future<Output = Result<(), Failure>>,
-    to_lan: impl Future<Output = Result<(), Failure>>,
+    mut to_tunnel: Direction<'_>,
+    mut to_lan: Direction<'_>,
     progress: &Progress<'_>,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
-    let mut to_tunnel = pin!(to_tunnel);
-    let mut to_lan = pin!(to_lan);
     let mut lan_broken = pin!(socket::broken(lan));
     let mut tunnel_broken = pin!(socket::broken(tunnel));
     let (mut to_tunnel_done, mut to_lan_done) = (false, false);

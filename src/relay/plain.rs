@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -37,7 +38,7 @@ pub async fn plain(
         drop(carried);
         copy(tunnel_end, lan_end, &progress).await
     };
-    let result = run(lan, tunnel, to_tunnel, to_lan, &progress, limits).await;
+    let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if result.is_err() {
         socket::abort(lan);
         socket::abort(tunnel);

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 
 use crate::os::socket::Pipe;
+use crate::tunnel::record::RECORD_MAX;
 
 /// Unused pipes kept: each is two file descriptors, and no memory while empty.
 const PIPES_KEPT: usize = 8;
@@ -12,6 +13,7 @@ const PIPES_KEPT: usize = 8;
 const LARGE: usize = 256 * 1024;
 /// The size of a buffer in bytes when many are lent: a record of any size fits.
 const SMALL: usize = 64 * 1024;
+const _: () = assert!(SMALL >= RECORD_MAX);
 /// How many large buffers may be lent at once, so that many streams that are stuck together (an
 /// outage of every uplink) do not take the router's memory.
 const LARGE_LENT: usize = 16;
@@ -53,6 +55,12 @@ pub(super) fn buffer() -> LentBuffer {
     }
     let kept = BUFFERS.with_borrow_mut(Vec::pop);
     LentBuffer(kept.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice()))
+}
+
+/// How many buffers are lent on this thread.
+#[cfg(test)]
+pub(super) fn lent() -> usize {
+    LENT.get()
 }
 
 impl Deref for LentBuffer {

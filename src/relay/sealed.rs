@@ -4,12 +4,13 @@ use std::array;
 use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
+use std::pin::pin;
 
 use tokio::net::TcpStream;
 
 use super::{Counters, End, Failure, IdleLimits, Progress, Side, Turn, pool, run, unless_blocked};
 use crate::os::socket;
-use crate::tunnel::record::{HEADER, Kind, Opened, Opener, Sealer, TAG};
+use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer, TAG_LEN};
 
 /// The size of a full record in bytes. A receiver waits for a record to be complete: on a thin
 /// uplink one of the largest size would hold back its first byte for long, and costs hardly less.
@@ -17,7 +18,7 @@ const RECORD: usize = 16 * 1024;
 /// Records read, sealed and written at a time.
 const RECORDS: usize = 16;
 /// Records opened and written at a time.
-const BATCH: usize = 32;
+const BATCH: usize = 16;
 
 /// Relays until both directions have ended.
 ///
@@ -43,9 +44,10 @@ pub async fn sealed(
     let to_tunnel = seal(lan_end, &mut outbound, &progress);
     let to_lan = async {
         let (opener, carried) = opening.await.map_err(|error| tunnel_end.broken(error))?;
-        open(Inbound { tunnel: tunnel_end, opener, carried }, lan_end, &progress).await
+        let mut inbound = Inbound { tunnel: tunnel_end, opener, carried };
+        open(&mut inbound, lan_end, &progress).await
     };
-    let result = run(lan, tunnel, to_tunnel, to_lan, &progress, limits).await;
+    let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if let Err(failure) = &result {
         socket::abort(lan);
         let tunnel_broke = matches!(failure, Failure::Broken { side: Side::Tunnel, .. });
@@ -83,7 +85,7 @@ impl Outbound<'_> {
 
     /// Ends this direction.
     async fn end(&mut self) -> Result<(), Failure> {
-        let mut record = [0; HEADER + TAG];
+        let mut record = [0; OVERHEAD];
         let length = self.seal(Kind::End, &mut record, 0)?;
         self.write_all(record.get(..length).unwrap_or_default()).await?;
         self.tunnel.shutdown_write()
@@ -91,13 +93,12 @@ impl Outbound<'_> {
 
     /// Tells the other end that the connection is reset; false when it cannot be told.
     fn reset(&mut self) -> bool {
-        let mut record = [0; HEADER + TAG];
-        let Ok(length) = self.seal(Kind::Reset, &mut record, 0) else { return false };
-        !self.torn
-            && record
-                .get(..length)
-                .is_some_and(|data| self.tunnel.stream.try_write(data).is_ok_and(|n| n == length))
-            && self.tunnel.shutdown_write().is_ok()
+        let mut record = [0; OVERHEAD];
+        if self.torn || self.seal(Kind::Reset, &mut record, 0).is_err() {
+            return false;
+        }
+        let written = self.tunnel.stream.try_write(&record);
+        written.is_ok_and(|written| written == record.len()) && self.tunnel.shutdown_write().is_ok()
     }
 }
 
@@ -134,7 +135,7 @@ async fn seal(
 fn plaintext_slots(buffer: &mut [u8]) -> [IoSliceMut<'_>; RECORDS] {
     let mut records = buffer.chunks_exact_mut(RECORD);
     array::from_fn(|_| {
-        let slot = records.next().and_then(|record| record.get_mut(HEADER..RECORD - TAG));
+        let slot = records.next().and_then(|record| record.get_mut(HEADER_LEN..RECORD - TAG_LEN));
         IoSliceMut::new(slot.unwrap_or_default())
     })
 }
@@ -151,7 +152,7 @@ fn seal_slots(
         if left == 0 {
             break;
         }
-        let here = left.min(RECORD - HEADER - TAG);
+        let here = left.min(RECORD - OVERHEAD);
         length = length.saturating_add(outbound.seal(Kind::Data, record, here)?);
         left = left.saturating_sub(here);
     }
@@ -220,15 +221,14 @@ impl Inbound<'_> {
             let opened = self.opener.next(received.get_mut(start..).unwrap_or_default());
             let opened =
                 opened.map_err(|e| self.broken(io::ErrorKind::InvalidData, e.to_string()))?;
-            let Opened::Record { kind, plaintext, consumed } = opened else {
+            let Opened::Record { kind, payload, consumed } = opened else {
                 batch.next = Next::Bytes;
                 break;
             };
             batch.consumed = start.saturating_add(consumed);
             match kind {
                 Kind::Data => {
-                    *slot =
-                        start.saturating_add(plaintext.start)..start.saturating_add(plaintext.end);
+                    *slot = start.saturating_add(payload.start)..start.saturating_add(payload.end);
                 }
                 Kind::End => batch.next = Next::End,
                 Kind::Reset => batch.next = Next::Reset,
@@ -247,7 +247,7 @@ impl Inbound<'_> {
 
 /// Copies from the tunnel to the LAN side, to its end.
 async fn open(
-    mut inbound: Inbound<'_>,
+    inbound: &mut Inbound<'_>,
     lan: End<'_>,
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
@@ -313,4 +313,37 @@ async fn write_batch(
         IoSlice::advance_slices(&mut left, written);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::relay::tests::keys;
+
+    #[test]
+    fn no_reset_record_follows_a_torn_record() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let tunnel = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let [(mut sealer, _), _] = keys();
+            let tunnel = End { side: Side::Tunnel, stream: &tunnel };
+            let mut outbound = Outbound { tunnel, sealer: &mut sealer, torn: false };
+            let much = vec![0; 64 << 20];
+            let write = outbound.write_all(&much);
+            assert!(timeout(Duration::from_millis(300), write).await.is_err());
+            peer.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
+            tunnel.stream.writable().await.unwrap();
+            assert!(!outbound.reset());
+            outbound.torn = false;
+            assert!(outbound.reset());
+        });
+    }
 }

@@ -11,22 +11,22 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
 use crate::config::keys::{PublicKey, Token};
-use crate::os::{cpu, socket};
+use crate::os::{cpu, random};
 use crate::provision::{enrol, read_server_config};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
-use crate::session::read_sealed;
-use crate::tunnel::Cipher;
-use crate::tunnel::control::Message;
+use crate::session::{invalid, read_sealed};
+use crate::tunnel::control::{ClientMessage, SESSION_LIFETIME, SILENCE_TIMEOUT, ServerMessage};
 use crate::tunnel::handshake::{
-    self, Channel, HandshakeError, ServerHandshake, ServerHello, version_refusal,
+    Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, ServerHandshake, request_length,
+    version_answer,
 };
-use crate::tunnel::session::{Keys, StreamSecret};
+use crate::tunnel::hello::{Refusal, ServerHello};
+use crate::tunnel::session::{ServerSession, SessionId, StreamSecret};
+use crate::tunnel::{Cipher, CipherOffer, CipherSet, negotiate};
 
-/// A session is replaced by a new one after this time.
-const ROTATION: Duration = Duration::from_secs(3600);
-/// A client that says nothing for so long has gone: it pings four times as often.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A session is replaced by a new one well before its lifetime is over.
+const ROTATION: Duration = Duration::from_secs(SESSION_LIFETIME.as_secs() * 3 / 4);
 /// How long a refused client may take to hang up.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -38,8 +38,6 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
         Err(error) => return log::debug!("handshake with {peer}: {error}"),
     };
     drop(pass);
-    // Failing to tune a socket costs latency, not correctness.
-    let _ = socket::tune(&tcp);
     let client = registry.client(&name);
     client.connected.set(client.connected.get() + 1);
     client.address.set(Some(peer));
@@ -61,11 +59,11 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
 /// The session in force on a connection; it runs out when the connection ends.
 struct Granted {
     registry: Rc<Registry>,
-    session: Option<u64>,
+    session: Option<SessionId>,
 }
 
 impl Granted {
-    fn replace(&mut self, session: Option<u64>) {
+    fn replace(&mut self, session: Option<SessionId>) {
         if let Some(old) = std::mem::replace(&mut self.session, session) {
             self.registry.sessions.borrow_mut().retire(old, Instant::now());
         }
@@ -86,46 +84,62 @@ async fn shake_hands(
     tcp: &mut TcpStream,
     peer: SocketAddr,
 ) -> io::Result<Option<Shaken>> {
-    let version = tcp.read_u8().await?;
-    let length = usize::from(tcp.read_u16().await?);
-    if length > handshake::LONGEST {
-        registry.refuse(Cause::NotOurs, peer.ip());
-        return Ok(None);
-    }
-    let mut message = vec![0; length];
-    tcp.read_exact(&mut message).await?;
-    let shaken = match ServerHandshake::accept(registry.key.as_bytes(), version, &message) {
-        Ok(shaken) => shaken,
+    let mut request = vec![FIRST_BYTE; REQUEST_HEADER_LEN];
+    tcp.read_exact(request.get_mut(1..).unwrap_or_default()).await?;
+    let header = request.first_chunk().copied().unwrap_or_default();
+    match request_length(&header) {
+        Ok(length) => request.resize(REQUEST_HEADER_LEN + length, 0),
         Err(HandshakeError::Version(_)) => {
             registry.refuse(Cause::Version, peer.ip());
-            tcp.write_all(&version_refusal()).await?;
+            tcp.write_all(&version_answer()).await?;
             return Ok(None);
         }
         Err(_) => {
-            registry.refuse(Cause::NotAuthentic, peer.ip());
+            registry.refuse(Cause::NotOurs, peer.ip());
+            return Ok(None);
+        }
+    }
+    tcp.read_exact(request.get_mut(REQUEST_HEADER_LEN..).unwrap_or_default()).await?;
+    let mut random = random::source()?;
+    let accepted = ServerHandshake::accept(registry.key.as_bytes(), &request, &mut random);
+    let Ok((handshake, client, hello)) = accepted else {
+        registry.refuse(Cause::NotAuthentic, peer.ip());
+        return Ok(None);
+    };
+    let key = PublicKey(client);
+    let ours = ServerHello::ours(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION")));
+    let offer = CipherOffer { ciphers: CipherSet::all(), prefers_aes: cpu::has_aes() };
+    let cipher = negotiate(hello.ciphers, offer);
+    let agreed = match (handshake.downgraded(), cipher) {
+        (true, _) => Err((Cause::Version, Refusal::Downgrade)),
+        (false, None) => Err((Cause::Version, Refusal::NoCommonCipher)),
+        (false, Some(cipher)) => {
+            let name = identify(registry, &key, hello.token.as_ref());
+            name.map(|name| (name, cipher)).map_err(|refusal| (Cause::UnknownKey, refusal))
+        }
+    };
+    let (name, cipher) = match agreed {
+        Ok(agreed) => agreed,
+        Err((cause, refusal)) => {
+            registry.refuse(cause, peer.ip());
+            tcp.write_all(&handshake.refuse(&ours, refusal).map_err(invalid)?).await?;
             return Ok(None);
         }
     };
-    let key = PublicKey(shaken.client);
-    let client = match identify(registry, &key, shaken.hello.token.as_ref()) {
-        Ok(client) => client,
-        Err(reason) => {
-            registry.refuse(Cause::UnknownKey, peer.ip());
-            tcp.write_all(&shaken.refuse(&reason)?).await?;
-            return Ok(None);
-        }
-    };
-    let hello = &shaken.hello;
-    let cipher = Cipher::negotiate(hello.cipher, hello.prefers_aes, cpu::has_aes());
-    let software = env!("CARGO_PKG_VERSION").into();
-    let (answer, mut channel) = shaken.reply(&ServerHello { software })?;
+    let (answer, mut channel) = handshake.reply(&ours).map_err(invalid)?;
     tcp.write_all(&answer).await?;
     // Only the holder of the ephemeral key gets this far: message 1 may have been a replay.
     let sealed = read_sealed(tcp).await?;
-    if channel.open(&sealed)?.first() != Some(&Message::Ready) {
-        return Err(HandshakeError::Malformed.into());
+    match open(&mut channel, &sealed)? {
+        Some(ClientMessage::Ready) => Ok(Some((name, key, cipher, channel))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
-    Ok(Some((client, key, cipher, channel)))
+}
+
+/// Opens a client's message; `None` for one of a later version.
+fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ClientMessage>> {
+    let plain = channel.open(sealed).map_err(invalid)?;
+    ClientMessage::decode(&plain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The client's name; one with an invitation's token is enrolled.
@@ -135,15 +149,22 @@ fn identify(
     registry: &Registry,
     key: &PublicKey,
     token: Option<&Token>,
-) -> Result<String, String> {
+) -> Result<String, Refusal> {
     if let Some(client) = registry.client_of(key) {
         return Ok(client.name);
     }
-    let token = token.ok_or("the server does not know this router's key: pair it again")?;
+    let token = token.ok_or(Refusal::UnknownKey)?;
     let file = &registry.config_file;
-    let name = enrol(file, token, key, SystemTime::now()).map_err(|error| error.to_string())?;
-    let config = read_server_config(file).map_err(|error| error.to_string())?;
-    registry.reconfigure(config);
+    let enrolled = enrol(file, token, key, SystemTime::now()).map_err(|error| {
+        registry.tell(log::Level::Warn, format!("a router was not enrolled: {error}"));
+        Refusal::BadToken
+    });
+    let name = enrolled?;
+    let config = read_server_config(file).map_err(|error| {
+        registry.tell(log::Level::Error, error.to_string());
+        Refusal::Other
+    });
+    registry.reconfigure(config?);
     registry.tell(log::Level::Info, format!("client {name}: enrolled, key {}", key.fingerprint()));
     Ok(name)
 }
@@ -175,33 +196,33 @@ async fn attend(
     let reason = loop {
         let mut replies = Vec::new();
         if Instant::now() >= rotation {
-            let Some(keys) = new_session(registry, name, key, cipher) else {
-                break "no random numbers".to_owned();
+            let (id, secret) = match new_session(registry, name, key, cipher) {
+                Ok(session) => session,
+                Err(error) => break error.to_string(),
             };
-            granted.replace(Some(keys.id));
-            replies.push(Message::Session { keys, cipher });
+            granted.replace(Some(id));
+            let lifetime = SESSION_LIFETIME;
+            replies.push(ServerMessage::Session { id, secret, cipher, lifetime });
             rotation = Instant::now() + ROTATION;
         } else {
             tokio::select! {
                 sealed = incoming.recv() => {
                     let Some(Ok(sealed)) = sealed else { break "it hung up".to_owned() };
-                    match channel.open(&sealed) {
-                        Ok(messages) => {
-                            heard = Instant::now();
-                            let pings = messages.into_iter().filter_map(|message| match message {
-                                Message::Ping(number) => Some(Message::Pong(number)),
-                                _ => None,
-                            });
-                            replies.extend(pings);
+                    heard = Instant::now();
+                    match open(&mut channel, &sealed) {
+                        Ok(Some(ClientMessage::Ping { nonce })) => {
+                            replies.push(ServerMessage::Pong { nonce });
                         }
+                        Ok(Some(ClientMessage::Close)) => break "it said goodbye".to_owned(),
+                        Ok(Some(ClientMessage::Ready) | None) => {}
                         Err(error) => break error.to_string(),
                     }
                 }
-                () = sleep_until(rotation.min(heard + SILENCE).into()) => {}
+                () = sleep_until(rotation.min(heard + SILENCE_TIMEOUT).into()) => {}
             }
         }
         if registry.client_of(&key).is_none() {
-            replies.push(Message::Close("this router's key was revoked".into()));
+            replies.push(ServerMessage::Close { reason: Refusal::Revoked });
             // The client may be gone; it is cut off either way.
             let _ = write(&mut channel, &mut writing, &replies).await;
             break "revoked".to_owned();
@@ -209,8 +230,8 @@ async fn attend(
         if let Err(error) = write(&mut channel, &mut writing, &replies).await {
             break error.to_string();
         }
-        if heard.elapsed() >= SILENCE {
-            break format!("silent for {} s", SILENCE.as_secs());
+        if heard.elapsed() >= SILENCE_TIMEOUT {
+            break format!("silent for {} s", SILENCE_TIMEOUT.as_secs());
         }
     };
     reader.abort();
@@ -220,23 +241,30 @@ async fn attend(
 async fn write(
     channel: &mut Channel,
     writing: &mut (impl AsyncWriteExt + Unpin),
-    messages: &[Message],
+    messages: &[ServerMessage],
 ) -> io::Result<()> {
     for message in messages {
-        let sealed = channel.seal(message)?;
-        timeout(SILENCE, writing.write_all(&sealed)).await??;
+        let sealed = channel.seal(&message.encode()).map_err(invalid)?;
+        timeout(SILENCE_TIMEOUT, writing.write_all(&sealed)).await??;
     }
     Ok(())
 }
 
-fn new_session(registry: &Registry, name: &str, key: PublicKey, cipher: Cipher) -> Option<Keys> {
+fn new_session(
+    registry: &Registry,
+    name: &str,
+    key: PublicKey,
+    cipher: Cipher,
+) -> io::Result<(SessionId, StreamSecret)> {
     loop {
-        let (mut id, mut secret) = ([0; 8], [0; 32]);
-        getrandom::fill(&mut id).ok()?;
-        getrandom::fill(&mut secret).ok()?;
-        let keys = Keys { id: u64::from_be_bytes(id), secret: StreamSecret::new(secret) };
-        if registry.sessions.borrow_mut().add(name.to_owned(), key, cipher, keys.clone()) {
-            return Some(keys);
+        let mut random = random::source()?;
+        let mut id = [0; 8];
+        random(&mut id);
+        let id = SessionId(u64::from_be_bytes(id));
+        let secret = StreamSecret::generate(&mut random);
+        let session = ServerSession::new(id, &secret, cipher);
+        if registry.sessions.borrow_mut().add(name, key, session) {
+            return Ok((id, secret));
         }
     }
 }

@@ -23,7 +23,8 @@ use crate::os::{http, log as logging};
 use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
-use crate::tunnel::{CONTROL, STREAM, probe};
+use crate::tunnel::ConnectionKind;
+use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
 use crate::converter;
 
 /// Connections the kernel holds until they are accepted.
@@ -158,15 +159,17 @@ async fn accept(registry: Rc<Registry>, listener: TcpListener) {
 async fn greet(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
     match tcp.read_u8().await {
         Err(_) => {}
-        Ok(CONTROL) => control::serve(registry, tcp, peer, pass).await,
-        Ok(STREAM) => converter::serve(registry, tcp, peer, pass).await,
-        Ok(_) => registry.refuse(Cause::NotOurs, peer.ip()),
+        Ok(byte) => match ConnectionKind::from_first_byte(byte) {
+            Some(ConnectionKind::Control) => control::serve(registry, tcp, peer, pass).await,
+            Some(ConnectionKind::Stream) => converter::serve(registry, tcp, peer, pass).await,
+            Some(ConnectionKind::Convert) | None => registry.refuse(Cause::NotOurs, peer.ip()),
+        },
     }
 }
 
 async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
     // One byte more than a probe shows those that are too long.
-    let mut buffer = [0; probe::LENGTH + 1];
+    let mut buffer = [0; PROBE_LEN + 1];
     loop {
         let datagram = match udp.receive(&mut buffer).await {
             Ok(datagram) => datagram,
@@ -177,10 +180,10 @@ async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
             }
         };
         let request = buffer.get(..datagram.length).unwrap_or_default();
-        let answer = probe::session_of(request).and_then(|session| {
-            let sessions = registry.sessions.borrow();
-            let session = sessions.find(session, Instant::now())?;
-            session.prober.answer(request, datagram.remote)
+        let answer = UnverifiedProbe::parse(request).ok().and_then(|probe| {
+            let mut sessions = registry.sessions.borrow_mut();
+            let keys = sessions.find(probe.session(), Instant::now())?.state.keys();
+            Some(probe.request(keys).ok()?.reply(datagram.remote).encode(keys))
         });
         // Strangers and probes of sessions long gone get no answer.
         let Some(answer) = answer else { continue };

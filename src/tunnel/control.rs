@@ -1,127 +1,251 @@
-//! The messages on a control connection, inside the Noise channel: a sequence of
-//! `type u8 | length be16 | value` fields, of which unknown ones are passed over.
+//! The messages inside a control connection's channel: one to each message of the channel.
+//!
+//! A message is a type and a value. A type that is not known is passed over, and a value that is
+//! longer than expected comes from a newer version: what follows the known part is ignored.
 
-use zeroize::Zeroize;
+use std::fmt;
+use std::time::Duration;
 
-use super::session::{Keys, StreamSecret};
-use super::{Cipher, Reader, put_tlv};
+use zeroize::Zeroizing;
 
-/// The longest message in bytes.
-pub const LONGEST: usize = 4096;
-/// The longest text in bytes.
-const LONGEST_TEXT: usize = 256;
+use super::handshake::Refusal;
+use super::session::{SessionId, StreamSecret};
+use super::{Cipher, take};
 
-const READY: u8 = 1;
-const SESSION: u8 = 2;
-const PING: u8 = 3;
-const PONG: u8 = 4;
-const CLOSE: u8 = 5;
+const READY: u8 = 0x01;
+const PING: u8 = 0x02;
+const CLIENT_CLOSE: u8 = 0x03;
+const SESSION: u8 = 0x81;
+const PONG: u8 = 0x82;
+const SERVER_CLOSE: u8 = 0x83;
 
-/// One message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// Client: the handshake is complete. It confirms the key; the server does nothing before.
+/// For how long a server waits for [`ClientMessage::Ready`] after its handshake message.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// An end that heard nothing for this long gives the control connection up.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a client pings.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a session is meant to be used for new streams.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Why a control message cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlError {
+    /// No type.
+    Empty,
+    /// The value of a message of this type is too short.
+    TooShort(u8),
+    /// A session with a cipher that is not known.
+    UnknownCipher(u8),
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::Empty => f.write_str("empty control message"),
+            ControlError::TooShort(kind) => {
+                write!(f, "control message of type {kind:#04x} is too short")
+            }
+            ControlError::UnknownCipher(number) => {
+                write!(f, "session with cipher {number}, which is not supported")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// What a client says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// The handshake is complete at the client: it is no replay.
     Ready,
-    /// Server: a session in place of any given before on this connection.
+    /// Asks for a pong.
+    Ping {
+        /// Comes back in the pong.
+        nonce: u64,
+    },
+    /// The client leaves; its streams live on.
+    Close,
+}
+
+/// What a server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerMessage {
+    /// A session to be used for new streams from now on.
     Session {
-        /// Its id and secret.
-        keys: Keys,
+        /// Its number.
+        id: SessionId,
+        /// Its secret.
+        secret: StreamSecret,
         /// The cipher of its streams.
         cipher: Cipher,
+        /// The server replaces it before this has passed, in whole seconds.
+        lifetime: Duration,
     },
-    /// Either: asks for a pong.
-    Ping(u64),
-    /// Either: answers the ping with this number.
-    Pong(u64),
-    /// Either: ends the connection, with a reason in words.
-    Close(String),
+    /// Answers a ping.
+    Pong {
+        /// The ping's.
+        nonce: u64,
+    },
+    /// The server ends the control connection.
+    Close {
+        /// Why.
+        reason: Refusal,
+    },
 }
 
-/// Encodes a message.
-pub fn encode(message: &Message) -> Vec<u8> {
-    let mut out = Vec::new();
-    match message {
-        Message::Ready => put_tlv(&mut out, READY, &[]),
-        Message::Session { keys, cipher } => {
-            let mut value = keys.id.to_be_bytes().to_vec();
-            value.push(cipher.id());
-            value.extend(keys.secret.bytes());
-            put_tlv(&mut out, SESSION, &value);
-            value.zeroize();
-        }
-        Message::Ping(number) => put_tlv(&mut out, PING, &number.to_be_bytes()),
-        Message::Pong(number) => put_tlv(&mut out, PONG, &number.to_be_bytes()),
-        Message::Close(reason) => {
-            let text: Vec<u8> = reason.bytes().take(LONGEST_TEXT).collect();
-            put_tlv(&mut out, CLOSE, &text);
+fn number(kind: u8, value: &[u8]) -> Result<u64, ControlError> {
+    let (bytes, _) = take::<8>(value).ok_or(ControlError::TooShort(kind))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn with_number(kind: u8, number: u64) -> Vec<u8> {
+    [&[kind], number.to_be_bytes().as_slice()].concat()
+}
+
+impl ClientMessage {
+    /// The plaintext to be sealed.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            ClientMessage::Ready => vec![READY],
+            ClientMessage::Ping { nonce } => with_number(PING, *nonce),
+            ClientMessage::Close => vec![CLIENT_CLOSE],
         }
     }
-    out
+
+    /// Reads a plaintext; `None` is a type this version does not know.
+    pub fn decode(plaintext: &[u8]) -> Result<Option<ClientMessage>, ControlError> {
+        let ([kind], value) = take::<1>(plaintext).ok_or(ControlError::Empty)?;
+        Ok(Some(match kind {
+            READY => ClientMessage::Ready,
+            PING => ClientMessage::Ping { nonce: number(kind, value)? },
+            CLIENT_CLOSE => ClientMessage::Close,
+            _ => return Ok(None),
+        }))
+    }
 }
 
-/// Decodes the messages in one transport message; `None` when it is malformed.
-pub fn decode(bytes: &[u8]) -> Option<Vec<Message>> {
-    let mut reader = Reader(bytes);
-    let mut messages = Vec::new();
-    while !reader.is_empty() {
-        let (kind, value) = reader.tlv()?;
-        let mut value = Reader(value);
-        messages.push(match kind {
-            READY => Message::Ready,
-            SESSION => {
-                let id = value.u64()?;
-                let cipher = Cipher::from_id(value.u8()?)?;
-                let keys = Keys { id, secret: StreamSecret::new(value.array()?) };
-                Message::Session { keys, cipher }
+impl ServerMessage {
+    /// The plaintext to be sealed.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(match self {
+            ServerMessage::Session { id, secret, cipher, lifetime } => {
+                let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+                [
+                    &[SESSION],
+                    id.0.to_be_bytes().as_slice(),
+                    secret.as_bytes(),
+                    &[cipher.to_wire()],
+                    &lifetime.to_be_bytes(),
+                ]
+                .concat()
             }
-            PING => Message::Ping(value.u64()?),
-            PONG => Message::Pong(value.u64()?),
-            CLOSE => Message::Close(text(value.0)),
-            _ => continue,
-        });
+            ServerMessage::Pong { nonce } => with_number(PONG, *nonce),
+            ServerMessage::Close { reason } => vec![SERVER_CLOSE, reason.to_wire()],
+        })
     }
-    Some(messages)
-}
 
-/// A peer's text, bounded.
-pub(super) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes.get(..LONGEST_TEXT).unwrap_or(bytes)).into_owned()
+    /// Reads a plaintext; `None` is a type this version does not know.
+    pub fn decode(plaintext: &[u8]) -> Result<Option<ServerMessage>, ControlError> {
+        let ([kind], value) = take::<1>(plaintext).ok_or(ControlError::Empty)?;
+        let short = ControlError::TooShort(kind);
+        Ok(Some(match kind {
+            SESSION => {
+                let id = SessionId(number(kind, value)?);
+                let (_, rest) = take::<8>(value).ok_or(short)?;
+                let (secret, rest) = take::<32>(rest).ok_or(short)?;
+                let ([cipher], rest) = take::<1>(rest).ok_or(short)?;
+                let (lifetime, _) = take::<4>(rest).ok_or(short)?;
+                ServerMessage::Session {
+                    id,
+                    secret: StreamSecret::from_bytes(secret),
+                    cipher: Cipher::from_wire(cipher).ok_or(ControlError::UnknownCipher(cipher))?,
+                    lifetime: Duration::from_secs(u32::from_be_bytes(lifetime).into()),
+                }
+            }
+            PONG => ServerMessage::Pong { nonce: number(kind, value)? },
+            SERVER_CLOSE => {
+                let ([reason], _) = take::<1>(value).ok_or(short)?;
+                ServerMessage::Close { reason: Refusal::from_wire(reason) }
+            }
+            _ => return Ok(None),
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::mutation::mutate;
+    use crate::tunnel::testing::{Xorshift, mutations};
 
-    fn all() -> Vec<Message> {
-        let keys = Keys { id: 77, secret: StreamSecret::new([4; 32]) };
-        vec![
-            Message::Ready,
-            Message::Session { keys, cipher: Cipher::Aes128Gcm },
-            Message::Ping(1),
-            Message::Pong(u64::MAX),
-            Message::Close("bye".into()),
+    fn client_messages() -> [ClientMessage; 3] {
+        [ClientMessage::Ready, ClientMessage::Ping { nonce: u64::MAX - 1 }, ClientMessage::Close]
+    }
+
+    fn server_messages() -> [ServerMessage; 3] {
+        [
+            ServerMessage::Session {
+                id: SessionId(1 << 63),
+                secret: StreamSecret::from_bytes([4; 32]),
+                cipher: Cipher::ChaCha20Poly1305,
+                lifetime: SESSION_LIFETIME,
+            },
+            ServerMessage::Pong { nonce: 5 },
+            ServerMessage::Close { reason: Refusal::Revoked },
         ]
     }
 
     #[test]
-    fn messages_survive_the_wire_and_unknown_ones_are_passed_over() {
-        let mut bytes = Vec::new();
-        for message in all() {
-            put_tlv(&mut bytes, 99, b"from a later version");
-            bytes.extend(encode(&message));
+    fn round_trips() {
+        for message in client_messages() {
+            assert_eq!(ClientMessage::decode(&message.encode()), Ok(Some(message)));
         }
-        assert_eq!(decode(&bytes), Some(all()));
+        for message in server_messages() {
+            assert_eq!(ServerMessage::decode(&message.encode()), Ok(Some(message)));
+        }
     }
 
     #[test]
-    fn mutated_messages_do_no_harm() {
-        let seeds: Vec<Vec<u8>> = all().iter().map(encode).collect();
-        mutate(&seeds, |input| {
-            if let Some(messages) = decode(input) {
-                let again: Vec<u8> = messages.iter().flat_map(encode).collect();
-                assert_eq!(decode(&again).map(|again| again.len()), Some(messages.len()));
+    fn newer_messages_are_understood_as_far_as_they_are_known() {
+        for message in server_messages() {
+            let longer = [message.encode().as_slice(), &[1, 2, 3]].concat();
+            assert_eq!(ServerMessage::decode(&longer), Ok(Some(message)));
+        }
+        assert_eq!(ServerMessage::decode(&[0xf0, 1, 2]), Ok(None));
+        assert_eq!(ClientMessage::decode(&[0xf0]), Ok(None));
+        assert_eq!(
+            ServerMessage::decode(&[SERVER_CLOSE, 200]),
+            Ok(Some(ServerMessage::Close { reason: Refusal::Other }))
+        );
+    }
+
+    #[test]
+    fn truncated_messages_are_refused() {
+        for message in server_messages() {
+            let bytes = message.encode();
+            for length in 0..bytes.len() {
+                assert!(ServerMessage::decode(&bytes[..length]).is_err(), "{length}");
             }
-        });
+        }
+        assert_eq!(ClientMessage::decode(&[PING, 1]), Err(ControlError::TooShort(PING)));
+        let mut unknown_cipher = server_messages()[0].encode().to_vec();
+        unknown_cipher[41] = 9;
+        assert_eq!(ServerMessage::decode(&unknown_cipher), Err(ControlError::UnknownCipher(9)));
+    }
+
+    #[test]
+    fn mutated_messages_do_not_panic() {
+        let mut random = Xorshift::new(6);
+        for message in server_messages() {
+            mutations(&mut random, &message.encode(), 100_000, |bytes| {
+                if let Ok(Some(message)) = ServerMessage::decode(bytes) {
+                    assert_eq!(ServerMessage::decode(&message.encode()), Ok(Some(message)));
+                }
+                if let Ok(Some(message)) = ClientMessage::decode(bytes) {
+                    assert_eq!(ClientMessage::decode(&message.encode()), Ok(Some(message)));
+                }
+            });
+        }
     }
 }

@@ -1,319 +1,462 @@
-//! The messages of the 0-RTT TCP Convert Protocol (RFC 8803, section 6).
+//! The messages of RFC 8803, the 0-RTT TCP Convert Protocol: a fixed header and TLVs.
+//!
+//! They carry connect requests and answers inside a stream, and stand alone with bare Convert
+//! clients.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::Reader;
+use super::take;
 
-/// The protocol's version.
-const VERSION: u8 = 1;
-/// "Convert": marks the fixed header.
-const MAGIC: u16 = 0x2263;
-/// The fixed header's length in bytes.
-pub const FIXED_HEADER: usize = 4;
+/// The version of the fixed header, and so the first byte of a message.
+pub const VERSION: u8 = 1;
+/// The magic number of the fixed header.
+pub const MAGIC: u16 = 0x2263;
+/// Bytes of the fixed header.
+pub const HEADER_LEN: usize = 4;
+/// Bytes a message may have: its length is a byte that counts words of 4 bytes.
+pub const MESSAGE_MAX: usize = 255 * WORD;
 
-const INFO: u8 = 1;
-const CONNECT: u8 = 10;
-const EXTENDED_TCP_HEADER: u8 = 20;
-const SUPPORTED_TCP_EXTENSIONS: u8 = 21;
-const COOKIE: u8 = 22;
-const ERROR: u8 = 30;
+const WORD: usize = 4;
+const TLV_INFO: u8 = 1;
+const TLV_CONNECT: u8 = 10;
+const TLV_EXTENDED_TCP_HEADER: u8 = 20;
+const TLV_SUPPORTED_TCP_EXTENSIONS: u8 = 21;
+const TLV_COOKIE: u8 = 22;
+const TLV_ERROR: u8 = 30;
 
-/// Why a converter does not serve a request (section 6.2.8).
+/// ICMP codes of "destination unreachable" (RFC 792, RFC 1812), as the value of error 97.
+const ICMP_NETWORK: u8 = 0;
+const ICMP_HOST: u8 = 1;
+const ICMP_PROHIBITED: u8 = 13;
+
+/// An error code (RFC 8803, section 4.2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
-    /// The version is not served.
+    /// The version of the fixed header is not supported.
     UnsupportedVersion,
-    /// The message breaks the format.
+    /// The message cannot be parsed, or holds a target that cannot be.
     MalformedMessage,
-    /// A TLV has an unknown type.
+    /// A TLV is not supported.
     UnsupportedMessage,
-    /// A cookie is required.
+    /// A cookie is needed.
     MissingCookie,
-    /// The policy forbids it.
+    /// Policy forbids it.
     NotAuthorized,
-    /// A TCP option is not served.
+    /// A TCP option in the Connect TLV is not supported.
     UnsupportedTcpOption,
-    /// A limit is reached.
+    /// The server is at its limits.
     ResourceExceeded,
-    /// The network failed, or the target did not answer in time.
+    /// The network failed, or the target did not answer.
     NetworkFailure,
-    /// The target reset or refused the connection.
+    /// The target refused or reset the connection.
     ConnectionReset,
-    /// No way leads to the target.
+    /// ICMP says the target cannot be reached.
     DestinationUnreachable,
-    /// Another code.
+    /// A code that RFC 8803 does not assign.
     Other(u8),
 }
 
-const CODES: [(ErrorCode, u8, &str); 10] = [
-    (ErrorCode::UnsupportedVersion, 0, "the converter's version is not supported"),
-    (ErrorCode::MalformedMessage, 1, "the request is malformed"),
-    (ErrorCode::UnsupportedMessage, 2, "the request is not supported"),
-    (ErrorCode::MissingCookie, 3, "a cookie is missing"),
-    (ErrorCode::NotAuthorized, 32, "the server's policy forbids the target"),
-    (ErrorCode::UnsupportedTcpOption, 33, "a TCP option is not supported"),
-    (ErrorCode::ResourceExceeded, 64, "a limit of the server is reached"),
-    (ErrorCode::NetworkFailure, 65, "the target did not answer"),
-    (ErrorCode::ConnectionReset, 96, "the target refused the connection"),
-    (ErrorCode::DestinationUnreachable, 97, "the target is unreachable"),
-];
-
 impl ErrorCode {
-    fn id(self) -> u8 {
+    const ASSIGNED: [(u8, ErrorCode); 10] = [
+        (0, ErrorCode::UnsupportedVersion),
+        (1, ErrorCode::MalformedMessage),
+        (2, ErrorCode::UnsupportedMessage),
+        (3, ErrorCode::MissingCookie),
+        (32, ErrorCode::NotAuthorized),
+        (33, ErrorCode::UnsupportedTcpOption),
+        (64, ErrorCode::ResourceExceeded),
+        (65, ErrorCode::NetworkFailure),
+        (96, ErrorCode::ConnectionReset),
+        (97, ErrorCode::DestinationUnreachable),
+    ];
+
+    /// The code with a number on the wire.
+    pub fn from_wire(number: u8) -> ErrorCode {
+        ErrorCode::ASSIGNED
+            .into_iter()
+            .find(|(assigned, _)| *assigned == number)
+            .map_or(ErrorCode::Other(number), |(_, code)| code)
+    }
+
+    /// The number on the wire.
+    pub fn to_wire(self) -> u8 {
         match self {
-            ErrorCode::Other(id) => id,
-            code => CODES.iter().find(|(known, ..)| *known == code).map_or(0, |(_, id, _)| *id),
-        }
-    }
-
-    fn from_id(id: u8) -> ErrorCode {
-        let known = CODES.iter().find(|(_, known, _)| *known == id);
-        known.map_or(ErrorCode::Other(id), |(code, ..)| *code)
-    }
-
-    /// The code for a failed connect(2).
-    pub fn of(error: &io::Error) -> ErrorCode {
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
-                ErrorCode::ConnectionReset
-            }
-            io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::AddrNotAvailable => ErrorCode::DestinationUnreachable,
-            _ => ErrorCode::NetworkFailure,
+            ErrorCode::Other(number) => number,
+            code => ErrorCode::ASSIGNED
+                .into_iter()
+                .find(|(_, assigned)| *assigned == code)
+                .map_or(0, |(number, _)| number),
         }
     }
 }
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match CODES.iter().find(|(code, ..)| code == self) {
-            Some((_, _, text)) => f.write_str(text),
-            None => write!(f, "error {}", self.id()),
+        f.write_str(match self {
+            ErrorCode::UnsupportedVersion => "the version of Convert is not supported",
+            ErrorCode::MalformedMessage => "malformed Convert message",
+            ErrorCode::UnsupportedMessage => "unsupported Convert message",
+            ErrorCode::MissingCookie => "a cookie is needed",
+            ErrorCode::NotAuthorized => "the server's policy forbids this target",
+            ErrorCode::UnsupportedTcpOption => "unsupported TCP option",
+            ErrorCode::ResourceExceeded => "the server is at its limits",
+            ErrorCode::NetworkFailure => "the target did not answer",
+            ErrorCode::ConnectionReset => "the target refused the connection",
+            ErrorCode::DestinationUnreachable => "the target is unreachable",
+            ErrorCode::Other(number) => return write!(f, "Convert error {number}"),
+        })
+    }
+}
+
+/// Why a connect request failed: the error code and the first byte of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The code.
+    pub code: ErrorCode,
+    /// For [`ErrorCode::DestinationUnreachable`] the ICMP code, otherwise 0.
+    pub detail: u8,
+}
+
+impl Failure {
+    /// Policy forbids the target.
+    pub const NOT_AUTHORIZED: Failure = Failure { code: ErrorCode::NotAuthorized, detail: 0 };
+    /// The server is at its limits.
+    pub const RESOURCE_EXCEEDED: Failure = Failure { code: ErrorCode::ResourceExceeded, detail: 0 };
+    /// The target did not answer in time.
+    pub const TIMED_OUT: Failure = Failure { code: ErrorCode::NetworkFailure, detail: 0 };
+
+    /// The failure that a connect(2) to a target tells of.
+    pub fn from_io(error: &io::Error) -> Failure {
+        let unreachable = |detail| Failure { code: ErrorCode::DestinationUnreachable, detail };
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                return Failure::RESOURCE_EXCEEDED;
+            }
+            // Linux turns ICMP's "administratively prohibited" into EHOSTUNREACH, and a local
+            // filter's refusal into these.
+            Some(libc::EACCES | libc::EPERM) => return unreachable(ICMP_PROHIBITED),
+            _ => {}
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                Failure { code: ErrorCode::ConnectionReset, detail: 0 }
+            }
+            io::ErrorKind::NetworkUnreachable => unreachable(ICMP_NETWORK),
+            io::ErrorKind::HostUnreachable => unreachable(ICMP_HOST),
+            // connect(2) says EADDRNOTAVAIL when every local port is taken.
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => {
+                Failure::RESOURCE_EXCEEDED
+            }
+            _ => Failure::TIMED_OUT,
+        }
+    }
+
+    /// What a connect(2) to the target would have told the client.
+    pub fn to_io(self) -> io::ErrorKind {
+        match (self.code, self.detail) {
+            (ErrorCode::ConnectionReset, _) => io::ErrorKind::ConnectionRefused,
+            (ErrorCode::DestinationUnreachable, ICMP_NETWORK) => io::ErrorKind::NetworkUnreachable,
+            (ErrorCode::DestinationUnreachable, ICMP_PROHIBITED)
+            | (ErrorCode::NotAuthorized, _) => io::ErrorKind::PermissionDenied,
+            (ErrorCode::DestinationUnreachable, _) => io::ErrorKind::HostUnreachable,
+            (ErrorCode::NetworkFailure, _) => io::ErrorKind::TimedOut,
+            (ErrorCode::ResourceExceeded, _) => io::ErrorKind::ResourceBusy,
+            _ => io::ErrorKind::InvalidData,
         }
     }
 }
 
-/// One TLV of a message.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.code.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Why a message cannot be read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvertError {
+    /// The fixed header has another version.
+    Version(u8),
+    /// The fixed header has a wrong magic number.
+    BadMagic(u16),
+    /// The fixed header's length is 0, or not that of the message.
+    BadLength,
+    /// A TLV of this type has a length that cannot be.
+    BadTlvLength(u8),
+    /// A TLV of this type is there twice.
+    Duplicate(u8),
+    /// A request with a TLV of a type this program does not know.
+    UnknownTlv(u8),
+    /// The target's address is unspecified, multicast or broadcast, or its port is 0.
+    BadTarget,
+    /// A request without a Connect TLV.
+    NoConnect,
+    /// The message to be written has more than [`MESSAGE_MAX`] bytes.
+    TooLong,
+}
+
+impl fmt::Display for ConvertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConvertError::Version(version) => {
+                write!(f, "Convert version {version} is not supported")
+            }
+            ConvertError::BadMagic(magic) => write!(f, "Convert header with magic {magic:#06x}"),
+            ConvertError::BadLength => f.write_str("Convert header with a wrong length"),
+            ConvertError::BadTlvLength(kind) => write!(f, "Convert TLV {kind} with a wrong length"),
+            ConvertError::Duplicate(kind) => write!(f, "Convert TLV {kind} is there twice"),
+            ConvertError::UnknownTlv(kind) => write!(f, "Convert TLV {kind} is not supported"),
+            ConvertError::BadTarget => f.write_str("Convert request to a target that cannot be"),
+            ConvertError::NoConnect => f.write_str("Convert request without a target"),
+            ConvertError::TooLong => f.write_str("Convert message longer than 1020 bytes"),
+        }
+    }
+}
+
+impl std::error::Error for ConvertError {}
+
+impl ConvertError {
+    /// The answer to a message that cannot be read: it echoes the message (RFC 8803, 4.2.8).
+    pub fn answer(self, received: &[u8]) -> Message {
+        let (code, value) = match self {
+            ConvertError::Version(_) => (ErrorCode::UnsupportedVersion, &[VERSION][..]),
+            ConvertError::UnknownTlv(_) => (ErrorCode::UnsupportedMessage, received),
+            _ => (ErrorCode::MalformedMessage, received),
+        };
+        // Fixed header, TLV header and code leave this much room.
+        let echo = value.get(..MESSAGE_MAX - HEADER_LEN - 3).unwrap_or(value);
+        Message { tlvs: vec![Tlv::Error { code, value: echo.to_vec() }], unknown: Vec::new() }
+    }
+}
+
+/// A TLV. Variable values come padded with zeros to whole words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tlv {
-    /// Asks which TCP extensions are served.
+    /// Asks which TCP extensions the converter supports.
     Info,
-    /// Asks for a connection.
+    /// Asks for a connection to a target.
     Connect {
-        /// To this target.
+        /// The target.
         target: SocketAddr,
-        /// With these TCP options.
-        options: Vec<u8>,
+        /// TCP options to be used towards it, as in a TCP header.
+        tcp_options: Vec<u8>,
     },
-    /// The TCP header of the target's SYN+ACK.
+    /// The TCP options of the target's SYN+ACK.
     ExtendedTcpHeader(Vec<u8>),
-    /// TCP option kinds that are served.
+    /// The kinds of the TCP options that are supported.
     SupportedTcpExtensions(Vec<u8>),
-    /// Shows that the client was here before.
+    /// A cookie, whole words.
     Cookie(Vec<u8>),
-    /// The request is not served.
+    /// What went wrong.
     Error {
-        /// Why.
+        /// The code.
         code: ErrorCode,
-        /// More about it.
+        /// What the code says its value means.
         value: Vec<u8>,
     },
 }
 
 impl Tlv {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let (kind, value) = match self {
-            Tlv::Info => (INFO, vec![0, 0]),
-            Tlv::Connect { target, options } => {
+    fn kind(&self) -> u8 {
+        match self {
+            Tlv::Info => TLV_INFO,
+            Tlv::Connect { .. } => TLV_CONNECT,
+            Tlv::ExtendedTcpHeader(_) => TLV_EXTENDED_TCP_HEADER,
+            Tlv::SupportedTcpExtensions(_) => TLV_SUPPORTED_TCP_EXTENSIONS,
+            Tlv::Cookie(_) => TLV_COOKIE,
+            Tlv::Error { .. } => TLV_ERROR,
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, ConvertError> {
+        let mut bytes = vec![self.kind(), 0];
+        match self {
+            Tlv::Info => bytes.extend([0, 0]),
+            Tlv::Connect { target, tcp_options } => {
                 let address = match target.ip() {
                     IpAddr::V4(address) => address.to_ipv6_mapped(),
                     IpAddr::V6(address) => address,
                 };
-                let mut value = target.port().to_be_bytes().to_vec();
-                value.extend(address.octets());
-                value.extend(options);
-                (CONNECT, value)
+                bytes.extend(target.port().to_be_bytes());
+                bytes.extend(address.octets());
+                bytes.extend(tcp_options);
             }
-            Tlv::ExtendedTcpHeader(header) => (EXTENDED_TCP_HEADER, reserved(header)),
-            Tlv::SupportedTcpExtensions(kinds) => (SUPPORTED_TCP_EXTENSIONS, reserved(kinds)),
-            Tlv::Cookie(cookie) => (COOKIE, reserved(cookie)),
-            Tlv::Error { code, value } => {
-                let mut bytes = vec![code.id()];
+            Tlv::ExtendedTcpHeader(value)
+            | Tlv::SupportedTcpExtensions(value)
+            | Tlv::Cookie(value) => {
+                // After 16 unassigned bits, except that the kinds of options follow directly in
+                // no version of the protocol either.
+                bytes.extend([0, 0]);
                 bytes.extend(value);
-                (ERROR, bytes)
             }
-        };
-        let words = (value.len() + 2).div_ceil(4);
-        out.push(kind);
-        out.push(u8::try_from(words).unwrap_or(u8::MAX));
-        let padded = value.into_iter().chain(std::iter::repeat(0));
-        out.extend(padded.take((words * 4).saturating_sub(2)));
+            Tlv::Error { code, value } => {
+                bytes.push(code.to_wire());
+                bytes.extend(value);
+            }
+        }
+        bytes.resize(bytes.len().next_multiple_of(WORD), 0);
+        let words = u8::try_from(bytes.len() / WORD).map_err(|_| ConvertError::TooLong)?;
+        if let Some(length) = bytes.get_mut(1) {
+            *length = words;
+        }
+        Ok(bytes)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Option<Result<Tlv, ErrorCode>> {
-        let (kind, words) = (reader.u8()?, reader.u8()?);
-        let mut value = Reader(reader.take((usize::from(words) * 4).checked_sub(2)?)?);
-        let rest = |value: Reader<'_>| value.0.to_vec();
-        Some(Ok(match kind {
-            INFO => Tlv::Info,
-            CONNECT => {
-                let port = value.u16()?;
-                let address: [u8; 16] = value.array()?;
+    /// Reads a TLV's value: whole words less the two bytes of type and length.
+    fn decode(kind: u8, value: &[u8]) -> Result<Option<Tlv>, ConvertError> {
+        let bad = ConvertError::BadTlvLength(kind);
+        // Two bytes to the next word: the port, or unassigned.
+        let (head, rest) = take::<2>(value).ok_or(bad)?;
+        Ok(Some(match kind {
+            TLV_INFO if rest.is_empty() => Tlv::Info,
+            TLV_INFO => return Err(bad),
+            TLV_CONNECT => {
+                let (address, tcp_options) = take::<16>(rest).ok_or(bad)?;
                 let address = IpAddr::V6(Ipv6Addr::from(address)).to_canonical();
-                Tlv::Connect { target: SocketAddr::new(address, port), options: rest(value) }
-            }
-            EXTENDED_TCP_HEADER | SUPPORTED_TCP_EXTENSIONS | COOKIE => {
-                value.u16()?;
-                match kind {
-                    EXTENDED_TCP_HEADER => Tlv::ExtendedTcpHeader(rest(value)),
-                    COOKIE => Tlv::Cookie(rest(value)),
-                    _ => Tlv::SupportedTcpExtensions(rest(value)),
+                let target = SocketAddr::new(address, u16::from_be_bytes(head));
+                let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+                let impossible = address.is_unspecified() || address.is_multicast() || broadcast;
+                if impossible || target.port() == 0 {
+                    return Err(ConvertError::BadTarget);
                 }
+                Tlv::Connect { target, tcp_options: tcp_options.to_vec() }
             }
-            ERROR => Tlv::Error { code: ErrorCode::from_id(value.u8()?), value: rest(value) },
-            _ => return Some(Err(ErrorCode::UnsupportedMessage)),
+            TLV_EXTENDED_TCP_HEADER => Tlv::ExtendedTcpHeader(rest.to_vec()),
+            TLV_SUPPORTED_TCP_EXTENSIONS => {
+                // Kind 0 ends a list of TCP options, so it can only be padding.
+                let used = rest.iter().rposition(|kind| *kind != 0).map_or(0, |last| last + 1);
+                Tlv::SupportedTcpExtensions(rest.get(..used).unwrap_or_default().to_vec())
+            }
+            TLV_COOKIE => Tlv::Cookie(rest.to_vec()),
+            TLV_ERROR => {
+                let ([code], value) = take::<1>(value).ok_or(bad)?;
+                Tlv::Error { code: ErrorCode::from_wire(code), value: value.to_vec() }
+            }
+            _ => return Ok(None),
         }))
     }
 }
 
-fn reserved(value: &[u8]) -> Vec<u8> {
-    let mut out = vec![0, 0];
-    out.extend(value);
-    out
+/// A message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The TLVs, no two of one type.
+    pub tlvs: Vec<Tlv>,
+    /// The types of TLVs read that are not known; not written.
+    pub unknown: Vec<u8>,
 }
 
-/// Encodes a message; TLVs that would make it longer than 1,020 bytes are left out.
-pub fn encode(tlvs: &[Tlv]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for tlv in tlvs {
-        let before = body.len();
-        tlv.encode(&mut body);
-        if FIXED_HEADER + body.len() > usize::from(u8::MAX) * 4 {
-            body.truncate(before);
-        }
-    }
-    let words = (FIXED_HEADER + body.len()) / 4;
-    let mut out = vec![VERSION, u8::try_from(words).unwrap_or(u8::MAX)];
-    out.extend(MAGIC.to_be_bytes());
-    out.extend(body);
-    out
-}
-
-/// A request for a connection to `target`.
-pub fn encode_connect(target: SocketAddr) -> Vec<u8> {
-    encode(&[Tlv::Connect { target, options: Vec::new() }])
-}
-
-/// The answer to a request: that it is served, or why it is not.
-pub fn encode_answer(answer: Result<(), ErrorCode>) -> Vec<u8> {
-    match answer {
-        Ok(()) => encode(&[]),
-        Err(code) => encode(&[Tlv::Error { code, value: Vec::new() }]),
-    }
-}
-
-/// Decodes a whole message.
-///
-/// # Errors
-/// What a converter would answer.
-pub fn decode(message: &[u8]) -> Result<Vec<Tlv>, ErrorCode> {
-    let malformed = ErrorCode::MalformedMessage;
-    let mut reader = Reader(message);
-    let version = reader.u8().ok_or(malformed)?;
+/// Bytes of a whole message, told by its fixed header.
+pub fn message_length(header: &[u8; HEADER_LEN]) -> Result<usize, ConvertError> {
+    let [version, words, magic @ ..] = *header;
+    let magic = u16::from_be_bytes(magic);
     if version != VERSION {
-        return Err(ErrorCode::UnsupportedVersion);
-    }
-    let words = reader.u8().ok_or(malformed)?;
-    let magic = reader.u16().ok_or(malformed)?;
-    if magic != MAGIC || usize::from(words) * 4 != message.len() {
-        return Err(malformed);
-    }
-    let mut tlvs = Vec::new();
-    while !reader.is_empty() {
-        tlvs.push(Tlv::decode(&mut reader).ok_or(malformed)??);
-    }
-    Ok(tlvs)
-}
-
-/// The target that a request asks for.
-///
-/// # Errors
-/// What to answer instead.
-pub fn decode_connect(message: &[u8]) -> Result<SocketAddr, ErrorCode> {
-    let mut connects = decode(message)?.into_iter().filter_map(|tlv| match tlv {
-        Tlv::Connect { target, .. } => Some(target),
-        _ => None,
-    });
-    match (connects.next(), connects.next()) {
-        (Some(target), None) => Ok(target),
-        _ => Err(ErrorCode::MalformedMessage),
+        Err(ConvertError::Version(version))
+    } else if magic != MAGIC {
+        Err(ConvertError::BadMagic(magic))
+    } else if words == 0 {
+        Err(ConvertError::BadLength)
+    } else {
+        Ok(usize::from(words) * WORD)
     }
 }
 
-/// What an answer says.
-///
-/// # Errors
-/// Why the request is not served; a malformed answer counts as such, too.
-pub fn decode_answer(message: &[u8]) -> Result<(), ErrorCode> {
-    let error = decode(message)?.into_iter().find_map(|tlv| match tlv {
-        Tlv::Error { code, .. } => Some(code),
-        _ => None,
-    });
-    error.map_or(Ok(()), Err)
+impl Message {
+    /// A request for a connection to a target.
+    pub fn connect(target: SocketAddr) -> Message {
+        let connect = Tlv::Connect { target, tcp_options: Vec::new() };
+        Message { tlvs: vec![connect], unknown: Vec::new() }
+    }
+
+    /// The answer to a request that succeeded.
+    pub fn connected() -> Message {
+        Message::default()
+    }
+
+    /// The answer to a request that failed.
+    pub fn failed(failure: Failure) -> Message {
+        let error = Tlv::Error { code: failure.code, value: vec![failure.detail] };
+        Message { tlvs: vec![error], unknown: Vec::new() }
+    }
+
+    /// The bytes to be sent.
+    pub fn encode(&self) -> Result<Vec<u8>, ConvertError> {
+        let mut bytes = vec![VERSION, 0];
+        bytes.extend(MAGIC.to_be_bytes());
+        for tlv in &self.tlvs {
+            bytes.extend(tlv.encode()?);
+        }
+        let words = u8::try_from(bytes.len() / WORD).map_err(|_| ConvertError::TooLong)?;
+        if let Some(length) = bytes.get_mut(1) {
+            *length = words;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a whole message, fixed header included and nothing after it.
+    pub fn decode(bytes: &[u8]) -> Result<Message, ConvertError> {
+        let (header, mut rest) = take::<HEADER_LEN>(bytes).ok_or(ConvertError::BadLength)?;
+        if message_length(&header)? != bytes.len() {
+            return Err(ConvertError::BadLength);
+        }
+        let (mut message, mut seen) = (Message::default(), Vec::new());
+        while let Some(([kind, words], after)) = take::<2>(rest) {
+            let bad = ConvertError::BadTlvLength(kind);
+            let length = (usize::from(words) * WORD).checked_sub(2).ok_or(bad)?;
+            let (value, after) = after.split_at_checked(length).ok_or(bad)?;
+            rest = after;
+            if seen.contains(&kind) {
+                return Err(ConvertError::Duplicate(kind));
+            }
+            seen.push(kind);
+            match Tlv::decode(kind, value)? {
+                Some(tlv) => message.tlvs.push(tlv),
+                None => message.unknown.push(kind),
+            }
+        }
+        Ok(message)
+    }
+
+    /// The target and TCP options a request asks for.
+    ///
+    /// # Errors
+    /// [`ConvertError::UnknownTlv`] and [`ConvertError::NoConnect`].
+    pub fn target(&self) -> Result<(SocketAddr, &[u8]), ConvertError> {
+        if let Some(kind) = self.unknown.first() {
+            return Err(ConvertError::UnknownTlv(*kind));
+        }
+        self.tlvs
+            .iter()
+            .find_map(|tlv| match tlv {
+                Tlv::Connect { target, tcp_options } => Some((*target, tcp_options.as_slice())),
+                _ => None,
+            })
+            .ok_or(ConvertError::NoConnect)
+    }
+
+    /// The cookie shown, if any.
+    pub fn cookie(&self) -> Option<&[u8]> {
+        self.tlvs.iter().find_map(|tlv| match tlv {
+            Tlv::Cookie(cookie) => Some(cookie.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// What an answer says: the connection stands, or why it does not. TLVs that are not known
+    /// are passed over.
+    pub fn outcome(&self) -> Result<(), Failure> {
+        self.tlvs.iter().try_for_each(|tlv| match tlv {
+            Tlv::Error { code, value } => {
+                Err(Failure { code: *code, detail: value.first().copied().unwrap_or(0) })
+            }
+            _ => Ok(()),
+        })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tunnel::mutation::mutate;
-
-    #[test]
-    fn a_request_is_as_the_rfc_draws_it() {
-        let request = encode_connect("192.0.2.10:8080".parse().unwrap());
-        let expected = [
-            1, 6, 0x22, 0x63, 10, 5, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2,
-            10,
-        ];
-        assert_eq!(request, expected);
-        assert_eq!(decode_connect(&request), Ok("192.0.2.10:8080".parse().unwrap()));
-    }
-
-    #[test]
-    fn answers_say_yes_or_why_not() {
-        assert_eq!(encode_answer(Ok(())), [1, 1, 0x22, 0x63]);
-        let refused = encode_answer(Err(ErrorCode::ConnectionReset));
-        assert_eq!(refused, [1, 2, 0x22, 0x63, 30, 1, 96, 0]);
-        for (code, ..) in CODES {
-            assert_eq!(decode_answer(&encode_answer(Err(code))), Err(code));
-        }
-        assert_eq!(decode_answer(&encode_answer(Ok(()))), Ok(()));
-    }
-
-    #[test]
-    fn all_tlvs_survive_the_wire() {
-        let tlvs = vec![
-            Tlv::Info,
-            Tlv::Connect { target: "[2001:db8::1]:443".parse().unwrap(), options: vec![1; 4] },
-            Tlv::ExtendedTcpHeader(vec![2; 20]),
-            Tlv::SupportedTcpExtensions(vec![30, 0, 0, 0]),
-            Tlv::Cookie(vec![5; 16]),
-            Tlv::Error { code: ErrorCode::Other(200), value: vec![1] },
-        ];
-        assert_eq!(decode(&encode(&tlvs)), Ok(tlvs));
-        let long = encode(&vec![Tlv::Cookie(vec![7; 400]); 4]);
-        assert_eq!(decode(&long).map(|tlvs| tlvs.len()), Ok(2));
-    }
-
-    #[test]
-    fn mutated_messages_do_no_harm() {
-        let connect = encode_connect("[2001:db8::1]:443".parse().unwrap());
-        mutate(&[connect, encode_answer(Err(ErrorCode::NetworkFailure))], |input| {
-            if let Ok(tlvs) = decode(input) {
-                assert_eq!(decode(&encode(&tlvs)), Ok(tlvs));
-            }
-        });
-    }
-}
+mod tests;

@@ -1,333 +1,393 @@
-//! The handshake of a control connection: `Noise_IK_25519_ChaChaPoly_BLAKE2s`.
+//! The control connection's handshake, Noise IK, and the encrypted channel that follows.
 //!
-//! Client: `'C' | version u8 | length be16 | Noise message 1`. Server: `version u8 | length be16 |
-//! Noise message 2`, or `version u8 | 0 be16` when it does not speak the client's version. The first
-//! two bytes are part of the prologue, so that nobody in between can change the version. Then each
-//! end sends `length be16 | ciphertext`.
-//!
-//! Message 1 may be a replay: a server does nothing lasting before the client's first transport
-//! message, which only the holder of the ephemeral key can make.
+//! Message 1 can be recorded and sent again by anybody, so it proves nothing yet: a server keeps
+//! no state for a client until the client's first message arrived over the [`Channel`].
 
 use std::fmt;
-use std::io;
 
+use snow::params::{CipherChoice, DHChoice, HashChoice};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, TransportState};
 use zeroize::Zeroizing;
 
-use super::control::{self, Message};
-use super::{CONTROL, OLDEST_VERSION, Reader, VERSION, put_tlv};
-use crate::config::agent::CipherChoice;
-use crate::config::keys::Token;
+pub use super::hello::{
+    ClientHello, HelloError, Refusal, SOFTWARE_MAX, ServerHello, Versions,
+};
+use super::{Rng, VERSION_MAX, take};
+
+/// The first byte of a control connection.
+pub const FIRST_BYTE: u8 = b'C';
+/// Bytes of the header of handshake message 1: first byte, version, length.
+pub const REQUEST_HEADER_LEN: usize = 4;
+/// Bytes of the header of handshake message 2: version, length.
+pub const ANSWER_HEADER_LEN: usize = 3;
+/// Bytes of the header of a message over the channel: length.
+pub const MESSAGE_HEADER_LEN: usize = 2;
+/// Bytes a handshake message may have, header excluded.
+pub const HANDSHAKE_MAX: usize = 1024;
+/// Bytes of plaintext a message over the channel may have.
+pub const PLAINTEXT_MAX: usize = 4096;
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"mptcp-bond";
-/// The longest handshake message taken, in bytes.
-pub const LONGEST: usize = 1024;
-/// Bytes of a Noise tag.
-const TAG: usize = 16;
+const KEY_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+/// `e`, encrypted `s`, encrypted empty payload.
+const REQUEST_MIN: usize = KEY_LEN + KEY_LEN + TAG_LEN + TAG_LEN;
+/// `e`, encrypted empty payload.
+const ANSWER_MIN: usize = KEY_LEN + TAG_LEN;
 
-const CIPHER: u8 = 1;
-const PREFERS_AES: u8 = 2;
-const SOFTWARE: u8 = 3;
-const TOKEN: u8 = 4;
-const REFUSAL: u8 = 5;
-
-/// Why a handshake failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a handshake failed, or a message over the channel cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeError {
-    /// The server does not speak any version of ours.
+    /// The connection does not start as a control connection does.
+    NotControl,
+    /// The length field is out of bounds.
+    BadLength(usize),
+    /// Fewer bytes than the length field says.
+    Truncated,
+    /// The peer does not speak the version offered; the newest it speaks.
     Version(u8),
-    /// The other end has another key than expected, or somebody changed the message.
-    NotAuthentic,
-    /// The message breaks the format.
-    Malformed,
-    /// The server refuses the client, with a reason in words.
-    Refused(String),
+    /// The server spoke another version than the one offered.
+    VersionMismatch(u8),
+    /// A message cannot be decrypted: it was altered, or made for another key.
+    Decrypt,
+    /// The hello cannot be read.
+    Hello(HelloError),
+    /// The server refused.
+    Refused(Refusal),
+    /// An older version is used than both ends speak.
+    Downgrade,
+    /// More than [`PLAINTEXT_MAX`] bytes to be sent.
+    TooLong,
+    /// The cryptographic library refused to work; not caused by input.
+    Library,
 }
 
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            HandshakeError::NotControl => f.write_str("not a control connection of this tunnel"),
+            HandshakeError::BadLength(length) => {
+                write!(f, "a control message claims {length} bytes, which is out of bounds")
+            }
+            HandshakeError::Truncated => f.write_str("a control message is cut off"),
             HandshakeError::Version(version) => write!(
                 f,
-                "the server speaks protocol version {version}, this side {OLDEST_VERSION} to \
-                 {VERSION}: upgrade the older of the two"
+                "protocol version not supported by the peer, which speaks {version} at most: \
+                 update the older end"
             ),
-            HandshakeError::NotAuthentic => f.write_str(
-                "the handshake is not authentic: the server's public key is another one; pair again",
-            ),
-            HandshakeError::Malformed => f.write_str("the handshake is malformed"),
-            HandshakeError::Refused(reason) => f.write_str(reason),
+            HandshakeError::VersionMismatch(version) => {
+                write!(f, "the server answered in protocol version {version}, which was not asked")
+            }
+            HandshakeError::Decrypt => {
+                f.write_str("a control message was altered, or the server's public key is wrong")
+            }
+            HandshakeError::Hello(error) => error.fmt(f),
+            HandshakeError::Refused(reason) => reason.fmt(f),
+            HandshakeError::Downgrade => Refusal::Downgrade.fmt(f),
+            HandshakeError::TooLong => f.write_str("a control message is too long to be sent"),
+            HandshakeError::Library => f.write_str("the Noise library failed"),
         }
     }
 }
 
 impl std::error::Error for HandshakeError {}
 
-impl From<HandshakeError> for io::Error {
-    fn from(error: HandshakeError) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, error)
+impl From<HelloError> for HandshakeError {
+    fn from(error: HelloError) -> HandshakeError {
+        HandshakeError::Hello(error)
     }
 }
 
-/// What a client says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientHello {
-    /// The cipher it wants.
-    pub cipher: CipherChoice,
-    /// Whether its CPU has AES instructions.
-    pub prefers_aes: bool,
-    /// Its software's version.
-    pub software: String,
-    /// A token that enrols its key.
-    pub token: Option<Token>,
+/// Bytes that follow the header of handshake message 1.
+///
+/// # Errors
+/// [`HandshakeError::Version`] with this program's newest version: the server then sends
+/// [`version_answer`] and closes.
+pub fn request_length(header: &[u8; REQUEST_HEADER_LEN]) -> Result<usize, HandshakeError> {
+    let [first, version, high, low] = *header;
+    if first != FIRST_BYTE {
+        return Err(HandshakeError::NotControl);
+    }
+    if !Versions::OURS.contains(version) {
+        return Err(HandshakeError::Version(VERSION_MAX));
+    }
+    bounded(u16::from_be_bytes([high, low]), REQUEST_MIN, HANDSHAKE_MAX)
 }
 
-/// What a server says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerHello {
-    /// Its software's version.
-    pub software: String,
-}
-
-fn choice_id(choice: CipherChoice) -> u8 {
-    match choice {
-        CipherChoice::Auto => 0,
-        CipherChoice::Aes128Gcm => 1,
-        CipherChoice::ChaCha20Poly1305 => 2,
-        CipherChoice::None => 3,
+/// Bytes that follow the header of handshake message 2.
+///
+/// # Errors
+/// [`HandshakeError::Version`] with the newest version the server speaks; nothing follows.
+pub fn answer_length(header: &[u8; ANSWER_HEADER_LEN]) -> Result<usize, HandshakeError> {
+    let [version, high, low] = *header;
+    match u16::from_be_bytes([high, low]) {
+        0 => Err(HandshakeError::Version(version)),
+        length => bounded(length, ANSWER_MIN, HANDSHAKE_MAX),
     }
 }
 
-impl ClientHello {
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Vec::new();
-        put_tlv(&mut out, CIPHER, &[choice_id(self.cipher)]);
-        put_tlv(&mut out, PREFERS_AES, &[u8::from(self.prefers_aes)]);
-        put_tlv(&mut out, SOFTWARE, self.software.as_bytes());
-        if let Some(token) = &self.token {
-            put_tlv(&mut out, TOKEN, token.as_bytes());
-        }
-        Zeroizing::new(out)
-    }
+/// Bytes that follow the header of a message over the channel.
+pub fn message_length(header: &[u8; MESSAGE_HEADER_LEN]) -> Result<usize, HandshakeError> {
+    bounded(u16::from_be_bytes(*header), TAG_LEN, PLAINTEXT_MAX + TAG_LEN)
+}
 
-    fn decode(bytes: &[u8]) -> Option<ClientHello> {
-        let mut hello = ClientHello {
-            cipher: CipherChoice::Auto,
-            prefers_aes: false,
-            software: String::new(),
-            token: None,
-        };
-        let mut reader = Reader(bytes);
-        while !reader.is_empty() {
-            let (kind, value) = reader.tlv()?;
-            let mut value = Reader(value);
-            match kind {
-                CIPHER => {
-                    let id = value.u8()?;
-                    // A choice of a later version is left to the server.
-                    hello.cipher = [
-                        CipherChoice::Aes128Gcm,
-                        CipherChoice::ChaCha20Poly1305,
-                        CipherChoice::None,
-                    ]
-                    .into_iter()
-                    .find(|choice| choice_id(*choice) == id)
-                    .unwrap_or(CipherChoice::Auto);
-                }
-                PREFERS_AES => hello.prefers_aes = value.u8()? != 0,
-                SOFTWARE => hello.software = control::text(value.0),
-                TOKEN => hello.token = Some(Token::from_bytes(value.array()?)),
-                _ => {}
+fn bounded(length: u16, min: usize, max: usize) -> Result<usize, HandshakeError> {
+    let length = usize::from(length);
+    if (min..=max).contains(&length) { Ok(length) } else { Err(HandshakeError::BadLength(length)) }
+}
+
+/// The answer to a version this program does not speak: its newest, and length 0.
+pub fn version_answer() -> [u8; ANSWER_HEADER_LEN] {
+    [VERSION_MAX, 0, 0]
+}
+
+/// The X25519 public key that belongs to a private key.
+pub fn public_key(private: &[u8; KEY_LEN]) -> Result<[u8; KEY_LEN], HandshakeError> {
+    let mut dh =
+        DefaultResolver.resolve_dh(&DHChoice::Curve25519).ok_or(HandshakeError::Library)?;
+    dh.set(private);
+    dh.pubkey().try_into().map_err(|_| HandshakeError::Library)
+}
+
+/// Gives snow an ephemeral key drawn by the caller in place of a system random number generator.
+struct Resolver {
+    ephemeral: Zeroizing<[u8; KEY_LEN]>,
+}
+
+/// Random bytes that can be taken once.
+struct Once(Option<Zeroizing<[u8; KEY_LEN]>>);
+
+impl Random for Once {
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
+        match self.0.take() {
+            Some(bytes) if bytes.len() == dest.len() => {
+                dest.copy_from_slice(bytes.as_slice());
+                Ok(())
             }
+            _ => Err(snow::Error::Rng),
         }
-        Some(hello)
     }
 }
 
-/// The encrypted channel of a control connection.
-pub struct Channel(TransportState);
-
-impl Channel {
-    /// Seals a message, with its length in front.
-    ///
-    /// # Errors
-    /// When the channel is used up (2^64 messages).
-    pub fn seal(&mut self, message: &Message) -> Result<Vec<u8>, HandshakeError> {
-        let plain = Zeroizing::new(control::encode(message));
-        let mut out = vec![0; 2 + plain.len() + TAG];
-        let sealed = out.get_mut(2..).unwrap_or_default();
-        let length = self.0.write_message(&plain, sealed).map_err(|_| HandshakeError::Malformed)?;
-        let length = u16::try_from(length).map_err(|_| HandshakeError::Malformed)?;
-        out.splice(..2, length.to_be_bytes());
-        Ok(out)
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Once(Some(self.ephemeral.clone()))))
     }
 
-    /// Opens what came after a length.
-    ///
-    /// # Errors
-    /// When it is not authentic or malformed.
-    pub fn open(&mut self, sealed: &[u8]) -> Result<Vec<Message>, HandshakeError> {
-        let mut plain = Zeroizing::new(vec![0; sealed.len()]);
-        let length =
-            self.0.read_message(sealed, &mut plain).map_err(|_| HandshakeError::NotAuthentic)?;
-        let plain = plain.get(..length).unwrap_or_default();
-        control::decode(plain).ok_or(HandshakeError::Malformed)
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
     }
 }
 
-/// The length of a transport message from the two bytes ahead of it; `None` when it is too long.
-pub fn transport_length(header: [u8; 2]) -> Option<usize> {
-    let length = usize::from(u16::from_be_bytes(header));
-    (length <= control::LONGEST + TAG).then_some(length)
+/// A handshake state of either end: the initiator knows the responder's public key.
+fn noise(
+    local: &[u8; KEY_LEN],
+    remote: Option<&[u8; KEY_LEN]>,
+    version: u8,
+    rng: Rng<'_>,
+) -> Result<HandshakeState, HandshakeError> {
+    let library = |_| HandshakeError::Library;
+    let mut ephemeral = Zeroizing::new([0; KEY_LEN]);
+    rng(ephemeral.as_mut_slice());
+    let prologue = [PROLOGUE, &[FIRST_BYTE, version]].concat();
+    let builder =
+        Builder::with_resolver(PATTERN.parse().map_err(library)?, Box::new(Resolver { ephemeral }))
+            .local_private_key(local)
+            .map_err(library)?
+            .prologue(&prologue)
+            .map_err(library)?;
+    match remote {
+        Some(remote) => {
+            builder.remote_public_key(remote).map_err(library)?.build_initiator().map_err(library)
+        }
+        None => builder.build_responder().map_err(library),
+    }
 }
 
-fn prologue(version: u8) -> Vec<u8> {
-    [PROLOGUE, &[CONTROL, version]].concat()
+/// Appends the next handshake message and fills in its length, the header's last two bytes.
+fn write(
+    state: &mut HandshakeState,
+    header: &[u8],
+    payload: &[u8],
+) -> Result<Vec<u8>, HandshakeError> {
+    let mut message = vec![0; HANDSHAKE_MAX];
+    let written =
+        state.write_message(payload, &mut message).map_err(|_| HandshakeError::Library)?;
+    message.truncate(written);
+    let length = u16::try_from(written).map_err(|_| HandshakeError::Library)?;
+    Ok([header, &length.to_be_bytes(), &message].concat())
 }
 
-fn framed(front: &[u8], message: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    [front, &length.to_be_bytes(), message].concat()
+fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, HandshakeError> {
+    let mut payload = vec![0; message.len()];
+    let length = state.read_message(message, &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+    payload.truncate(length);
+    Ok(payload)
 }
 
-/// A client between its message and the server's.
-pub struct ClientHandshake(HandshakeState);
+/// The client's end of a handshake that awaits message 2.
+#[derive(Debug)]
+pub struct ClientHandshake {
+    state: HandshakeState,
+    version: u8,
+}
 
 impl ClientHandshake {
-    /// Begins a handshake; the bytes are to be sent.
-    ///
-    /// # Errors
-    /// Only when a key is not one of X25519's.
+    /// Starts a handshake in the newest version of the hello; also returns the bytes to be sent.
     pub fn start(
-        local: &[u8; 32],
-        server: &[u8; 32],
+        local: &[u8; KEY_LEN],
+        server: &[u8; KEY_LEN],
         hello: &ClientHello,
+        rng: Rng<'_>,
     ) -> Result<(ClientHandshake, Vec<u8>), HandshakeError> {
-        let build = || {
-            let pattern = PATTERN.parse()?;
-            let prologue = prologue(VERSION);
-            let mut state = Builder::new(pattern)
-                .prologue(&prologue)?
-                .local_private_key(local)?
-                .remote_public_key(server)?
-                .build_initiator()?;
-            let mut message = vec![0; LONGEST];
-            let length = state.write_message(&hello.encode(), &mut message)?;
-            message.truncate(length);
-            Ok((state, message))
-        };
-        let (state, message) = build().map_err(|_: snow::Error| HandshakeError::Malformed)?;
-        Ok((ClientHandshake(state), framed(&[CONTROL, VERSION], &message)))
+        ClientHandshake::start_version(local, server, hello, hello.versions.max, rng)
     }
 
-    /// Takes the server's version and message.
+    /// Starts a handshake in an older version, after [`HandshakeError::Version`].
+    pub fn start_version(
+        local: &[u8; KEY_LEN],
+        server: &[u8; KEY_LEN],
+        hello: &ClientHello,
+        version: u8,
+        rng: Rng<'_>,
+    ) -> Result<(ClientHandshake, Vec<u8>), HandshakeError> {
+        let mut state = noise(local, Some(server), version, rng)?;
+        let bytes = write(&mut state, &[FIRST_BYTE, version], &hello.encode())?;
+        Ok((ClientHandshake { state, version }, bytes))
+    }
+
+    /// Reads the server's answer, header included.
     ///
     /// # Errors
-    /// When the server refuses, or is not the one whose key is known.
-    pub fn finish(
-        mut self,
-        version: u8,
-        message: &[u8],
-    ) -> Result<(Channel, ServerHello), HandshakeError> {
-        if message.is_empty() || version != VERSION {
-            return Err(HandshakeError::Version(version));
+    /// [`HandshakeError::Refused`] when the server, known by its key, turned the client away.
+    pub fn finish(mut self, answer: &[u8]) -> Result<(Channel, ServerHello), HandshakeError> {
+        let (header, message) =
+            take::<ANSWER_HEADER_LEN>(answer).ok_or(HandshakeError::Truncated)?;
+        if message.len() != answer_length(&header)? {
+            return Err(HandshakeError::Truncated);
         }
-        let mut payload = vec![0; message.len()];
-        let length = self
-            .0
-            .read_message(message, &mut payload)
-            .map_err(|_| HandshakeError::NotAuthentic)?;
-        let mut software = String::new();
-        let mut reader = Reader(payload.get(..length).unwrap_or_default());
-        while !reader.is_empty() {
-            match reader.tlv().ok_or(HandshakeError::Malformed)? {
-                (REFUSAL, reason) => return Err(HandshakeError::Refused(control::text(reason))),
-                (SOFTWARE, value) => software = control::text(value),
-                _ => {}
-            }
+        let [version, ..] = header;
+        if version != self.version {
+            return Err(HandshakeError::VersionMismatch(version));
         }
-        let channel = self.0.into_transport_mode().map_err(|_| HandshakeError::Malformed)?;
-        Ok((Channel(channel), ServerHello { software }))
+        let payload = read(&mut self.state, message)?;
+        let (hello, refusal) = ServerHello::decode(&payload)?;
+        match refusal {
+            Some(refusal) => Err(HandshakeError::Refused(refusal)),
+            None => Ok((Channel::new(self.state)?, hello)),
+        }
     }
 }
 
-/// A server that has read a client's message.
+/// The server's end of a handshake that owes message 2.
+#[derive(Debug)]
 pub struct ServerHandshake {
     state: HandshakeState,
     version: u8,
-    /// The client's public key; it made the message, or one that was replayed.
-    pub client: [u8; 32],
-    /// What the client says of itself.
-    pub hello: ClientHello,
-}
-
-/// What a server answers to a version that it does not speak.
-pub fn version_refusal() -> Vec<u8> {
-    framed(&[VERSION], &[])
+    downgraded: bool,
 }
 
 impl ServerHandshake {
-    /// Reads a client's message of the version it gave.
+    /// Reads handshake message 1, header included; also returns the client's public key and hello.
     ///
-    /// # Errors
-    /// When the version is not spoken (answer [`version_refusal`]), or the message is not authentic.
+    /// The key is the sender's unless the message is a replay, or the server's own private key is
+    /// known to others: only the first message over the channel settles that.
     pub fn accept(
-        private: &[u8; 32],
-        version: u8,
-        message: &[u8],
-    ) -> Result<ServerHandshake, HandshakeError> {
-        if !(OLDEST_VERSION..=VERSION).contains(&version) {
-            return Err(HandshakeError::Version(version));
+        server_private: &[u8; KEY_LEN],
+        request: &[u8],
+        rng: Rng<'_>,
+    ) -> Result<(ServerHandshake, [u8; KEY_LEN], ClientHello), HandshakeError> {
+        let (header, message) =
+            take::<REQUEST_HEADER_LEN>(request).ok_or(HandshakeError::Truncated)?;
+        if message.len() != request_length(&header)? {
+            return Err(HandshakeError::Truncated);
         }
-        let read = || {
-            let prologue = prologue(version);
-            let mut state = Builder::new(PATTERN.parse()?)
-                .prologue(&prologue)?
-                .local_private_key(private)?
-                .build_responder()?;
-            let mut payload = Zeroizing::new(vec![0; message.len()]);
-            let length = state.read_message(message, &mut payload)?;
-            payload.truncate(length);
-            Ok((state, payload))
-        };
-        let (state, payload) = read().map_err(|_: snow::Error| HandshakeError::NotAuthentic)?;
-        let client = state.get_remote_static().and_then(|key| key.try_into().ok());
-        let client = client.ok_or(HandshakeError::Malformed)?;
-        let hello = ClientHello::decode(&payload).ok_or(HandshakeError::Malformed)?;
-        Ok(ServerHandshake { state, version, client, hello })
+        let [_, version, ..] = header;
+        let mut state = noise(server_private, None, version, rng)?;
+        let hello = ClientHello::decode(&read(&mut state, message)?)?;
+        let client = state
+            .get_remote_static()
+            .and_then(|key| key.try_into().ok())
+            .ok_or(HandshakeError::Library)?;
+        let downgraded = Versions::OURS.common(hello.versions) != Some(version);
+        Ok((ServerHandshake { state, version, downgraded }, client, hello))
     }
 
-    fn write(&mut self, payload: &[u8]) -> Result<Vec<u8>, HandshakeError> {
-        let mut message = vec![0; LONGEST];
-        let length = self
-            .state
-            .write_message(payload, &mut message)
-            .map_err(|_| HandshakeError::Malformed)?;
-        message.truncate(length);
-        Ok(framed(&[self.version], &message))
+    /// Whether an older version is used than both ends speak: answer with
+    /// [`Refusal::Downgrade`], for [`ServerHandshake::reply`] does not go along.
+    pub fn downgraded(&self) -> bool {
+        self.downgraded
     }
 
-    /// Completes the handshake; the bytes are to be sent.
+    /// Accepts the client.
     ///
     /// # Errors
-    /// Never in practice.
+    /// [`HandshakeError::Downgrade`].
     pub fn reply(mut self, hello: &ServerHello) -> Result<(Vec<u8>, Channel), HandshakeError> {
-        let mut payload = Vec::new();
-        put_tlv(&mut payload, SOFTWARE, hello.software.as_bytes());
-        let answer = self.write(&payload)?;
-        let channel = self.state.into_transport_mode().map_err(|_| HandshakeError::Malformed)?;
-        Ok((answer, Channel(channel)))
+        if self.downgraded {
+            return Err(HandshakeError::Downgrade);
+        }
+        let bytes = write(&mut self.state, &[self.version], &hello.encode(None))?;
+        Ok((bytes, Channel::new(self.state)?))
     }
 
-    /// Refuses the client, which learns the reason; nobody else does.
-    ///
-    /// # Errors
-    /// Never in practice.
-    pub fn refuse(mut self, reason: &str) -> Result<Vec<u8>, HandshakeError> {
-        let mut payload = Vec::new();
-        put_tlv(&mut payload, REFUSAL, reason.as_bytes());
-        self.write(&payload)
+    /// Turns the client away with a reason that only the holder of the client's key can read.
+    pub fn refuse(
+        mut self,
+        hello: &ServerHello,
+        reason: Refusal,
+    ) -> Result<Vec<u8>, HandshakeError> {
+        write(&mut self.state, &[self.version], &hello.encode(Some(reason)))
+    }
+}
+
+/// The encrypted channel between two ends that finished a handshake.
+#[derive(Debug)]
+pub struct Channel {
+    state: TransportState,
+}
+
+impl Channel {
+    fn new(state: HandshakeState) -> Result<Channel, HandshakeError> {
+        let state = state.into_transport_mode().map_err(|_| HandshakeError::Library)?;
+        Ok(Channel { state })
+    }
+
+    /// Encrypts a message of at most [`PLAINTEXT_MAX`] bytes; the result has its header.
+    pub fn seal(&mut self, plaintext: &[u8]) -> Result<Vec<u8>, HandshakeError> {
+        if plaintext.len() > PLAINTEXT_MAX {
+            return Err(HandshakeError::TooLong);
+        }
+        let sealed_len = plaintext.len() + TAG_LEN;
+        let length = u16::try_from(sealed_len).map_err(|_| HandshakeError::TooLong)?;
+        let mut bytes = vec![0; MESSAGE_HEADER_LEN + sealed_len];
+        let (header, sealed) = bytes.split_at_mut(MESSAGE_HEADER_LEN);
+        header.copy_from_slice(&length.to_be_bytes());
+        self.state.write_message(plaintext, sealed).map_err(|_| HandshakeError::Library)?;
+        Ok(bytes)
+    }
+
+    /// Decrypts a message without its header. After an error the connection is of no more use.
+    pub fn open(&mut self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, HandshakeError> {
+        if sealed.len() > PLAINTEXT_MAX + TAG_LEN {
+            return Err(HandshakeError::BadLength(sealed.len()));
+        }
+        let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
+        let length =
+            self.state.read_message(sealed, &mut plaintext).map_err(|_| HandshakeError::Decrypt)?;
+        plaintext.truncate(length);
+        Ok(plaintext)
     }
 }
 

@@ -1,72 +1,81 @@
-//! The tunnel's wire format and session state, without I/O. `docs/protocol.md` describes it for
-//! other implementations.
+//! The tunnel's wire format and its state, without I/O: `docs/protocol.md` describes it.
+//!
+//! A control connection ([`handshake`], [`control`]) authenticates a router and gives it a
+//! [`session`]; each LAN connection is then one [`stream`] of [`record`]s that opens with a
+//! [`convert`] request; [`probe`]s measure the uplinks over UDP.
+
+use std::fmt;
+
+use crate::config::agent::CipherChoice;
 
 pub mod control;
 pub mod convert;
 pub mod handshake;
+pub mod hello;
 pub mod probe;
 pub mod record;
 pub mod replay;
 pub mod session;
 pub mod stream;
 
-use std::fmt;
+#[cfg(test)]
+mod testing;
 
-use crate::config::agent::CipherChoice;
+/// The newest protocol version this program speaks.
+pub const VERSION_MAX: u8 = 1;
+/// The oldest protocol version this program speaks: one less than the newest, once there is one.
+pub const VERSION_MIN: u8 = 1;
 
-/// The first byte of an RFC 8803 Convert message: its version.
-pub const CONVERT: u8 = 0x01;
-/// The first byte of a control connection.
-pub const CONTROL: u8 = b'C';
-/// The first byte of a stream.
-pub const STREAM: u8 = b'S';
-/// The newest protocol version spoken here.
-pub const VERSION: u8 = 1;
-/// The oldest.
-pub const OLDEST_VERSION: u8 = 1;
+/// Fills a buffer with unpredictable bytes.
+pub type Rng<'a> = &'a mut dyn FnMut(&mut [u8]);
 
-/// How a stream's payload is protected.
+/// What a TCP connection to the server's port is for, told by its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// A bare RFC 8803 client: the byte is the version of the Convert fixed header.
+    Convert,
+    /// A control connection.
+    Control,
+    /// A stream.
+    Stream,
+}
+
+impl ConnectionKind {
+    /// The kind a first byte tells, `None` for a byte that starts nothing known.
+    pub fn from_first_byte(byte: u8) -> Option<ConnectionKind> {
+        match byte {
+            convert::VERSION => Some(ConnectionKind::Convert),
+            handshake::FIRST_BYTE => Some(ConnectionKind::Control),
+            stream::FIRST_BYTE => Some(ConnectionKind::Stream),
+            _ => None,
+        }
+    }
+}
+
+/// How a stream's payload is protected. The numbers are those on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Cipher {
-    /// Not at all; request and answer are sealed all the same.
-    None,
-    /// AES-128-GCM (RFC 5116).
-    Aes128Gcm,
-    /// ChaCha20-Poly1305 (RFC 8439).
-    ChaCha20Poly1305,
+    /// Not at all: only the preamble, the request and its answer are authenticated.
+    None = 0,
+    /// AES-128-GCM.
+    Aes128Gcm = 1,
+    /// ChaCha20-Poly1305.
+    ChaCha20Poly1305 = 2,
 }
 
 impl Cipher {
+    /// Every cipher.
+    pub const ALL: [Cipher; 3] = [Cipher::None, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305];
+
+    /// The cipher with a number on the wire.
+    pub fn from_wire(number: u8) -> Option<Cipher> {
+        Cipher::ALL.into_iter().find(|cipher| cipher.to_wire() == number)
+    }
+
     /// The number on the wire.
-    pub fn id(self) -> u8 {
-        match self {
-            Cipher::None => 0,
-            Cipher::Aes128Gcm => 1,
-            Cipher::ChaCha20Poly1305 => 2,
-        }
-    }
-
-    /// The cipher with this number.
-    pub fn from_id(id: u8) -> Option<Cipher> {
-        [Cipher::None, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305]
-            .into_iter()
-            .find(|cipher| cipher.id() == id)
-    }
-
-    /// The cipher of a new session: what the client asks for; `auto` is AES where both ends have
-    /// instructions for it, and ChaCha20 otherwise.
-    pub fn negotiate(
-        wanted: CipherChoice,
-        client_prefers_aes: bool,
-        server_prefers_aes: bool,
-    ) -> Cipher {
-        match wanted {
-            CipherChoice::None => Cipher::None,
-            CipherChoice::Aes128Gcm => Cipher::Aes128Gcm,
-            CipherChoice::ChaCha20Poly1305 => Cipher::ChaCha20Poly1305,
-            CipherChoice::Auto if client_prefers_aes && server_prefers_aes => Cipher::Aes128Gcm,
-            CipherChoice::Auto => Cipher::ChaCha20Poly1305,
-        }
+    pub fn to_wire(self) -> u8 {
+        self as u8
     }
 }
 
@@ -80,57 +89,131 @@ impl fmt::Display for Cipher {
     }
 }
 
-/// Reads big-endian fields from the front of a buffer; every read is bounded by what is there.
-struct Reader<'a>(&'a [u8]);
+/// A set of ciphers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CipherSet(u8);
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(head)
+impl CipherSet {
+    /// Every cipher this program knows.
+    pub fn all() -> CipherSet {
+        Cipher::ALL.into_iter().collect()
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
+    /// What `option cipher` lets a router offer: `auto` means any that encrypts, never `none`.
+    pub fn offered(choice: CipherChoice) -> CipherSet {
+        match choice {
+            CipherChoice::Auto => [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305].as_slice(),
+            CipherChoice::Aes128Gcm => &[Cipher::Aes128Gcm],
+            CipherChoice::ChaCha20Poly1305 => &[Cipher::ChaCha20Poly1305],
+            CipherChoice::None => &[Cipher::None],
+        }
+        .iter()
+        .copied()
+        .collect()
     }
 
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
+    /// Whether a cipher is in the set.
+    pub fn contains(self, cipher: Cipher) -> bool {
+        self.0 & CipherSet::bit(cipher) != 0
     }
 
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
+    fn bit(cipher: Cipher) -> u8 {
+        1 << cipher.to_wire()
     }
 
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
+    /// The set as it travels: bit n stands for cipher n.
+    pub(crate) fn to_wire(self) -> u8 {
+        self.0
     }
 
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// A `type u8 | length be16 | value` field.
-    fn tlv(&mut self) -> Option<(u8, &'a [u8])> {
-        let kind = self.u8()?;
-        let length = usize::from(self.u16()?);
-        Some((kind, self.take(length)?))
+    /// The known ciphers of a set that came over the wire; others are left out.
+    pub(crate) fn from_wire(bits: u8) -> CipherSet {
+        CipherSet(bits & CipherSet::all().0)
     }
 }
 
-/// Appends a `type u8 | length be16 | value` field; a value too long for it is cut off.
-fn put_tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
-    out.push(kind);
-    out.extend(length.to_be_bytes());
-    out.extend(value.iter().take(usize::from(length)));
+impl FromIterator<Cipher> for CipherSet {
+    fn from_iter<I: IntoIterator<Item = Cipher>>(ciphers: I) -> CipherSet {
+        CipherSet(ciphers.into_iter().fold(0, |bits, cipher| bits | CipherSet::bit(cipher)))
+    }
+}
+
+/// What one end says about ciphers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CipherOffer {
+    /// Those it accepts.
+    pub ciphers: CipherSet,
+    /// AES is faster than ChaCha20 there: the processor has instructions for it.
+    pub prefers_aes: bool,
+}
+
+/// The cipher of a session, `None` when the two ends have none in common.
+///
+/// AES-128-GCM where both ends prefer it, otherwise ChaCha20-Poly1305, otherwise AES-128-GCM, and
+/// plaintext only where nothing else is in common, which takes a client that asked for just that.
+pub fn negotiate(client: CipherOffer, server: CipherOffer) -> Option<Cipher> {
+    let order = if client.prefers_aes && server.prefers_aes {
+        [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305, Cipher::None]
+    } else {
+        [Cipher::ChaCha20Poly1305, Cipher::Aes128Gcm, Cipher::None]
+    };
+    order
+        .into_iter()
+        .find(|cipher| client.ciphers.contains(*cipher) && server.ciphers.contains(*cipher))
+}
+
+/// Splits an array off the front of a slice that may be too short.
+fn take<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
+    bytes.split_first_chunk::<N>().map(|(head, rest)| (*head, rest))
 }
 
 #[cfg(test)]
-pub(crate) mod mutation;
+mod tests {
+    use super::*;
+
+    fn offer(ciphers: &[Cipher], prefers_aes: bool) -> CipherOffer {
+        CipherOffer { ciphers: ciphers.iter().copied().collect(), prefers_aes }
+    }
+
+    #[test]
+    fn ciphers_are_negotiated() {
+        let auto = CipherSet::offered(CipherChoice::Auto);
+        let all = CipherSet::all();
+        let pick = |client_aes, server_aes| {
+            negotiate(
+                CipherOffer { ciphers: auto, prefers_aes: client_aes },
+                CipherOffer { ciphers: all, prefers_aes: server_aes },
+            )
+        };
+        assert_eq!(pick(true, true), Some(Cipher::Aes128Gcm));
+        assert_eq!(pick(false, true), Some(Cipher::ChaCha20Poly1305));
+        assert_eq!(pick(true, false), Some(Cipher::ChaCha20Poly1305));
+
+        for (choice, cipher) in [
+            (CipherChoice::Aes128Gcm, Cipher::Aes128Gcm),
+            (CipherChoice::ChaCha20Poly1305, Cipher::ChaCha20Poly1305),
+            (CipherChoice::None, Cipher::None),
+        ] {
+            let client = CipherOffer { ciphers: CipherSet::offered(choice), prefers_aes: false };
+            assert_eq!(
+                negotiate(client, CipherOffer { ciphers: all, prefers_aes: true }),
+                Some(cipher)
+            );
+        }
+        let plain_only = offer(&[Cipher::None], false);
+        assert_eq!(negotiate(CipherOffer { ciphers: auto, prefers_aes: true }, plain_only), None);
+        let all = CipherOffer { ciphers: all, prefers_aes: false };
+        assert_ne!(negotiate(all, all), Some(Cipher::None));
+    }
+
+    #[test]
+    fn first_bytes_tell_the_kind() {
+        assert_eq!(ConnectionKind::from_first_byte(0x01), Some(ConnectionKind::Convert));
+        assert_eq!(ConnectionKind::from_first_byte(b'C'), Some(ConnectionKind::Control));
+        assert_eq!(ConnectionKind::from_first_byte(b'S'), Some(ConnectionKind::Stream));
+        // TLS, HTTP and SSH clients that stray here.
+        for byte in [0x16, b'G', b'P', 0] {
+            assert_eq!(ConnectionKind::from_first_byte(byte), None);
+        }
+    }
+}

@@ -1,162 +1,237 @@
-//! Probes: UDP datagrams that an uplink's health is judged by.
+//! Probes: small authenticated UDP datagrams that measure one uplink.
 //!
-//! `kind u8 | 0 u8 | 0 be16 | session id be64 | counter be64 | sealed payload 18 | tag 16`. A request's
-//! payload is zeros; a reply's is the address and port the request came from, so that a reply is as
-//! long as its request and serves no amplification.
+//! A server keeps nothing for a probe: a replayed request only earns the replayer a reply of the
+//! same size. The address in a reply is authenticated, not encrypted, for a reply to a replay
+//! from elsewhere would use a nonce twice.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use super::session::{MAC_LEN, SessionId, SessionKeys};
+use super::take;
 
-use super::Reader;
-use super::session::{End, Keys};
+/// Bytes of a request and of a reply, as UDP payload.
+pub const PROBE_LEN: usize = SIGNED_LEN + MAC_LEN;
 
-/// A probe's length in bytes, request and reply alike.
-pub const LENGTH: usize = HEADER + PAYLOAD + 16;
-const HEADER: usize = 20;
-const PAYLOAD: usize = 18;
+const HEADER_LEN: usize = 20;
+const BODY_LEN: usize = 20;
+const SIGNED_LEN: usize = HEADER_LEN + BODY_LEN;
 const REQUEST: u8 = b'P';
 const REPLY: u8 = b'p';
 
-/// Seals and opens the probes of one session.
-pub struct Prober {
-    id: u64,
-    client: Direction,
-    server: Direction,
+/// Why a datagram is not a probe of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeError {
+    /// Not as long as a probe.
+    BadLength,
+    /// Neither request nor reply, or not the one expected.
+    NotProbe,
+    /// Not made with the session's key.
+    Forged,
 }
 
-struct Direction {
-    key: LessSafeKey,
-    iv: [u8; 12],
-}
-
-impl Direction {
-    fn new(material: [u8; 44]) -> Option<Direction> {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, material.first_chunk::<32>()?).ok()?;
-        Some(Direction { key: LessSafeKey::new(key), iv: *material.last_chunk()? })
-    }
-
-    fn nonce(&self, counter: u64) -> Nonce {
-        let mut nonce = self.iv;
-        for (byte, count) in nonce.iter_mut().skip(4).zip(counter.to_be_bytes()) {
-            *byte ^= count;
-        }
-        Nonce::assume_unique_for_key(nonce)
-    }
-
-    fn seal(&self, kind: u8, id: u64, counter: u64, payload: [u8; PAYLOAD]) -> Vec<u8> {
-        let mut out = vec![kind, 0, 0, 0];
-        out.extend(id.to_be_bytes());
-        out.extend(counter.to_be_bytes());
-        let aad = Aad::from(out.clone());
-        let mut sealed = payload;
-        let tag = self.key.seal_in_place_separate_tag(self.nonce(counter), aad, &mut sealed);
-        out.extend(sealed);
-        // Sealing 18 bytes cannot fail; were it to, the probe would be too short and so lost.
-        out.extend(tag.iter().flat_map(|tag| tag.as_ref()));
-        out
-    }
-
-    fn open(&self, datagram: &[u8], counter: u64) -> Option<[u8; PAYLOAD]> {
-        let (header, sealed) = datagram.split_at_checked(HEADER)?;
-        let mut sealed = sealed.to_vec();
-        let nonce = self.nonce(counter);
-        let plain = self.key.open_in_place(nonce, Aad::from(header), &mut sealed).ok()?;
-        plain.try_into().ok()
-    }
-}
-
-/// The session and counter of a probe of this kind, not verified.
-fn header(datagram: &[u8], kind: u8) -> Option<(u64, u64)> {
-    let mut reader = Reader(datagram);
-    let right = datagram.len() == LENGTH && reader.u32()? == u32::from(kind) << 24;
-    right.then_some(())?;
-    Some((reader.u64()?, reader.u64()?))
-}
-
-/// The session that a request names; it is verified by [`Prober::answer`].
-pub fn session_of(datagram: &[u8]) -> Option<u64> {
-    header(datagram, REQUEST).map(|(session, _)| session)
-}
-
-impl Prober {
-    /// The prober of a session; `None` never in practice.
-    pub fn new(keys: &Keys) -> Option<Prober> {
-        Some(Prober {
-            id: keys.id,
-            client: Direction::new(keys.probe_material(End::Client))?,
-            server: Direction::new(keys.probe_material(End::Server))?,
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProbeError::BadLength => "datagram that is not as long as a probe",
+            ProbeError::NotProbe => "datagram that is no probe",
+            ProbeError::Forged => "probe that is not authentic",
         })
     }
+}
 
-    /// A client's request; each counter is used once in a session.
-    pub fn request(&self, counter: u64) -> Vec<u8> {
-        self.client.seal(REQUEST, self.id, counter, [0; PAYLOAD])
+impl std::error::Error for ProbeError {}
+
+/// A request: which session's, and its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// Its number, which the client never uses twice in a session.
+    pub counter: u64,
+}
+
+/// A reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeReply {
+    /// The request's: the client matches it to those it awaits, each once.
+    pub counter: u64,
+    /// Where the server saw the request come from.
+    pub observed: SocketAddr,
+}
+
+/// A datagram as read: whose it is has to be looked up before it can be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnverifiedProbe {
+    kind: u8,
+    session: SessionId,
+    counter: u64,
+    body: [u8; BODY_LEN],
+    signed: [u8; SIGNED_LEN],
+    mac: [u8; MAC_LEN],
+}
+
+fn encode(kind: u8, counter: u64, body: [u8; BODY_LEN], keys: &SessionKeys) -> [u8; PROBE_LEN] {
+    let mut bytes = [0; PROBE_LEN];
+    let (signed, mac) = bytes.split_at_mut(SIGNED_LEN);
+    let parts =
+        [&[kind, 0, 0, 0], keys.id().0.to_be_bytes().as_slice(), &counter.to_be_bytes(), &body]
+            .concat();
+    for (place, byte) in signed.iter_mut().zip(parts) {
+        *place = byte;
+    }
+    let key = if kind == REQUEST { &keys.probe_request } else { &keys.probe_reply };
+    mac.copy_from_slice(&key.sign(signed));
+    bytes
+}
+
+impl ProbeRequest {
+    /// The datagram.
+    pub fn encode(&self, keys: &SessionKeys) -> [u8; PROBE_LEN] {
+        encode(REQUEST, self.counter, [0; BODY_LEN], keys)
     }
 
-    /// A server's answer to an authentic request that came from `source`.
-    ///
-    /// A replayed request is answered once more: the reply is no longer than it, and its client no
-    /// longer waits for it.
-    pub fn answer(&self, request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
-        let (_, counter) = header(request, REQUEST).filter(|(session, _)| *session == self.id)?;
-        self.client.open(request, counter)?;
-        let address = match source.ip() {
+    /// The reply to this request, which came from `observed`.
+    pub fn reply(&self, observed: SocketAddr) -> ProbeReply {
+        ProbeReply { counter: self.counter, observed: canonical(observed) }
+    }
+}
+
+/// The address and port alone, IPv4 as such.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl ProbeReply {
+    /// The datagram.
+    pub fn encode(&self, keys: &SessionKeys) -> [u8; PROBE_LEN] {
+        let address = match self.observed.ip() {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,
         };
-        let mut payload = [0; PAYLOAD];
-        let fields = address.octets().into_iter().chain(source.port().to_be_bytes());
-        payload.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
-        Some(self.server.seal(REPLY, self.id, counter, payload))
+        let mut body = [0; BODY_LEN];
+        let observed = address.octets().into_iter().chain(self.observed.port().to_be_bytes());
+        for (place, byte) in body.iter_mut().zip(observed) {
+            *place = byte;
+        }
+        encode(REPLY, self.counter, body, keys)
+    }
+}
+
+impl UnverifiedProbe {
+    /// Reads a datagram.
+    pub fn parse(datagram: &[u8]) -> Result<UnverifiedProbe, ProbeError> {
+        let bytes: [u8; PROBE_LEN] = datagram.try_into().map_err(|_| ProbeError::BadLength)?;
+        let (signed, mac) = take::<SIGNED_LEN>(&bytes).ok_or(ProbeError::BadLength)?;
+        let ([kind, ..], rest) = take::<4>(&signed).ok_or(ProbeError::BadLength)?;
+        let (session, rest) = take::<8>(rest).ok_or(ProbeError::BadLength)?;
+        let (counter, body) = take::<8>(rest).ok_or(ProbeError::BadLength)?;
+        if kind != REQUEST && kind != REPLY {
+            return Err(ProbeError::NotProbe);
+        }
+        Ok(UnverifiedProbe {
+            kind,
+            session: SessionId(u64::from_be_bytes(session)),
+            counter: u64::from_be_bytes(counter),
+            body: body.try_into().map_err(|_| ProbeError::BadLength)?,
+            signed,
+            mac: mac.try_into().map_err(|_| ProbeError::BadLength)?,
+        })
     }
 
-    /// The counter that an authentic reply answers, and where the server saw its request come from.
-    pub fn reply(&self, datagram: &[u8]) -> Option<(u64, SocketAddr)> {
-        let (_, counter) = header(datagram, REPLY).filter(|(session, _)| *session == self.id)?;
-        let payload = self.server.open(datagram, counter)?;
-        let mut reader = Reader(&payload);
-        let address: [u8; 16] = reader.array()?;
-        let address = IpAddr::from(address).to_canonical();
-        Some((counter, SocketAddr::new(address, reader.u16()?)))
+    /// The session it claims to belong to.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The request, if it is one and was made with a session's key.
+    pub fn request(&self, keys: &SessionKeys) -> Result<ProbeRequest, ProbeError> {
+        if self.kind != REQUEST {
+            return Err(ProbeError::NotProbe);
+        }
+        if !keys.probe_request.verify(&self.signed, &self.mac) {
+            return Err(ProbeError::Forged);
+        }
+        Ok(ProbeRequest { counter: self.counter })
+    }
+
+    /// The reply, if it is one and was made with a session's key.
+    pub fn reply(&self, keys: &SessionKeys) -> Result<ProbeReply, ProbeError> {
+        if self.kind != REPLY {
+            return Err(ProbeError::NotProbe);
+        }
+        if !keys.probe_reply.verify(&self.signed, &self.mac) {
+            return Err(ProbeError::Forged);
+        }
+        let (address, rest) = take::<16>(&self.body).ok_or(ProbeError::BadLength)?;
+        let (port, _) = take::<2>(rest).ok_or(ProbeError::BadLength)?;
+        let address = IpAddr::V6(Ipv6Addr::from(address));
+        let observed = canonical(SocketAddr::new(address, u16::from_be_bytes(port)));
+        Ok(ProbeReply { counter: self.counter, observed })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::mutation::mutate;
     use crate::tunnel::session::StreamSecret;
+    use crate::tunnel::testing::{Xorshift, bit_flips, mutations};
 
-    fn prober(secret: u8) -> Prober {
-        Prober::new(&Keys { id: 5, secret: StreamSecret::new([secret; 32]) }).unwrap()
+    fn keys() -> SessionKeys {
+        SessionKeys::new(SessionId(77), &StreamSecret::from_bytes([1; 32]))
+    }
+
+    fn request(datagram: &[u8]) -> Result<ProbeRequest, ProbeError> {
+        UnverifiedProbe::parse(datagram)?.request(&keys())
+    }
+
+    fn reply(datagram: &[u8]) -> Result<ProbeReply, ProbeError> {
+        UnverifiedProbe::parse(datagram)?.reply(&keys())
     }
 
     #[test]
-    fn a_reply_tells_where_the_request_came_from() {
-        for source in ["192.0.2.1:4000", "[2001:db8::1]:5000"] {
-            let source: SocketAddr = source.parse().unwrap();
-            let request = prober(1).request(9);
-            assert_eq!(session_of(&request), Some(5));
-            let reply = prober(1).answer(&request, source).unwrap();
-            assert_eq!((request.len(), reply.len()), (LENGTH, LENGTH));
-            assert_eq!(prober(1).reply(&reply), Some((9, source)));
-            assert_eq!(prober(2).reply(&reply), None);
-            assert_eq!(prober(1).reply(&request), None);
-            assert_eq!(prober(1).answer(&reply, source), None);
+    fn there_and_back() {
+        let sent = ProbeRequest { counter: 9 };
+        let datagram = sent.encode(&keys());
+        assert_eq!(UnverifiedProbe::parse(&datagram).unwrap().session(), SessionId(77));
+        assert_eq!(request(&datagram), Ok(sent));
+        for (seen, expected) in [
+            ("198.51.100.7:4242", "198.51.100.7:4242"),
+            ("[::ffff:198.51.100.7]:4242", "198.51.100.7:4242"),
+            ("[2001:db8::9]:65535", "[2001:db8::9]:65535"),
+        ] {
+            let answer = sent.reply(seen.parse().unwrap()).encode(&keys());
+            assert_eq!(answer.len(), datagram.len(), "no amplification");
+            assert_eq!(
+                reply(&answer),
+                Ok(ProbeReply { counter: 9, observed: expected.parse().unwrap() })
+            );
         }
-        assert!(prober(2).answer(&prober(1).request(1), "192.0.2.1:1".parse().unwrap()).is_none());
     }
 
     #[test]
-    fn mutated_probes_do_no_harm() {
-        let source = "192.0.2.1:4000".parse().unwrap();
-        let (prober, request) = (prober(1), prober(1).request(9));
-        let reply = prober.answer(&request, source).unwrap();
-        mutate(&[request.clone(), reply.clone()], |input| {
-            session_of(input);
-            assert_eq!(prober.answer(input, source).is_some(), *input == request);
-            assert_eq!(prober.reply(input).is_some(), *input == reply);
+    fn a_request_is_no_reply() {
+        let mut datagram = ProbeRequest { counter: 9 }.encode(&keys());
+        assert_eq!(reply(&datagram), Err(ProbeError::NotProbe));
+        datagram[0] = REPLY;
+        assert_eq!(reply(&datagram), Err(ProbeError::Forged), "reflected");
+    }
+
+    #[test]
+    fn no_flipped_bit_passes() {
+        let answer = ProbeReply { counter: 1, observed: "192.0.2.1:5".parse().unwrap() };
+        bit_flips(&answer.encode(&keys()), |bit, bytes| assert!(reply(bytes).is_err(), "{bit}"));
+        let ask = ProbeRequest { counter: 1 };
+        bit_flips(&ask.encode(&keys()), |bit, bytes| assert!(request(bytes).is_err(), "{bit}"));
+        let other = SessionKeys::new(SessionId(77), &StreamSecret::from_bytes([2; 32]));
+        assert_eq!(request(&ask.encode(&other)), Err(ProbeError::Forged));
+    }
+
+    #[test]
+    fn mutated_probes_do_not_panic() {
+        let mut random = Xorshift::new(7);
+        let valid = ProbeRequest { counter: 3 }.encode(&keys());
+        mutations(&mut random, &valid, 100_000, |bytes| {
+            assert!(request(bytes).is_err() || *bytes == valid);
+            assert!(reply(bytes).is_err());
         });
     }
 }

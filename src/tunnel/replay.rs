@@ -1,94 +1,128 @@
-//! A window of stream counters, each accepted once (after RFC 6479).
+//! A window of counters that accepts each at most once, though they arrive out of order.
 
-/// How far a counter may lie behind the highest one accepted, in steps of 64.
-pub const SPAN: u64 = 8192;
-const WORDS: usize = (SPAN / 64) as usize;
+/// Counters the window remembers: a warm connection may be used this many streams late.
+pub const WINDOW: u64 = 8192;
 
-/// Which counters have been used. Warm streams arrive out of order, so it is wide.
-pub struct Window {
+const WORDS: usize = (WINDOW / 64) as usize;
+
+/// Accepts each counter once; counters [`WINDOW`] or more below the highest seen are refused.
+#[derive(Clone, Debug)]
+pub struct ReplayWindow {
+    /// The highest counter accepted.
     highest: Option<u64>,
-    used: Box<[u64; WORDS]>,
+    /// Bit `counter % WINDOW`: accepted.
+    bits: Box<[u64; WORDS]>,
 }
 
-impl Default for Window {
-    fn default() -> Window {
-        Window::new()
-    }
-}
-
-impl Window {
-    /// A window in which nothing was used.
-    pub fn new() -> Window {
-        Window { highest: None, used: Box::new([0; WORDS]) }
+impl ReplayWindow {
+    /// An empty window.
+    pub fn new() -> ReplayWindow {
+        ReplayWindow { highest: None, bits: Box::new([0; WORDS]) }
     }
 
-    /// Uses up a counter; false when it was used before or is too old to tell.
+    /// Whether a counter is accepted: true once at most. Call it with authenticated counters only.
     pub fn accept(&mut self, counter: u64) -> bool {
         match self.highest {
-            Some(highest) if counter <= highest => {
-                // Further back a counter would share the word of a newer one.
-                if highest / 64 - counter / 64 >= WORDS as u64 {
-                    return false;
-                }
-            }
-            Some(highest) => {
-                // Words between the old and the new highest come into use again: they start empty.
-                let ahead = (counter / 64 - highest / 64).min(WORDS as u64);
-                for step in 1..=ahead {
-                    if let Some(word) = self.word((highest / 64).wrapping_add(step)) {
-                        *word = 0;
-                    }
+            Some(highest) if counter > highest => {
+                let fresh = (counter - highest).min(WINDOW);
+                for step in 0..fresh {
+                    self.set(counter - step, false);
                 }
                 self.highest = Some(counter);
             }
+            Some(highest) if highest - counter >= WINDOW => return false,
+            Some(_) => {}
             None => self.highest = Some(counter),
         }
-        let bit = 1 << (counter % 64);
-        match self.word(counter / 64) {
-            Some(word) if *word & bit == 0 => {
-                *word |= bit;
-                true
-            }
-            _ => false,
-        }
+        let fresh = !self.get(counter);
+        self.set(counter, true);
+        fresh
     }
 
-    fn word(&mut self, index: u64) -> Option<&mut u64> {
-        self.used.get_mut((index % WORDS as u64) as usize)
+    fn place(counter: u64) -> (usize, u64) {
+        let bit = counter % WINDOW;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    fn get(&self, counter: u64) -> bool {
+        let (word, mask) = ReplayWindow::place(counter);
+        self.bits.get(word).is_some_and(|bits| bits & mask != 0)
+    }
+
+    fn set(&mut self, counter: u64, accepted: bool) {
+        let (word, mask) = ReplayWindow::place(counter);
+        if let Some(bits) = self.bits.get_mut(word) {
+            if accepted { *bits |= mask } else { *bits &= !mask }
+        }
+    }
+}
+
+impl Default for ReplayWindow {
+    fn default() -> ReplayWindow {
+        ReplayWindow::new()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    #[test]
-    fn the_ends_of_the_range_are_safe() {
-        let mut window = Window::new();
-        assert!(window.accept(0) && !window.accept(0));
-        assert!(window.accept(u64::MAX) && !window.accept(u64::MAX));
-        assert!(!window.accept(1));
-        assert!(window.accept(u64::MAX - 1));
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The window in as few words as possible: a set of all counters ever accepted.
+    #[derive(Default)]
+    struct Model(BTreeSet<u64>);
+
+    impl Model {
+        fn accept(&mut self, counter: u64) -> bool {
+            let too_old =
+                self.0.last().is_some_and(|highest| highest.saturating_sub(counter) >= WINDOW);
+            !too_old && self.0.insert(counter)
+        }
+    }
+
+    /// Steps around and beyond the window, in both directions, and jumps to the ends.
+    fn moves() -> impl Strategy<Value = Vec<(bool, u64)>> {
+        let distance = prop_oneof![
+            4 => 0..4u64,
+            2 => 0..200u64,
+            2 => WINDOW - 2..WINDOW + 3,
+            1 => 0..3 * WINDOW,
+            1 => any::<u64>(),
+        ];
+        proptest::collection::vec((any::<bool>(), distance), 1..200)
     }
 
     proptest! {
         #[test]
-        fn each_counter_is_accepted_once(steps in prop::collection::vec(-9000i64..9000, 1..400)) {
-            let (mut window, mut used, mut highest) = (Window::new(), BTreeSet::new(), 0u64);
-            for step in steps {
-                let counter = highest.saturating_add_signed(step);
-                let accepted = window.accept(counter);
-                if accepted {
-                    prop_assert!(used.insert(counter), "{counter} accepted twice");
-                    highest = highest.max(counter);
+        fn agrees_with_a_set(start in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+                             moves in moves()) {
+            let (mut window, mut model) = (ReplayWindow::new(), Model::default());
+            let mut counter = start;
+            for (up, distance) in moves {
+                counter = if up {
+                    counter.saturating_add(distance)
                 } else {
-                    // Counters share words, so that the oldest 63 of the span may be refused.
-                    let old = highest - counter > SPAN - 64;
-                    prop_assert!(used.contains(&counter) || old, "{counter} refused");
-                }
+                    counter.saturating_sub(distance)
+                };
+                prop_assert_eq!(window.accept(counter), model.accept(counter), "{}", counter);
             }
         }
+    }
+
+    #[test]
+    fn the_edges_of_the_window() {
+        let mut window = ReplayWindow::new();
+        assert!(window.accept(WINDOW));
+        assert!(!window.accept(0), "one too old");
+        assert!(window.accept(1), "the oldest");
+        assert!(!window.accept(1));
+        assert!(window.accept(WINDOW + 1));
+        assert!(!window.accept(1), "left behind, though its bit was cleared");
+        assert!(window.accept(u64::MAX));
+        assert!(window.accept(u64::MAX - 1));
+        assert!(!window.accept(u64::MAX));
     }
 }

@@ -1,27 +1,57 @@
-//! A session's secret and the keys derived from it (HKDF-SHA256, RFC 5869).
+//! Sessions: the secret a server hands out over a control connection, and the keys made from it.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
-use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
-use zeroize::Zeroize;
+use ring::{hkdf, hmac};
+use zeroize::Zeroizing;
 
-use super::Cipher;
-use super::record::{KEY_MATERIAL, Opener, Sealer};
+use super::record::{StreamKeys, TrafficSecret};
+use super::replay::ReplayWindow;
+use super::stream::{PREAMBLE_LEN, Preamble, PreambleError, UnverifiedPreamble};
+use super::{Cipher, Rng};
 
-/// Names this use of HKDF.
+/// For how long a server accepts new streams of a session after it handed out the next one.
+pub const RETIREMENT: Duration = Duration::from_secs(60);
+/// Bytes of a truncated HMAC-SHA256, as in RFC 4868.
+pub const MAC_LEN: usize = 16;
+
 const SALT: &[u8] = b"mptcp-bond session v1";
+const LABEL_PREAMBLE: &[u8] = b"preamble";
+const LABEL_PROBE_REQUEST: &[u8] = b"probe request";
+const LABEL_PROBE_REPLY: &[u8] = b"probe reply";
+const LABEL_CLIENT_TO_SERVER: &[u8] = b"stream c2s";
+const LABEL_SERVER_TO_CLIENT: &[u8] = b"stream s2c";
 
-/// What the keys of a session's streams and probes are derived from.
+/// A session's number, unpredictable and never reused by a server while it knows the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The secret all keys of a session are made from.
 #[derive(Clone, PartialEq, Eq)]
-pub struct StreamSecret([u8; 32]);
+pub struct StreamSecret(Zeroizing<[u8; 32]>);
 
 impl StreamSecret {
-    /// A secret of 32 random bytes.
-    pub fn new(bytes: [u8; 32]) -> StreamSecret {
-        StreamSecret(bytes)
+    /// A new secret.
+    pub fn generate(rng: Rng<'_>) -> StreamSecret {
+        let mut secret = Zeroizing::new([0; 32]);
+        rng(secret.as_mut_slice());
+        StreamSecret(secret)
     }
 
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    /// A secret received from the server.
+    pub fn from_bytes(bytes: [u8; 32]) -> StreamSecret {
+        StreamSecret(Zeroizing::new(bytes))
+    }
+
+    /// The bytes, to be sent to the client.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -32,110 +62,298 @@ impl fmt::Debug for StreamSecret {
     }
 }
 
-impl Drop for StreamSecret {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-/// Which end of the tunnel one is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The router.
-    Client,
-    /// The aggregation server.
-    Server,
-}
-
-/// A session: its id and its secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
-    /// The id.
-    pub id: u64,
-    /// The secret.
-    pub secret: StreamSecret,
-}
-
+/// The length of key material asked of HKDF.
 struct Length(usize);
 
-impl KeyType for Length {
+impl hkdf::KeyType for Length {
     fn len(&self) -> usize {
         self.0
     }
 }
 
-impl Keys {
-    /// `HKDF(salt, secret, label | context)`; zeros only if HKDF's limits were exceeded, which these
-    /// lengths do not.
-    fn derive<const N: usize>(&self, label: &[u8], context: &[&[u8]]) -> [u8; N] {
-        let prk: Prk = Salt::new(HKDF_SHA256, SALT).extract(self.secret.bytes());
-        let id = self.id.to_be_bytes();
-        let mut info = vec![label, &id];
-        info.extend(context);
-        let mut out = [0; N];
-        if let Ok(material) = prk.expand(&info, Length(N)) {
-            // The lengths agree by construction.
-            let _ = material.fill(&mut out);
+/// HKDF-Expand (RFC 5869) of the concatenated parts of `info`.
+///
+/// It fails only for more than 255 x 32 bytes, which is ruled out when this is compiled.
+pub(super) fn expand<const N: usize>(prk: &hkdf::Prk, info: &[&[u8]]) -> [u8; N] {
+    const { assert!(N <= 255 * 32) };
+    let mut key = [0; N];
+    let filled = prk.expand(info, Length(N)).and_then(|okm| okm.fill(&mut key));
+    debug_assert!(filled.is_ok());
+    key
+}
+
+/// A key for messages authenticated with HMAC-SHA256 cut to [`MAC_LEN`] bytes.
+#[derive(Clone)]
+pub(super) struct MacKey(hmac::Key);
+
+impl MacKey {
+    fn derive(prk: &hkdf::Prk, label: &[u8], id: SessionId) -> MacKey {
+        let key = Zeroizing::new(expand::<32>(prk, &[label, &id.0.to_be_bytes()]));
+        MacKey(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
+    }
+
+    /// The authentication code of a message.
+    pub(super) fn sign(&self, message: &[u8]) -> [u8; MAC_LEN] {
+        let tag = hmac::sign(&self.0, message);
+        let mut mac = [0; MAC_LEN];
+        for (short, full) in mac.iter_mut().zip(tag.as_ref()) {
+            *short = *full;
         }
-        out
+        mac
     }
 
-    /// The key that authenticates a stream's preamble.
-    pub(super) fn preamble_key(&self, counter: u64) -> [u8; 32] {
-        self.derive(b"preamble", &[&counter.to_be_bytes()])
+    /// Whether a code is that of a message, in a time that does not depend on where they differ.
+    pub(super) fn verify(&self, message: &[u8], mac: &[u8; MAC_LEN]) -> bool {
+        let difference = self.sign(message).iter().zip(mac).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(difference) == 0
     }
+}
 
-    /// The two halves of a stream's record layer; `None` never in practice.
-    pub fn stream(&self, cipher: Cipher, counter: u64, end: End) -> Option<(Sealer, Opener)> {
-        let direction = |label: &[u8]| -> [u8; KEY_MATERIAL] {
-            self.derive(label, &[&[cipher.id()], &counter.to_be_bytes()])
-        };
-        let (mut up, mut down) = (direction(b"client to server"), direction(b"server to client"));
-        let halves = match end {
-            End::Client => Sealer::new(cipher, &up).zip(Opener::new(cipher, &down)),
-            End::Server => Sealer::new(cipher, &down).zip(Opener::new(cipher, &up)),
-        };
-        up.zeroize();
-        down.zeroize();
-        halves
-    }
+/// The keys of a session.
+#[derive(Clone)]
+pub struct SessionKeys {
+    id: SessionId,
+    prk: hkdf::Prk,
+    pub(super) preamble: MacKey,
+    pub(super) probe_request: MacKey,
+    pub(super) probe_reply: MacKey,
+}
 
-    /// Key and IV of one direction's probes.
-    pub(super) fn probe_material(&self, from: End) -> [u8; 44] {
-        match from {
-            End::Client => self.derive(b"probe client to server", &[]),
-            End::Server => self.derive(b"probe server to client", &[]),
+impl SessionKeys {
+    /// Makes a session's keys from its secret.
+    pub fn new(id: SessionId, secret: &StreamSecret) -> SessionKeys {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret.as_bytes());
+        SessionKeys {
+            id,
+            preamble: MacKey::derive(&prk, LABEL_PREAMBLE, id),
+            probe_request: MacKey::derive(&prk, LABEL_PROBE_REQUEST, id),
+            probe_reply: MacKey::derive(&prk, LABEL_PROBE_REPLY, id),
+            prk,
         }
+    }
+
+    /// The session.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The keys of the stream with a counter.
+    pub fn stream(&self, counter: u64, cipher: Cipher) -> StreamKeys {
+        StreamKeys {
+            cipher,
+            client_to_server: self.direction(LABEL_CLIENT_TO_SERVER, counter, cipher),
+            server_to_client: self.direction(LABEL_SERVER_TO_CLIENT, counter, cipher),
+        }
+    }
+
+    fn direction(&self, label: &[u8], counter: u64, cipher: Cipher) -> TrafficSecret {
+        let (id, counter) = (self.id.0.to_be_bytes(), counter.to_be_bytes());
+        TrafficSecret::new(expand(&self.prk, &[label, &id, &counter, &[cipher.to_wire()]]))
+    }
+}
+
+impl fmt::Debug for SessionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionKeys {{ id: {}, MASKED }}", self.id)
+    }
+}
+
+/// A session as the client sees it: it numbers the streams.
+#[derive(Debug)]
+pub struct ClientSession {
+    keys: SessionKeys,
+    cipher: Cipher,
+    next: u64,
+}
+
+impl ClientSession {
+    /// A session just received.
+    pub fn new(id: SessionId, secret: &StreamSecret, cipher: Cipher) -> ClientSession {
+        ClientSession { keys: SessionKeys::new(id, secret), cipher, next: 0 }
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &SessionKeys {
+        &self.keys
+    }
+
+    /// The cipher of its streams.
+    pub fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    /// A new stream: the preamble to be sent, and its keys.
+    pub fn open_stream(&mut self) -> ([u8; PREAMBLE_LEN], StreamKeys) {
+        let counter = self.next;
+        // A counter never returns: 2^64 streams do not happen in a session's lifetime.
+        self.next = self.next.saturating_add(1);
+        let preamble = Preamble { cipher: self.cipher, flags: 0, session: self.keys.id, counter };
+        (preamble.encode(&self.keys), self.keys.stream(counter, self.cipher))
+    }
+}
+
+/// A session as the server sees it: it accepts each stream once.
+#[derive(Debug)]
+pub struct ServerSession {
+    keys: SessionKeys,
+    cipher: Cipher,
+    window: ReplayWindow,
+    accept_until: Option<Instant>,
+}
+
+impl ServerSession {
+    /// A session just handed out.
+    pub fn new(id: SessionId, secret: &StreamSecret, cipher: Cipher) -> ServerSession {
+        ServerSession {
+            keys: SessionKeys::new(id, secret),
+            cipher,
+            window: ReplayWindow::new(),
+            accept_until: None,
+        }
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &SessionKeys {
+        &self.keys
+    }
+
+    /// The cipher of its streams.
+    pub fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    /// Marks the session as superseded: new streams are accepted for [`RETIREMENT`] more.
+    pub fn retire(&mut self, now: Instant) {
+        self.accept_until.get_or_insert(now + RETIREMENT);
+    }
+
+    /// Whether the session no longer accepts streams, so that it can be forgotten.
+    pub fn expired(&self, now: Instant) -> bool {
+        self.accept_until.is_some_and(|until| now >= until)
+    }
+
+    /// Accepts a stream of this session, once.
+    ///
+    /// # Errors
+    /// Everything a forged, replayed, late or ill-fitting preamble can be; the connection is
+    /// closed without an answer.
+    pub fn accept(
+        &mut self,
+        preamble: &UnverifiedPreamble,
+        now: Instant,
+    ) -> Result<(Preamble, StreamKeys), PreambleError> {
+        let preamble = preamble.verify(&self.keys)?;
+        if self.expired(now) {
+            return Err(PreambleError::Expired);
+        }
+        if preamble.cipher != self.cipher {
+            return Err(PreambleError::CipherMismatch(preamble.cipher));
+        }
+        if !self.window.accept(preamble.counter) {
+            return Err(PreambleError::Replayed(preamble.counter));
+        }
+        let keys = self.keys.stream(preamble.counter, preamble.cipher);
+        Ok((preamble, keys))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::record::{Kind, Opened};
 
-    fn keys() -> Keys {
-        Keys { id: 7, secret: StreamSecret::new([3; 32]) }
+    fn secret() -> StreamSecret {
+        StreamSecret::from_bytes([3; 32])
+    }
+
+    fn ends() -> (ClientSession, ServerSession) {
+        let id = SessionId(7);
+        (
+            ClientSession::new(id, &secret(), Cipher::Aes128Gcm),
+            ServerSession::new(id, &secret(), Cipher::Aes128Gcm),
+        )
+    }
+
+    fn parse(preamble: &[u8; PREAMBLE_LEN]) -> UnverifiedPreamble {
+        UnverifiedPreamble::parse(preamble).unwrap()
     }
 
     #[test]
-    fn a_secret_is_not_printed() {
-        assert_eq!(format!("{:?}", keys()), "Keys { id: 7, secret: MASKED }");
+    fn a_stream_is_accepted_once() {
+        let (mut client, mut server) = ends();
+        let now = Instant::now();
+        let (first, _) = client.open_stream();
+        let (second, _) = client.open_stream();
+        let (accepted, _) = server.accept(&parse(&second), now).unwrap();
+        assert_eq!((accepted.counter, accepted.session), (1, SessionId(7)));
+        assert_eq!(server.accept(&parse(&first), now).unwrap().0.counter, 0);
+        for preamble in [first, second] {
+            let replayed = server.accept(&parse(&preamble), now).unwrap_err();
+            assert!(matches!(replayed, PreambleError::Replayed(_)));
+        }
     }
 
     #[test]
-    fn both_ends_derive_the_same_keys_and_no_two_streams_share_one() {
-        let (mut client, _) = keys().stream(Cipher::Aes128Gcm, 1, End::Client).unwrap();
-        let mut record = Vec::new();
-        client.append(Kind::Data, b"hello", &mut record).unwrap();
-        let open = |keys: Keys, cipher, counter, end| {
-            let (_, mut opener) = keys.stream(cipher, counter, end).unwrap();
-            matches!(opener.next(&mut record.clone()), Ok(Opened::Record { .. }))
-        };
-        assert!(open(keys(), Cipher::Aes128Gcm, 1, End::Server));
-        assert!(!open(keys(), Cipher::Aes128Gcm, 2, End::Server));
-        assert!(!open(keys(), Cipher::ChaCha20Poly1305, 1, End::Server));
-        assert!(!open(keys(), Cipher::Aes128Gcm, 1, End::Client));
-        assert!(!open(Keys { id: 8, ..keys() }, Cipher::Aes128Gcm, 1, End::Server));
+    fn a_forged_counter_does_not_use_up_a_true_one() {
+        let (mut client, mut server) = ends();
+        let (preamble, _) = client.open_stream();
+        let mut forged = preamble;
+        forged[PREAMBLE_LEN - 1] ^= 1;
+        let now = Instant::now();
+        assert_eq!(server.accept(&parse(&forged), now).unwrap_err(), PreambleError::Forged);
+        assert!(server.accept(&parse(&preamble), now).is_ok());
+    }
+
+    #[test]
+    fn a_client_cannot_choose_another_cipher() {
+        let (_, mut server) = ends();
+        let mut weaker = ClientSession::new(SessionId(7), &secret(), Cipher::None);
+        assert_eq!(
+            server.accept(&parse(&weaker.open_stream().0), Instant::now()).unwrap_err(),
+            PreambleError::CipherMismatch(Cipher::None)
+        );
+    }
+
+    #[test]
+    fn a_retired_session_accepts_for_a_minute() {
+        let (mut client, mut server) = ends();
+        let start = Instant::now();
+        server.retire(start);
+        server.retire(start + Duration::from_secs(30));
+        let late = start + RETIREMENT;
+        let in_time = late - Duration::from_millis(1);
+        assert!(server.accept(&parse(&client.open_stream().0), in_time).is_ok());
+        assert!(!server.expired(in_time) && server.expired(late));
+        assert_eq!(
+            server.accept(&parse(&client.open_stream().0), late).unwrap_err(),
+            PreambleError::Expired
+        );
+    }
+
+    #[test]
+    fn every_key_differs() {
+        let keys = SessionKeys::new(SessionId(1), &secret());
+        let other_session = SessionKeys::new(SessionId(2), &secret());
+        let mut seen = std::collections::BTreeSet::new();
+        for keys in [&keys, &other_session] {
+            for mac in [&keys.preamble, &keys.probe_request, &keys.probe_reply] {
+                assert!(seen.insert(mac.sign(b"").to_vec()));
+            }
+            for counter in [0, 1] {
+                for cipher in Cipher::ALL {
+                    let stream = keys.stream(counter, cipher);
+                    assert!(seen.insert(stream.client_to_server.as_bytes().to_vec()));
+                    assert!(seen.insert(stream.server_to_client.as_bytes().to_vec()));
+                }
+            }
+        }
+        assert_eq!(seen.len(), 2 * (3 + 2 * 3 * 2));
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let (client, server) = ends();
+        let keys = client.keys().stream(0, Cipher::None);
+        let text = format!("{:?} {:?} {client:?} {server:?} {keys:?}", secret(), client.keys());
+        assert!(text.contains("MASKED") && !text.contains("3, 3") && !text.contains("0303"));
     }
 }

@@ -21,8 +21,9 @@ const TCP_IS_MPTCP: i32 = 43;
 const MAX_SUBFLOWS: usize = 16;
 /// `sizeof(struct __kernel_sockaddr_storage)`.
 const ADDRESS_SIZE: usize = 128;
-/// `sizeof(struct mptcp_subflow_info)`: an id, padding to a pointer's alignment, two addresses.
-const SUBFLOW_INFO_SIZE: usize = size_of::<usize>() + 2 * ADDRESS_SIZE;
+/// `sizeof(struct mptcp_subflow_info)`: an id, padding to the kernel's alignment of pointers (none
+/// where they have 32 bits), two addresses.
+const SUBFLOW_INFO_SIZE: usize = 8 + 2 * ADDRESS_SIZE;
 /// As much of `struct tcp_info` as is read here: up to and with `tcpi_bytes_retrans`.
 const TCP_INFO_SIZE: usize = 216;
 /// `sizeof(struct mptcp_subflow_data)`, the header of the older two options.
@@ -144,7 +145,7 @@ fn full_info(socket: BorrowedFd<'_>) -> io::Result<Vec<Subflow>> {
     let elements = (0..sizes.count).filter_map(|index| {
         let addresses = element(&addresses, index, sizes.subflow_stride)?;
         let info = element(&infos, index, sizes.tcp_stride)?;
-        subflow(addresses.get(size_of::<usize>()..)?, info)
+        subflow(addresses.get(addresses.len().checked_sub(2 * ADDRESS_SIZE)?..)?, info)
     });
     Ok(elements.collect())
 }

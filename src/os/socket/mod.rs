@@ -12,7 +12,7 @@ mod tests;
 pub use info::{ConnectionInfo, Subflow, connection_info, is_mptcp, subflows};
 pub use pipe::Pipe;
 pub use stream::{
-    abort, broken, mptcp_connect, mptcp_listen, shutdown_write, tcp_connect, tproxy_listen, tune,
+    abort, broken, mptcp_connect, mptcp_listen, shutdown_write, tcp_connect, tproxy_listen,
 };
 pub use udp::{Datagram, UdpServer, udp_socket};
 

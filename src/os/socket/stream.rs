@@ -78,10 +78,7 @@ pub fn tproxy_listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Sets what every connection gets, made or accepted: no Nagle's delay, keepalive.
-///
-/// # Errors
-/// Those of `setsockopt(2)`.
-pub fn tune(stream: impl AsFd) -> io::Result<()> {
+fn tune(stream: impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(&stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
@@ -181,6 +178,8 @@ fn listen(socket: Socket, address: SocketAddr, backlog: i32) -> io::Result<TcpLi
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        // Accepted sockets inherit it.
+        tune(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(backlog)
     };

@@ -118,7 +118,12 @@ fn mptcp_is_told_from_tcp_at_both_ends() {
     block_on(async {
         let (client, server) = mptcp_pair("127.0.0.1").await;
         assert!(is_mptcp(&client).unwrap() && is_mptcp(&server).unwrap());
-        assert!(client.nodelay().unwrap());
+        for stream in [&client, &server] {
+            assert!(stream.nodelay().unwrap());
+            let socket = socket2::SockRef::from(stream);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        }
         let listener = mptcp_listen(any_port("127.0.0.1"), 8).unwrap();
         let client = tcp_connect(listener.local_addr().unwrap(), None).await.unwrap();
         let (client, server) = accept_from(listener, client).await;
@@ -177,11 +182,11 @@ fn subflows_and_the_device_and_address_of_the_first_one() {
     block_on(async {
         let listener = mptcp_listen(any_port("192.0.2.1"), 8).unwrap();
         let remote = listener.local_addr().unwrap();
-        let bind = Some("192.0.2.1".parse().unwrap());
-        let mut client = mptcp_connect(remote, bind, Some("lo")).await.unwrap();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut client = mptcp_connect(remote, Some(address), Some("lo")).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         exchange(&mut client, &mut server).await;
-        assert_eq!(client.local_addr().unwrap().ip(), bind.unwrap());
+        assert_eq!(client.local_addr().unwrap().ip(), address);
         let mut found = Vec::new();
         for _ in 0..100 {
             found = subflows(&client).unwrap();
@@ -197,7 +202,7 @@ fn subflows_and_the_device_and_address_of_the_first_one() {
         // An IPv4-mapped remote makes a dual-stack socket, whose addresses still read as IPv4.
         let mapped =
             SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().into(), remote.port());
-        let client = mptcp_connect(mapped, bind, None).await.unwrap();
+        let client = mptcp_connect(mapped, Some(address), None).await.unwrap();
         assert!(client.local_addr().unwrap().is_ipv6());
         assert_eq!(subflows(&client).unwrap()[0].remote, remote);
         let error = mptcp_connect(remote, None, Some("nosuch0")).await.unwrap_err().to_string();
@@ -276,6 +281,7 @@ fn a_transparent_listener_sees_the_original_destination() {
             let mut client = timeout(SOON, tcp_connect(target, bind)).await.unwrap().unwrap();
             let (mut accepted, remote) = listener.accept().await.unwrap();
             assert_eq!(accepted.local_addr().unwrap(), target);
+            assert!(accepted.nodelay().unwrap());
             assert_eq!(remote, client.local_addr().unwrap());
             exchange(&mut client, &mut accepted).await;
         }

@@ -1,0 +1,170 @@
+//! What relays hold of memory, file descriptors and time.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::*;
+
+/// Runs the test `name` again, alone in a process of its own; true in that process.
+fn alone(name: &str) -> bool {
+    if std::env::var_os("MPTCP_BOND_ALONE").is_some() {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("relay::tests::resources::{name}"), "--nocapture"])
+        .env("MPTCP_BOND_ALONE", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn two_hundred_connections_leave_no_descriptor_and_idle_ones_hold_only_sockets() {
+    const SOCKETS: usize = 6;
+    let name = "two_hundred_connections_leave_no_descriptor_and_idle_ones_hold_only_sockets";
+    if !alone(name) {
+        return;
+    }
+    block_on(async {
+        for mode in MODES {
+            // Fills the pools.
+            let mut first = chain(mode, IdleLimits::default()).await;
+            exchange(&mut first.client, &mut first.target).await;
+            let before = open_descriptors();
+            let mut chains = Vec::new();
+            for _ in 0..200 {
+                let mut chain = chain(mode, IdleLimits::default()).await;
+                exchange(&mut chain.client, &mut chain.target).await;
+                chains.push(chain);
+            }
+            assert_eq!(open_descriptors(), before + 200 * SOCKETS);
+            assert_eq!(pool::lent(), 0);
+            for (index, chain) in chains.into_iter().enumerate() {
+                if index % 2 == 0 {
+                    socket::abort(&chain.client);
+                }
+                drop((chain.client, chain.target));
+                let _ = timeout(SOON, chain.near.task).await.unwrap().unwrap();
+                let _ = timeout(SOON, chain.far.task).await.unwrap().unwrap();
+            }
+            assert_eq!(open_descriptors(), before, "{mode:?}");
+            drop((first.client, first.target));
+            first.near.task.await.unwrap().unwrap();
+            first.far.task.await.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_slow_reader_holds_up_the_writer_and_one_buffer_a_direction() {
+    block_on(async {
+        for mode in MODES {
+            let mut chain = chain(mode, IdleLimits::default()).await;
+            let filled = fill(&chain.client).await;
+            let counters = &chain.near.counters;
+            let stuck_at = counters.to_tunnel();
+            assert!(stuck_at < filled as u64);
+            let lent = if mode == Mode::Sealed { 2 } else { 0 };
+            assert_eq!(pool::lent(), lent, "{mode:?}");
+            sleep(Duration::from_millis(100)).await;
+            assert_eq!(counters.to_tunnel(), stuck_at);
+            // The other direction is not held up.
+            chain.target.write_u8(1).await.unwrap();
+            chain.client.read_u8().await.unwrap();
+            // Nothing was lost.
+            let mut target = chain.target;
+            let client = chain.client;
+            let reader = spawn_local(async move { rest(&mut target).await });
+            drop(client);
+            let (received, end) = reader.await.unwrap();
+            assert!(end.is_ok(), "{mode:?} {end:?}");
+            assert_eq!(received.len(), filled);
+            assert_eq!(pool::lent(), 0);
+        }
+    });
+}
+
+#[test]
+fn many_stuck_streams_get_smaller_buffers() {
+    let mut buffers: Vec<_> = (0..40).map(|_| pool::buffer()).collect();
+    let large = buffers.iter().filter(|buffer| buffer.len() == 256 * 1024).count();
+    assert_eq!(large, 16);
+    assert!(buffers.iter().all(|buffer| buffer.len() >= 64 * 1024));
+    buffers.truncate(8);
+    assert_eq!(pool::buffer().len(), 256 * 1024);
+    drop(buffers);
+    assert_eq!(pool::lent(), 0);
+}
+
+#[test]
+fn a_pipe_that_is_not_empty_is_not_lent_again() {
+    block_on(async {
+        let (mut client, server) = tcp_pair().await;
+        client.write_all(b"left over").await.unwrap();
+        server.readable().await.unwrap();
+        let mut pipe = pool::pipe().unwrap();
+        pipe.fill(&server, 100).unwrap();
+        pool::give_back(pipe);
+        assert!(pool::pipe().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn without_descriptors_for_pipes_a_buffer_does() {
+    if !alone("without_descriptors_for_pipes_a_buffer_does") {
+        return;
+    }
+    block_on(async {
+        let mut chain = chain(Mode::Plain, IdleLimits::default()).await;
+        let limit = Rlimit { current: Some(3), ..getrlimit(Resource::Nofile) };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert!(socket::Pipe::new().is_err());
+        exchange(&mut chain.client, &mut chain.target).await;
+        let (mut reader, mut writer) = (chain.target, chain.client);
+        let sent = block(9, 0);
+        let (written, received) = tokio::join!(
+            async {
+                writer.write_all(&sent).await?;
+                writer.shutdown().await
+            },
+            rest(&mut reader)
+        );
+        written.unwrap();
+        assert!(received.0 == sent);
+    });
+}
+
+#[test]
+fn a_busy_stream_leaves_others_their_turn() {
+    block_on(async {
+        for mode in MODES {
+            // Megabytes that are there already and fit where they go: nothing ever blocks.
+            let (client, lan) = tcp_pair().await;
+            let (tunnel, _peer) = tcp_pair().await;
+            let filled = fill(&client).await;
+            let limits = IdleLimits::default();
+            let relay = match mode {
+                Mode::Plain => start_plain(lan, tunnel, limits),
+                Mode::Sealed => {
+                    let [(sealer, _), _] = keys();
+                    start_sealed(lan, tunnel, sealer, pending(), limits)
+                }
+            };
+            let mut longest = 0;
+            let mut before = 0;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+                let moved = relay.counters.to_tunnel();
+                longest = longest.max(moved - before);
+                before = moved;
+            }
+            assert!(before > 2_000_000, "{mode:?} {before} of {filled}");
+            assert!(longest <= 2 * TURN as u64, "{mode:?} {longest}");
+        }
+    });
+}
