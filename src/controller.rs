@@ -389,7 +389,9 @@ impl Controller {
         let families = desired::families(server);
         let usable = |uplink: &&Uplink| uplink.fault_in(families).is_none();
         let probers: Vec<Outlet> = match server {
-            Some(_) => self.uplinks.iter().filter(usable).filter_map(|u| outlet(u, server)).collect(),
+            Some(_) => {
+                self.uplinks.iter().filter(usable).filter_map(|u| outlet(u, server)).collect()
+            }
             None => Vec::new(),
         };
         let order = failover::best(&self.assignments, &self.uplinks, &self.healths());
@@ -524,9 +526,10 @@ impl Controller {
         let families = desired::families(self.server.in_use);
         let mut failover = self.failover.clone();
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
-        let changed = assignments.iter().zip(&self.assignments).any(|(new, old)| {
-            new.slot != old.slot || new.in_force != old.in_force
-        });
+        let changed = assignments
+            .iter()
+            .zip(&self.assignments)
+            .any(|(new, old)| new.slot != old.slot || new.in_force != old.in_force);
         if changed {
             self.look_now(now);
         } else {

@@ -171,8 +171,7 @@ impl Pool {
     pub async fn run(self: Rc<Self>) {
         loop {
             self.discard_stale();
-            while self.trunk.session().is_some()
-                && self.warm() + self.opening.get() < self.target()
+            while self.trunk.session().is_some() && self.warm() + self.opening.get() < self.target()
             {
                 self.opening.set(self.opening.get() + 1);
                 let pool = self.clone();

@@ -196,7 +196,10 @@ impl Proxy {
             }
             // A reset from either end is how some connections end.
             (Err(relay::Failure::Broken { error, .. }), None)
-                if error.kind() == io::ErrorKind::ConnectionReset =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                ) =>
             {
                 Ok(())
             }

@@ -156,8 +156,7 @@ async fn race(server: SocketAddr, paths: Vec<Outlet>) -> io::Result<TcpStream> {
     for path in paths {
         attempts.push(Box::pin(async move {
             socket::mptcp_connect(server, Some(path.source), Some(&path.device)).await
-        })
-            as Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>);
+        }) as Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>);
         match timeout(ATTEMPT_DELAY, attempts.next()).await {
             Ok(Some(Ok(stream))) => return Ok(stream),
             Ok(Some(Err(error))) => last = error,
@@ -260,7 +259,10 @@ impl Keeper {
     async fn connect_to(&self, server: SocketAddr) -> Result<Connection, String> {
         let mut tcp = self.trunk.dial(server).await.map_err(|error| error.to_string())?;
         let hello = hello(self.config.cipher, None);
-        let shaken = timeout(HANDSHAKE_LIMIT, shake_hands(&mut tcp, &self.key, &self.config.public_key, &hello));
+        let shaken = timeout(
+            HANDSHAKE_LIMIT,
+            shake_hands(&mut tcp, &self.key, &self.config.public_key, &hello),
+        );
         let channel = shaken
             .await
             .map_err(|_| "no answer to the handshake".to_owned())?

@@ -52,10 +52,8 @@ pub fn run(options: &AgentOptions) -> ExitCode {
 fn start(options: &AgentOptions) -> Result<(), Fatal> {
     let config = read_agent_config(&options.config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Fatal::os)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::os)?;
     LocalSet::new().block_on(&runtime, async {
         let (agent, inputs) = Agent::new(options, config).await?;
         agent.serve(inputs).await
@@ -169,7 +167,9 @@ impl Agent {
 
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Look { fresh } => Some(self.kernel.look(self.controller.uplinks(), fresh).await),
+            Action::Look { fresh } => {
+                Some(self.kernel.look(self.controller.uplinks(), fresh).await)
+            }
             Action::Apply(plan) => Some(self.kernel.apply(plan, self.controller.kernel()).await),
             Action::Probe { slot } => self.link.probe(slot),
             Action::SetProbers(outlets) => {
@@ -280,7 +280,8 @@ fn listen(proxy: &Rc<Proxy>) -> Result<TproxyPorts, String> {
     let v4 = socket::tproxy_listen((Ipv4Addr::LOCALHOST, 0).into());
     let v6 = socket::tproxy_listen((Ipv6Addr::LOCALHOST, 0).into());
     let v4 = v4.map_err(|error| error.to_string())?;
-    let mut ports = TproxyPorts { v4: v4.local_addr().ok().map(|address| address.port()), v6: None };
+    let mut ports =
+        TproxyPorts { v4: v4.local_addr().ok().map(|address| address.port()), v6: None };
     spawn_local(proxy.clone().run(v4));
     match v6 {
         Ok(listener) => {

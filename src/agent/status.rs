@@ -32,8 +32,7 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
         .collect();
     let servers: Vec<ServerStatus> =
         config.servers.iter().enumerate().map(|(i, s)| server_status(agent, i, s, now)).collect();
-    let (state, summary) =
-        agent_state(config.enabled, &uplinks, &servers, config.on_server_loss);
+    let (state, summary) = agent_state(config.enabled, &uplinks, &servers, config.on_server_loss);
     let failures = agent.controller.failures().iter().map(|(operation, failure)| Failure {
         operation: operation.clone(),
         error: failure.reason.clone(),

@@ -64,7 +64,8 @@ impl std::error::Error for PairingError {}
 impl PairingUri {
     /// Parses a URI. Parameters may stand in any order, each once; there are no others.
     pub fn parse(text: &str) -> Result<PairingUri, PairingError> {
-        let text = text.trim();
+        // Pasted along with the quotes it was printed in, perhaps.
+        let text = text.trim().trim_matches(['\'', '"']);
         if text.len() > MAX_BYTES {
             return Err(PairingError::Form);
         }
@@ -109,7 +110,7 @@ mod tests {
         PairingUri {
             server: server.parse().unwrap(),
             key: PublicKey([0xfb; 32]),
-            token: Token::from_bytes([0xef; 16]),
+            token: Token::from_bytes([0xef; 32]),
         }
     }
 

@@ -46,7 +46,8 @@ impl Probers {
     /// Those that are right already are kept, and with them their mappings in a NAT. One that cannot
     /// be made is missing, which [`Probers::send`] then reports.
     pub fn set(&mut self, outlets: &[Outlet], server: SocketAddr) {
-        self.sockets.retain(|_, prober| prober.server == server && outlets.contains(&prober.outlet));
+        self.sockets
+            .retain(|_, prober| prober.server == server && outlets.contains(&prober.outlet));
         for outlet in outlets {
             if self.sockets.contains_key(&outlet.slot) {
                 continue;

@@ -48,7 +48,9 @@ pub async fn receive(
                 carried.drain(..consumed);
                 return Ok(Some((kind, message)));
             }
-            Opened::Need(length) if length > LONGEST => return Err(invalid(RecordError::BadLength(length))),
+            Opened::Need(length) if length > LONGEST => {
+                return Err(invalid(RecordError::BadLength(length)));
+            }
             Opened::Need(_) => {}
         }
         stream.readable().await?;

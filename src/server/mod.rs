@@ -17,6 +17,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
+use crate::converter;
 use crate::os::control::Control;
 use crate::os::socket::{self, UdpServer};
 use crate::os::{http, log as logging};
@@ -25,7 +26,6 @@ use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
-use crate::converter;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -46,10 +46,8 @@ fn start(options: &ServerOptions) -> Result<(), Fatal> {
     let config = read_server_config(&options.config)?;
     let key = read_server_key(&options.config, &config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Fatal::os)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::os)?;
     let registry = Registry::new(options.config.clone(), config, key);
     LocalSet::new().block_on(&runtime, serve(options, registry))
 }
@@ -83,7 +81,8 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         spawn_local(answer_probes(registry.clone(), udp));
     }
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    let text = format!("listening on {} for {} clients", addresses.join(", "), config.clients.len());
+    let text =
+        format!("listening on {} for {} clients", addresses.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
 
     let mut second = interval(Duration::from_secs(1));
@@ -140,7 +139,8 @@ async fn accept(registry: Rc<Registry>, listener: TcpListener) {
                         greet(serving, tcp, peer, pass).await;
                     }
                 });
-                let (pass, crowded) = registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
+                let (pass, crowded) =
+                    registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
                 if crowded {
                     registry.refuse(Cause::Crowded, peer.ip());
                 }

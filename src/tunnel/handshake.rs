@@ -11,9 +11,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, TransportState};
 use zeroize::Zeroizing;
 
-pub use super::hello::{
-    ClientHello, HelloError, Refusal, SOFTWARE_MAX, ServerHello, Versions,
-};
+pub use super::hello::{ClientHello, HelloError, Refusal, SOFTWARE_MAX, ServerHello, Versions};
 use super::{Rng, VERSION_MAX, take};
 
 /// The first byte of a control connection.

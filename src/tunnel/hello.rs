@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-
 use crate::config::keys::Token;
 
 use super::{CipherOffer, CipherSet, take};

@@ -106,13 +106,8 @@ impl<'lab> ServerProgram<'lab> {
         for directory in [&run_dir, &lab.work().join("server")] {
             fs::create_dir_all(directory).expect("make a directory");
         }
-        let listen = format!("[::]:{SERVER_PORT}");
         let public = format!("{SERVER_V4}:{SERVER_PORT}");
-        #[rustfmt::skip]
-        run(&lab.server, &[
-            "server", "init", "--config", path_text(&config),
-            "--listen", &listen, "--public", &public,
-        ]);
+        run(&lab.server, &["server", "init", "--config", path_text(&config), "--public", &public]);
         let text = fs::read_to_string(&config).expect("read the server's configuration");
         fs::write(&config, text + toml).expect("write the server's configuration");
         let arguments =
@@ -135,12 +130,8 @@ impl<'lab> ServerProgram<'lab> {
     /// Invites a client: gives the pairing URI.
     #[track_caller]
     pub fn invite(&self, name: &str) -> String {
-        let config = path_text(&self.config);
-        let run_dir = path_text(&self.program.run_dir);
-        #[rustfmt::skip]
-        let output = run(self.program.namespace, &[
-            "server", "invite", name, "--config", config, "--run-dir", run_dir,
-        ]);
+        let arguments = ["server", "invite", name, "--config", path_text(&self.config)];
+        let output = run(self.program.namespace, &arguments);
         match output.split_whitespace().find(|word| word.contains("://")) {
             Some(uri) => uri.to_owned(),
             None => panic!("'server invite' printed no URI:\n{output}"),
@@ -280,9 +271,11 @@ impl<'lab> AgentProgram<'lab> {
 
 /// Whether every server has a session and every uplink is up.
 fn is_ready(status: &Value) -> bool {
-    let all_up = |list: &str| {
-        let entries = status[list].as_array();
-        entries.is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["state"] == "up"))
+    let all = |list: &str, state: &str, measured: &str| {
+        status[list].as_array().is_some_and(|all| {
+            let ready = |one: &Value| one["state"] == state && one[measured].is_number();
+            !all.is_empty() && all.iter().all(ready)
+        })
     };
-    all_up("servers") && all_up("uplinks")
+    all("servers", "connected", "rtt_ms") && all("uplinks", "up", "rtt_ms")
 }
