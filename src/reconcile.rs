@@ -108,10 +108,10 @@ pub fn reconcile(kernel: &Kernel, desired: &Desired) -> Plan {
     plan.extend(missing_routes(kernel, desired).into_iter().map(Operation::ReplaceRoute));
     plan.extend(missing_rules(kernel, desired).into_iter().map(Operation::AddRule));
     plan.extend(endpoint_changes(kernel, desired));
-    if let Some(text) = &desired.nft {
-        if kernel.nft != NftTable::Made(text.clone()) {
-            plan.push(Operation::ReplaceNft(text.clone()));
-        }
+    if let Some(text) = &desired.nft
+        && kernel.nft != NftTable::Made(text.clone())
+    {
+        plan.push(Operation::ReplaceNft(text.clone()));
     }
     plan.extend(unwanted.into_iter().map(Operation::DeleteRule));
     plan.extend(unwanted_routes(kernel, desired).into_iter().map(Operation::DeleteRoute));
@@ -142,10 +142,10 @@ pub fn conflicts(kernel: &Kernel, desired: &Desired) -> Vec<Conflict> {
 
 fn settings(kernel: &Kernel, desired: &Desired) -> Plan {
     let mut plan = Plan::new();
-    if let (Some(found), Some(wanted)) = (kernel.limits, desired.limits) {
-        if found != wanted {
-            plan.push(Operation::SetLimits(wanted));
-        }
+    if let (Some(found), Some(wanted)) = (kernel.limits, desired.limits)
+        && found != wanted
+    {
+        plan.push(Operation::SetLimits(wanted));
     }
     for (key, value) in &desired.sysctls {
         // The kernel separates fields by tabs; a key it does not have cannot be set.

@@ -15,7 +15,7 @@ fn uri() -> PairingUri {
     PairingUri {
         server: "vps.example.net:443".parse().unwrap(),
         key: PublicKey([7; 32]),
-        token: Token::from_bytes([8; 16]),
+        token: Token::from_bytes([8; 32]),
     }
 }
 

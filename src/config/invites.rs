@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn token(byte: u8) -> Token {
-        Token::from_bytes([byte; 16])
+        Token::from_bytes([byte; 32])
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn an_invitation_enrols_once() {
 
     let now = SystemTime::now();
     let (ours, theirs) = (PublicKey([1; 32]), PublicKey([2; 32]));
-    let wrong = Token::from_bytes([0; 16]);
+    let wrong = Token::from_bytes([0; 32]);
     assert!(matches!(enrol(&path, &wrong, &ours, now), Err(EnrolError::Token)));
     let late = now + Duration::from_secs(25 * 60 * 60);
     assert!(matches!(enrol(&path, &uri.token, &ours, late), Err(EnrolError::Token)));
@@ -203,7 +203,7 @@ fn pair_options(folder: &Path) -> PairOptions {
         uri: PairingUri {
             server: "[2001:db8::1]:8443".parse().unwrap(),
             key: PublicKey([7; 32]),
-            token: Token::from_bytes([8; 16]),
+            token: Token::from_bytes([8; 32]),
         },
         config: folder.join("mptcpd"),
         key_dir: folder.join("keys"),

@@ -288,8 +288,6 @@ impl Tlv {
             Tlv::ExtendedTcpHeader(value)
             | Tlv::SupportedTcpExtensions(value)
             | Tlv::Cookie(value) => {
-                // After 16 unassigned bits, except that the kinds of options follow directly in
-                // no version of the protocol either.
                 bytes.extend([0, 0]);
                 bytes.extend(value);
             }

@@ -270,6 +270,11 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError::Refused`] when the server, known by its key, turned the client away.
     pub fn finish(mut self, answer: &[u8]) -> Result<(Channel, ServerHello), HandshakeError> {
+        let hello = self.read_answer(answer)?;
+        Ok((Channel::new(self.state)?, hello))
+    }
+
+    fn read_answer(&mut self, answer: &[u8]) -> Result<ServerHello, HandshakeError> {
         let (header, message) =
             take::<ANSWER_HEADER_LEN>(answer).ok_or(HandshakeError::Truncated)?;
         if message.len() != answer_length(&header)? {
@@ -279,11 +284,9 @@ impl ClientHandshake {
         if version != self.version {
             return Err(HandshakeError::VersionMismatch(version));
         }
-        let payload = read(&mut self.state, message)?;
-        let (hello, refusal) = ServerHello::decode(&payload)?;
-        match refusal {
-            Some(refusal) => Err(HandshakeError::Refused(refusal)),
-            None => Ok((Channel::new(self.state)?, hello)),
+        match ServerHello::decode(&read(&mut self.state, message)?)? {
+            (_, Some(refusal)) => Err(HandshakeError::Refused(refusal)),
+            (hello, None) => Ok(hello),
         }
     }
 }

@@ -20,6 +20,8 @@ pub mod stream;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod vectors;
 
 /// The newest protocol version this program speaks.
 pub const VERSION_MAX: u8 = 1;
@@ -215,5 +217,92 @@ mod tests {
         for byte in [0x16, b'G', b'P', 0] {
             assert_eq!(ConnectionKind::from_first_byte(byte), None);
         }
+    }
+
+    /// Every step of section 1 of `docs/protocol.md`, both ends in one place.
+    #[test]
+    fn a_router_reaches_a_target() {
+        use std::time::Instant;
+
+        use control::{ClientMessage, SESSION_LIFETIME, ServerMessage};
+        use convert::Message;
+        use handshake::{
+            ClientHandshake, ClientHello, MESSAGE_HEADER_LEN, ServerHandshake, ServerHello,
+            Versions, public_key,
+        };
+        use record::{Kind, Opened};
+        use session::{ClientSession, ServerSession, SessionId, StreamSecret};
+        use stream::UnverifiedPreamble;
+
+        let mut random = testing::Xorshift::new(99);
+        let mut rng = |bytes: &mut [u8]| random.fill(bytes);
+        let (router_key, server_key) = ([0x11; 32], [0x22; 32]);
+
+        let hello = ClientHello {
+            versions: Versions::OURS,
+            software: "router".to_owned(),
+            ciphers: CipherOffer {
+                ciphers: CipherSet::offered(CipherChoice::Auto),
+                prefers_aes: false,
+            },
+            token: None,
+        };
+        let server_public = public_key(&server_key).unwrap();
+        let (router, request) =
+            ClientHandshake::start(&router_key, &server_public, &hello, &mut rng).unwrap();
+        let (server, client, hello) =
+            ServerHandshake::accept(&server_key, &request, &mut rng).unwrap();
+        assert_eq!(client, public_key(&router_key).unwrap());
+        let ours = CipherOffer { ciphers: CipherSet::all(), prefers_aes: true };
+        let cipher = negotiate(hello.ciphers, ours).unwrap();
+        let (answer, mut server) = server.reply(&ServerHello::ours("server")).unwrap();
+        let (mut router, _) = router.finish(&answer).unwrap();
+
+        let ready = router.seal(&ClientMessage::Ready.encode()).unwrap();
+        let ready = server.open(&ready[MESSAGE_HEADER_LEN..]).unwrap();
+        assert_eq!(ClientMessage::decode(&ready), Ok(Some(ClientMessage::Ready)));
+        let (id, secret) = (SessionId(5), StreamSecret::generate(&mut rng));
+        let mut server_session = ServerSession::new(id, &secret, cipher);
+        let lifetime = SESSION_LIFETIME;
+        let message = ServerMessage::Session { id, secret, cipher, lifetime };
+        let message = server.seal(&message.encode()).unwrap();
+        let message = router.open(&message[MESSAGE_HEADER_LEN..]).unwrap();
+        let Ok(Some(ServerMessage::Session { id, secret, cipher, .. })) =
+            ServerMessage::decode(&message)
+        else {
+            panic!("no session");
+        };
+        let mut router_session = ClientSession::new(id, &secret, cipher);
+
+        let (preamble, keys) = router_session.open_stream();
+        let (mut router_seals, mut router_opens) = keys.client();
+        let preamble = UnverifiedPreamble::parse(&preamble).unwrap();
+        assert_eq!(preamble.session(), id);
+        let (_, keys) = server_session.accept(&preamble, Instant::now()).unwrap();
+        let (mut server_seals, mut server_opens) = keys.server();
+
+        let target = "192.0.2.1:80".parse().unwrap();
+        let request = Message::connect(target).encode().unwrap();
+        let mut wire = router_seals.seal_new(Kind::Request, &request).unwrap();
+        wire.extend(router_seals.seal_new(Kind::Data, b"GET /").unwrap());
+        let Ok(Opened::Record { kind: Kind::Request, payload, consumed }) =
+            server_opens.next(&mut wire)
+        else {
+            panic!("no request");
+        };
+        assert_eq!(Message::decode(&wire[payload]).unwrap().target().unwrap().0, target);
+        let early = &mut wire[consumed..];
+        let Ok(Opened::Record { kind: Kind::Data, payload, .. }) = server_opens.next(early) else {
+            panic!("no early data");
+        };
+        assert_eq!(&early[payload], b"GET /");
+
+        let answer = Message::connected().encode().unwrap();
+        let mut answer = server_seals.seal_new(Kind::Answer, &answer).unwrap();
+        let Ok(Opened::Record { kind: Kind::Answer, payload, .. }) = router_opens.next(&mut answer)
+        else {
+            panic!("no answer");
+        };
+        assert_eq!(Message::decode(&answer[payload]).unwrap().outcome(), Ok(()));
     }
 }

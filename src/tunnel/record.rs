@@ -24,8 +24,8 @@ pub const PLAINTEXT_MAX: usize = RECORD_MAX - OVERHEAD;
 /// each, well under the limit that keeps AES-GCM's advantage below 2^-60 (RFC 8446, section 5.5).
 pub const RECORDS_PER_KEY: u64 = 1 << 20;
 
-const LABEL_KEY: &[u8] = b"record key";
-const LABEL_IV: &[u8] = b"record iv";
+pub(super) const LABEL_KEY: &[u8] = b"record key";
+pub(super) const LABEL_IV: &[u8] = b"record iv";
 
 /// What a record is. The numbers are those on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,14 +155,15 @@ struct RecordKey {
 
 impl RecordKey {
     fn derive(
-        prk: &hkdf::Prk,
+        secret: &TrafficSecret,
         algorithm: &'static aead::Algorithm,
         generation: u64,
-    ) -> Option<Self> {
+    ) -> Option<RecordKey> {
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.as_bytes());
         let generation = generation.to_be_bytes();
         let info = [LABEL_KEY, &generation];
         let key = LessSafeKey::new(UnboundKey::from(prk.expand(&info, algorithm).ok()?));
-        Some(RecordKey { key, iv: expand(prk, &[LABEL_IV, &generation]) })
+        Some(RecordKey { key, iv: expand(&prk, &[LABEL_IV, &generation]) })
     }
 
     fn nonce(&self, counter: u64) -> Nonce {
@@ -176,7 +177,7 @@ impl RecordKey {
 
 /// The records of one direction: the next one's number and key, and which kinds may come.
 struct Sequence {
-    prk: hkdf::Prk,
+    secret: TrafficSecret,
     algorithm: &'static aead::Algorithm,
     /// Only the first record is a record; plain bytes follow.
     plain: bool,
@@ -193,10 +194,9 @@ impl Sequence {
             Cipher::Aes128Gcm => &aead::AES_128_GCM,
             Cipher::ChaCha20Poly1305 | Cipher::None => &aead::CHACHA20_POLY1305,
         };
-        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.as_bytes());
         Sequence {
-            key: RecordKey::derive(&prk, algorithm, 0),
-            prk,
+            key: RecordKey::derive(secret, algorithm, 0),
+            secret: secret.clone(),
             algorithm,
             plain: cipher == Cipher::None,
             first,
@@ -226,9 +226,9 @@ impl Sequence {
         self.ended = matches!(kind, Kind::End | Kind::Reset);
         // 2^64 records do not fit a connection's life; the last number would only be refused.
         self.counter = self.counter.saturating_add(1);
-        if self.counter % RECORDS_PER_KEY == 0 {
+        if self.counter.is_multiple_of(RECORDS_PER_KEY) {
             let generation = self.counter / RECORDS_PER_KEY;
-            self.key = RecordKey::derive(&self.prk, self.algorithm, generation);
+            self.key = RecordKey::derive(&self.secret, self.algorithm, generation);
         }
     }
 

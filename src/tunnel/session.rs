@@ -16,10 +16,10 @@ pub const RETIREMENT: Duration = Duration::from_secs(60);
 /// Bytes of a truncated HMAC-SHA256, as in RFC 4868.
 pub const MAC_LEN: usize = 16;
 
-const SALT: &[u8] = b"mptcp-bond session v1";
-const LABEL_PREAMBLE: &[u8] = b"preamble";
-const LABEL_PROBE_REQUEST: &[u8] = b"probe request";
-const LABEL_PROBE_REPLY: &[u8] = b"probe reply";
+pub(super) const SALT: &[u8] = b"mptcp-bond session v1";
+pub(super) const LABEL_PREAMBLE: &[u8] = b"preamble";
+pub(super) const LABEL_PROBE_REQUEST: &[u8] = b"probe request";
+pub(super) const LABEL_PROBE_REPLY: &[u8] = b"probe reply";
 const LABEL_CLIENT_TO_SERVER: &[u8] = b"stream c2s";
 const LABEL_SERVER_TO_CLIENT: &[u8] = b"stream s2c";
 
@@ -82,6 +82,12 @@ pub(super) fn expand<const N: usize>(prk: &hkdf::Prk, info: &[&[u8]]) -> [u8; N]
     key
 }
 
+/// Whether two secrets are equal, in a time that does not depend on where they differ.
+pub(super) fn equal<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |sum, (a, b)| sum | (a ^ b));
+    std::hint::black_box(difference) == 0
+}
+
 /// A key for messages authenticated with HMAC-SHA256 cut to [`MAC_LEN`] bytes.
 #[derive(Clone)]
 pub(super) struct MacKey(hmac::Key);
@@ -102,10 +108,9 @@ impl MacKey {
         mac
     }
 
-    /// Whether a code is that of a message, in a time that does not depend on where they differ.
+    /// Whether a code is that of a message.
     pub(super) fn verify(&self, message: &[u8], mac: &[u8; MAC_LEN]) -> bool {
-        let difference = self.sign(message).iter().zip(mac).fold(0, |sum, (a, b)| sum | (a ^ b));
-        std::hint::black_box(difference) == 0
+        equal(&self.sign(message), mac)
     }
 }
 

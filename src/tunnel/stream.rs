@@ -2,6 +2,7 @@
 //! request, so that the server knows whose connection it is.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::session::{MAC_LEN, SessionId, SessionKeys};
 use super::{Cipher, VERSION_MAX, VERSION_MIN, take};
@@ -10,6 +11,11 @@ use super::{Cipher, VERSION_MAX, VERSION_MIN, take};
 pub const FIRST_BYTE: u8 = b'S';
 /// Bytes of a preamble.
 pub const PREAMBLE_LEN: usize = SIGNED_LEN + MAC_LEN;
+
+/// For how long a server waits for a whole preamble.
+pub const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a server keeps a stream that sends no request; a client gives it up at half that.
+pub const WARM_TIMEOUT: Duration = Duration::from_secs(600);
 
 const SIGNED_LEN: usize = 20;
 

@@ -11,7 +11,7 @@ pub struct Pattern {
 impl Pattern {
     /// Writes the stream's bytes from `offset` on.
     pub fn fill(self, mut offset: u64, mut buffer: &mut [u8]) {
-        while offset % 8 != 0 && !buffer.is_empty() {
+        while !offset.is_multiple_of(8) && !buffer.is_empty() {
             buffer[0] = self.word(offset / 8)[(offset % 8) as usize];
             buffer = &mut buffer[1..];
             offset += 1;
