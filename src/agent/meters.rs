@@ -41,9 +41,11 @@ impl Meters {
     pub fn measure(&mut self, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, u64> {
         self.by_slot.retain(|slot, _| uplinks.iter().any(|uplink| uplink.slot == *slot));
         let mut rates = BTreeMap::new();
+        let counters = device_bytes().unwrap_or_default();
         for uplink in uplinks {
             let device = uplink.device.as_ref();
-            let Some((rx, tx)) = device.and_then(|device| device_bytes(&device.name)) else {
+            let Some((rx, tx)) = device.and_then(|device| counters.get(&device.name).copied())
+            else {
                 self.by_slot.remove(&uplink.slot);
                 continue;
             };

@@ -118,12 +118,13 @@ mod tests {
     fn round_trips() {
         for server in ["vps.example.net:443", "192.0.2.1:8443", "[2001:db8::1]:443"] {
             let uri = example(server);
+            assert_eq!(PairingUri::parse(&format!("'{}'\n", *uri.to_uri())), Ok(uri.clone()));
             assert_eq!(PairingUri::parse(&uri.to_uri()), Ok(uri));
         }
         assert_eq!(
             *example("a.example:443").to_uri(),
             "mptcp-bond://a.example:443/?key=-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_s\
-             &token=7-_v7-_v7-_v7-_v7-_v7w&v=1"
+             &token=7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-8&v=1"
         );
     }
 

@@ -1,4 +1,4 @@
-//! The kernel's MPTCP counters (`MPTcpExt` in `/proc/net/netstat`).
+//! Counters of the kernel in `/proc/net`: MPTCP (`MPTcpExt` in `netstat`) and devices (`dev`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,13 +11,25 @@ pub fn mptcp_counters() -> io::Result<BTreeMap<String, u64>> {
     Ok(parse(&std::fs::read_to_string("/proc/net/netstat")?, "MPTcpExt:"))
 }
 
-/// Bytes received and sent by a device since it exists; `None` where there is no such device.
-pub fn device_bytes(device: &str) -> Option<(u64, u64)> {
-    let read = |counter: &str| {
-        let path = format!("/sys/class/net/{device}/statistics/{counter}");
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+/// Bytes received and sent by each device of this network namespace since it exists.
+///
+/// Not from `/sys/class/net`, which shows the namespace that mounted it.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn device_bytes() -> io::Result<BTreeMap<String, (u64, u64)>> {
+    Ok(parse_devices(&std::fs::read_to_string("/proc/net/dev")?))
+}
+
+/// Lines of `NAME: ` and 16 numbers, the first and the ninth are bytes; two lines of headings.
+fn parse_devices(text: &str) -> BTreeMap<String, (u64, u64)> {
+    let line = |line: &str| {
+        let (name, numbers) = line.rsplit_once(':')?;
+        let mut numbers = numbers.split_whitespace();
+        let received = numbers.next()?.parse().ok()?;
+        Some((name.trim().to_owned(), (received, numbers.nth(7)?.parse().ok()?)))
     };
-    Some((read("rx_bytes")?, read("tx_bytes")?))
+    text.lines().filter_map(line).collect()
 }
 
 /// A group in `netstat` is two lines that begin alike: names, then values in the same order.
@@ -46,6 +58,16 @@ mod tests {
         assert!(parse("TcpExt: A\nTcpExt: 1\n", "MPTcpExt:").is_empty());
         assert!(parse("MPTcpExt: A", "MPTcpExt:").is_empty());
         assert!(parse("", "MPTcpExt:").is_empty());
+    }
+
+    #[test]
+    fn devices_have_two_byte_counters() {
+        let text = "Inter-|   Receive\n face |bytes packets\n    lo: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n\
+                    eth0.2:700 1 0 0 0 0 0 0 800 1 0 0 0 0 0 0\nodd: 1\n";
+        let devices = parse_devices(text);
+        let expected = [("eth0.2".to_owned(), (700, 800)), ("lo".to_owned(), (5, 6))];
+        assert_eq!(devices, expected.into());
+        assert!(device_bytes().unwrap().contains_key("lo"));
     }
 
     #[test]
