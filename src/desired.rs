@@ -94,8 +94,12 @@ const MPTCP_SYSCTLS: &[(&str, &str)] = &[
 /// The path manager in the kernel: by name since Linux 6.15, by number before.
 const PATH_MANAGER: [(&str, &str); 2] =
     [("net/mptcp/path_manager", "kernel"), ("net/mptcp/pm_type", "0")];
-/// Least, default and most bytes of TCP's socket buffers.
-const TCP_BUFFERS: [&str; 2] = ["net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem"];
+/// Least, default and most bytes of TCP's socket buffers, and the least default.
+///
+/// The scheduler gives a subflow up to 64 KiB at a time (`MPTCP_SEND_BURST_SIZE`), so a window of
+/// the usual 64 KiB keeps one uplink busy and the others idle. Where the round trip is short the
+/// kernel sees no reason to enlarge it: 1 MiB is a window for eight subflows.
+const TCP_BUFFERS: [(&str, u64); 2] = [("net/ipv4/tcp_rmem", 1 << 20), ("net/ipv4/tcp_wmem", 0)];
 
 /// What of ours the kernel should hold.
 ///
@@ -161,7 +165,8 @@ pub fn sysctls_needed(uplinks: &[Uplink]) -> Vec<String> {
 /// The sysctls a dump should hold for a server.
 pub fn server_sysctls_needed() -> Vec<String> {
     let mptcp = MPTCP_SYSCTLS.iter().chain(&PATH_MANAGER).map(|(key, _)| key);
-    mptcp.chain(&TCP_BUFFERS).map(|key| key.to_string()).collect()
+    let buffers = TCP_BUFFERS.iter().map(|(key, _)| key);
+    mptcp.chain(buffers).map(|key| key.to_string()).collect()
 }
 
 /// A server's sysctls, of those that `found` shows to exist.
@@ -189,19 +194,21 @@ fn common_sysctls(found: &BTreeMap<String, String>, buffer: u64) -> BTreeMap<Str
         .chain(path_manager)
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect();
-    for key in TCP_BUFFERS {
-        if let Some(raised) = found.get(key).and_then(|value| raise_buffer(value, buffer)) {
+    for (key, default) in TCP_BUFFERS {
+        if let Some(raised) = found.get(key).and_then(|value| raise_buffer(value, default, buffer))
+        {
             sysctls.insert(key.to_string(), raised);
         }
     }
     sysctls
 }
 
-/// `least default most` with `most` raised to `buffer`, never lowered.
-fn raise_buffer(value: &str, buffer: u64) -> Option<String> {
+/// `least default most` with the last two raised to what is given, never lowered.
+fn raise_buffer(value: &str, least_default: u64, least_most: u64) -> Option<String> {
     let mut fields = value.split_whitespace();
     let (least, default, most) = (fields.next()?, fields.next()?, fields.next()?);
-    let most = most.parse::<u64>().ok()?.max(buffer);
+    let default = default.parse::<u64>().ok()?.max(least_default);
+    let most = most.parse::<u64>().ok()?.max(least_most);
     Some(format!("{least} {default} {most}"))
 }
 

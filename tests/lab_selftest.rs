@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::traffic::{
-    Dialer, Kind, Pattern, Recorder, Report, TrafficServer, Transfer, churn, open_idle,
+    Dialer, Iperf3, Kind, Pattern, Recorder, Report, TrafficServer, Transfer, churn, open_idle,
 };
 use lab::{
     Access, Direction, Lab, PlainMptcp, SERVER_V4, SERVER_V6, Strip, TARGET_V4, TARGET_V6,
@@ -94,7 +94,8 @@ fn two_uplinks_add_up_for_plain_mptcp() {
         assert_near("MPTCP download", goodput, 138.0, 0.06);
         assert_eq!(report.corrupt_at, None);
     }
-    assert_near("iperf3 upload", plain.iperf3(false, 1, 4), 138.0, 0.08);
+    let upload = Iperf3 { download: false, connections: 1, seconds: 4 };
+    assert_near("iperf3 upload", plain.iperf3(SERVER_V4, upload), 138.0, 0.08);
     drop(plain);
     assert_eq!(lab.router.ip("mptcp endpoint show"), "");
     assert!(!lab.router.ip("rule show").contains("10.1.0.2"));

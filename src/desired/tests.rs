@@ -132,10 +132,11 @@ fn local_networks_are_those_not_behind_uplinks() {
 
 #[test]
 fn buffers_are_raised_and_never_lowered() {
-    assert_eq!(raise_buffer("4096\t87380\t6291456", 1 << 24).unwrap(), "4096 87380 16777216");
-    assert_eq!(raise_buffer("4096 87380 33554432", 1 << 24).unwrap(), "4096 87380 33554432");
-    assert_eq!(raise_buffer("4096", 1 << 24), None);
-    assert_eq!(raise_buffer("a b c", 1 << 24), None);
+    let raise = |value| raise_buffer(value, 1 << 20, 1 << 24);
+    assert_eq!(raise("4096\t87380\t6291456").unwrap(), "4096 1048576 16777216");
+    assert_eq!(raise("4096 2097152 33554432").unwrap(), "4096 2097152 33554432");
+    assert_eq!(raise("4096"), None);
+    assert_eq!(raise("a b c"), None);
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn only_sysctls_that_exist_are_wished_for() {
     assert_eq!(
         lines,
         [
-            "net/ipv4/tcp_rmem=1 2 33554432",
+            "net/ipv4/tcp_rmem=1 1048576 33554432",
             "net/ipv4/tcp_wmem=1 2 33554432",
             "net/mptcp/allow_join_initial_addr_port=1",
             "net/mptcp/blackhole_timeout=0",

@@ -1,18 +1,14 @@
 //! Plain kernel MPTCP between router and server, set up by hand: what a bond is compared with.
 
 use std::net::IpAddr;
-use std::process::Command;
-use std::time::Duration;
 
-use super::traffic::{Dialer, Kind, TrafficServer};
-use super::{Lab, Process, SERVER_V4, until};
+use super::Lab;
+use super::traffic::{Dialer, Iperf3, Kind, TrafficServer};
 
 /// The first of the endpoint ids, rule priorities and tables used.
 const FIRST: usize = 100;
 /// Port of the server that speaks MPTCP.
 const PORT: u16 = 5210;
-/// iperf3's own port.
-const IPERF_PORT: &str = "5201";
 
 /// Endpoints, rules and tables for each uplink; removed when dropped.
 pub struct PlainMptcp<'lab> {
@@ -67,30 +63,10 @@ impl<'lab> PlainMptcp<'lab> {
         self.server().dialer(&self.lab.router, Kind::Mptcp, address)
     }
 
-    /// Mbit/s that `mptcpize run iperf3` reaches between router and server, from the server when
-    /// `download`, with so many connections at once.
+    /// Mbit/s that `mptcpize run iperf3` reaches between router and server.
     #[track_caller]
-    pub fn iperf3(&self, download: bool, connections: u32, seconds: u32) -> f64 {
-        let mut command = Command::new("mptcpize");
-        command.args(["run", "iperf3", "--server", "--one-off", "--port", IPERF_PORT]);
-        let _server: Process = self.lab.spawn(&self.lab.server, "iperf3-server", command);
-        until("iperf3 listens", Duration::from_secs(5), || {
-            let listeners = self.lab.server.run("ss", &["-Hltn", &format!("sport = {IPERF_PORT}")]);
-            (!listeners.trim().is_empty()).then_some(())
-        });
-        let mut command = Command::new("mptcpize");
-        command.args(["run", "iperf3", "--json", "--omit", "1", "--port", IPERF_PORT]);
-        command.args(["--client", &SERVER_V4.to_string(), "--time", &seconds.to_string()]);
-        command.args(["--parallel", &connections.to_string()]);
-        command.args(download.then_some("--reverse"));
-        let log = format!("iperf3-{}-{connections}", if download { "down" } else { "up" });
-        let mut client = self.lab.spawn(&self.lab.router, &log, command);
-        let status = client.wait(Duration::from_secs(u64::from(seconds) + 10));
-        let output = client.output();
-        assert!(status.is_some_and(|status| status.success()), "iperf3 failed:\n{output}");
-        let report: serde_json::Value = serde_json::from_str(&output).expect("iperf3 prints JSON");
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        bits.expect("iperf3 reports a rate") / 1e6
+    pub fn iperf3(&self, address: impl Into<IpAddr>, load: Iperf3) -> f64 {
+        load.run(self.lab, Kind::Mptcp, &self.lab.router, &self.lab.server, address.into())
     }
 }
 

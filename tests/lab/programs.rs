@@ -1,6 +1,7 @@
 //! The project's own programs, run in the lab: configured, paired, watched.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -98,15 +99,26 @@ impl<'lab> ServerProgram<'lab> {
         ServerProgram::start_with(lab, "")
     }
 
+    /// The same, reached at another of its addresses.
+    #[track_caller]
+    pub fn start_at(lab: &'lab Lab, address: IpAddr) -> ServerProgram<'lab> {
+        ServerProgram::configured(lab, address, "")
+    }
+
     /// The same, with TOML appended to the configuration.
     #[track_caller]
     pub fn start_with(lab: &'lab Lab, toml: &str) -> ServerProgram<'lab> {
+        ServerProgram::configured(lab, SERVER_V4.into(), toml)
+    }
+
+    #[track_caller]
+    fn configured(lab: &'lab Lab, address: IpAddr, toml: &str) -> ServerProgram<'lab> {
         let config = lab.work().join("server").join("server.toml");
         let run_dir = lab.work().join("server-run");
         for directory in [&run_dir, &lab.work().join("server")] {
             fs::create_dir_all(directory).expect("make a directory");
         }
-        let public = format!("{SERVER_V4}:{SERVER_PORT}");
+        let public = SocketAddr::new(address, SERVER_PORT).to_string();
         run(&lab.server, &["server", "init", "--config", path_text(&config), "--public", &public]);
         let text = fs::read_to_string(&config).expect("read the server's configuration");
         fs::write(&config, text + toml).expect("write the server's configuration");

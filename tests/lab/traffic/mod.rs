@@ -2,6 +2,7 @@
 
 mod churn;
 mod dialer;
+mod iperf3;
 mod pattern;
 mod recorder;
 mod server;
@@ -9,6 +10,7 @@ mod transfer;
 
 pub use churn::{ChurnReport, churn, open_idle};
 pub use dialer::{Dialer, Kind};
+pub use iperf3::Iperf3;
 pub use pattern::Pattern;
 pub use recorder::{Recorder, Report, SLOT};
 pub use server::TrafficServer;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `download SEED OFFSET BYTES` | sends that part of the pattern, then closes |
 //! | `upload ID` | reads to the end into the recorder `ID`, answers with the count, closes |
+//! | `exchange ID SEED BYTES` | sends the pattern, meanwhile reads to the end into the recorder `ID` |
 //! | `echo` | sends back what comes, to the end |
 //! | `after-eof SEED BYTES` | reads to the end, then sends the pattern, then closes |
 //! | `eof-first ID` | ends its own half at once, then reads to the end into the recorder `ID` |
@@ -135,6 +136,18 @@ fn serve(stream: TcpStream, recorders: &Recorders) -> io::Result<()> {
             let recorder = recorder(1)?;
             receive(&mut reader, &recorder)?;
             writeln!(&stream, "{}", recorder.bytes())
+        }
+        Some("exchange") => {
+            let recorder = recorder(1)?;
+            let (seed, bytes) = (number(2)?, number(3)?);
+            thread::scope(|scope| {
+                let sender = scope.spawn(|| {
+                    send(&stream, Pattern { seed }, 0, bytes)?;
+                    stream.shutdown(Shutdown::Write)
+                });
+                receive(&mut reader, &recorder)?;
+                sender.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            })
         }
         Some("echo") => io::copy(&mut reader, &mut &stream).map(drop),
         Some("after-eof") => {

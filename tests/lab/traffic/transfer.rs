@@ -7,8 +7,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::super::wait_for;
-use super::server::{CHUNK, send};
+use super::server::{CHUNK, receive, send};
 use super::{Dialer, Pattern, Recorder, Report, TrafficServer};
+
+/// How long an exchange's upload may go on after the download's end.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running transfer.
 pub struct Transfer {
@@ -70,6 +73,44 @@ impl Transfer {
             }
         };
         Transfer::spawn(recorder, handle, bytes, work)
+    }
+
+    /// Sends `up` bytes and fetches `down` bytes at once over one connection; the report is that of
+    /// the download, the end that of both.
+    pub fn exchange(
+        server: &TrafficServer,
+        dialer: &Dialer,
+        up: u64,
+        down: u64,
+    ) -> io::Result<Transfer> {
+        let (sent, pattern) = (Pattern { seed: up }, Pattern { seed: down });
+        let (id, arrived) = server.expect(sent);
+        let recorder = Arc::new(Recorder::new(pattern, 0));
+        let mut stream = dialer.connect()?;
+        let handle = stream.try_clone()?;
+        let work = {
+            let recorder = Arc::clone(&recorder);
+            move || {
+                writeln!(stream, "exchange {id} {} {down}", pattern.seed)?;
+                thread::scope(|scope| {
+                    let sender = scope.spawn(|| {
+                        send(&stream, sent, 0, up)?;
+                        stream.shutdown(Shutdown::Write)
+                    });
+                    receive(&mut &stream, &recorder)?;
+                    sender.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+                })?;
+                let complete = wait_for(UPLOAD_LIMIT, || (arrived.bytes() >= up).then_some(()));
+                match arrived.report() {
+                    report if complete.is_none() || report.corrupt_at.is_some() => {
+                        let what = "of the upload's bytes arrived, or altered ones";
+                        Err(io::Error::other(format!("{} of {up} {what}", report.bytes)))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        };
+        Transfer::spawn(recorder, handle, down, work)
     }
 
     fn spawn(
