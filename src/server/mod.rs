@@ -4,6 +4,7 @@ mod control;
 mod kernel;
 mod status;
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -58,13 +59,15 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         registry.tell(log::Level::Warn, format!("cannot raise the limit of open files: {error}"));
     }
     let config = registry.config.borrow().clone();
-    let mut listeners = Vec::new();
-    for &address in &config.listen {
-        let tcp = socket::mptcp_listen(address, BACKLOG).map_err(Fatal::unavailable)?;
-        let udp = UdpServer::bind(address).map_err(Fatal::unavailable)?;
-        listeners.push((tcp, udp));
-    }
+    // Before anything listens: connections inherit their buffers' sizes from the listener.
     let (mut kernel, mut facts) = kernel::tune(&options.run_dir, &registry).await;
+    let listeners = match listen(&config.listen) {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            kernel::restore(&mut kernel).await;
+            return Err(Fatal::unavailable(error));
+        }
+    };
     let (owner, mut requests) = mpsc::channel(16);
     spawn_local(control.serve(owner.clone()));
     if let Some(address) = config.metrics_listen {
@@ -126,6 +129,14 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     registry.tell(log::Level::Info, "stopping".into());
     kernel::restore(&mut kernel).await;
     Ok(())
+}
+
+/// Sockets for connections and probes at each address.
+fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<(TcpListener, UdpServer)>> {
+    addresses
+        .iter()
+        .map(|&address| Ok((socket::mptcp_listen(address, BACKLOG)?, UdpServer::bind(address)?)))
+        .collect()
 }
 
 async fn accept(registry: Rc<Registry>, listener: TcpListener) {
