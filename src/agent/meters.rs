@@ -64,12 +64,15 @@ impl Meters {
     }
 }
 
-/// The local addresses of a connection's subflows; `None` for one that is not MPTCP.
+/// The local addresses of a connection's established subflows; `None` for one that is not MPTCP.
+///
+/// The kernel lists a closed initial subflow for as long as the connection lives.
 pub fn subflow_addresses(connection: &Connection) -> Option<Vec<IpAddr>> {
     let tunnel = connection.tunnel()?;
     socket::is_mptcp(&*tunnel).ok().filter(|&mptcp| mptcp)?;
     let subflows = socket::subflows(&*tunnel).ok()?;
-    Some(subflows.iter().map(|subflow| subflow.local.ip().to_canonical()).collect())
+    let established = subflows.iter().filter(|subflow| subflow.is_established());
+    Some(established.map(|subflow| subflow.local.ip().to_canonical()).collect())
 }
 
 /// Slots of uplinks in force on which a settled connection has no subflow.

@@ -50,8 +50,11 @@ fn main() -> ExitCode {
         let plain = PlainMptcp::set_up(&lab);
         let outcome = Transfer::download(&plain.dialer(SERVER_V4), bytes)
             .map_err(|error| error.to_string())
-            .and_then(|transfer| show(&lab, transfer));
-        println!("\n{}", lab.router.ip("mptcp endpoint show"));
+            .and_then(|transfer| {
+                show(&lab, transfer, "ip mptcp endpoint show", &|| {
+                    lab.router.ip("mptcp endpoint show")
+                })
+            });
         outcome
     } else {
         let begun = Instant::now();
@@ -61,8 +64,9 @@ fn main() -> ExitCode {
         let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
         let outcome = Transfer::download(&target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), bytes)
             .map_err(|error| error.to_string())
-            .and_then(|transfer| show(&lab, transfer));
-        println!("\n$ mptcp-bond status\n{}", agent.status_table());
+            .and_then(|transfer| {
+                show(&lab, transfer, "mptcp-bond status", &|| agent.status_table())
+            });
         outcome
     };
     match outcome {
@@ -104,14 +108,21 @@ fn rates(text: &str) -> Result<[u32; 2], String> {
         .ok_or_else(|| "two numbers from 1 to 10000 are wanted, for instance 40,20".to_owned())
 }
 
-/// Prints a line a second until the transfer ends, and cuts an uplink meanwhile.
-fn show(lab: &Lab, transfer: Transfer) -> Result<Report, String> {
+/// Prints a line a second until the transfer ends, and cuts an uplink meanwhile. Then shows what
+/// `command` said in the download's last second.
+fn show(
+    lab: &Lab,
+    transfer: Transfer,
+    command: &str,
+    status: &dyn Fn() -> String,
+) -> Result<Report, String> {
     let names = lab.uplinks().iter().map(|uplink| format!("{:>9}", uplink.device()));
     println!("\n{:>6}{}{:>10}   Mbit/s", "time", names.collect::<String>(), "download");
     let begun = Instant::now();
     let received = || -> Vec<u64> { lab.uplinks().iter().map(|uplink| uplink.bytes().0).collect() };
     let mut before = (begun, received(), 0);
     let mut cut = false;
+    let mut shown = String::new();
     for second in 1.. {
         let tick = begun + Duration::from_secs(second);
         while Instant::now() < tick && !transfer.is_finished() {
@@ -135,7 +146,9 @@ fn show(lab: &Lab, transfer: Transfer) -> Result<Report, String> {
             }
             cut = wanted;
         }
+        shown = status();
     }
+    println!("\n$ {command}    # in the last second\n{shown}");
     transfer.finish(LIMIT.saturating_sub(begun.elapsed()))
 }
 

@@ -87,6 +87,14 @@ pub struct Subflow {
     pub delivery_rate: u64,
 }
 
+impl Subflow {
+    /// Whether it can carry data: not on its way up or down.
+    pub fn is_established(&self) -> bool {
+        const TCP_ESTABLISHED: u8 = 1;
+        self.state == TCP_ESTABLISHED
+    }
+}
+
 /// Whether a connection speaks MPTCP: false for plain TCP and after a fallback to it.
 ///
 /// # Errors
