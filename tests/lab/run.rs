@@ -48,26 +48,24 @@ fn main() -> ExitCode {
     let outcome = if options.baseline {
         println!("Plain kernel MPTCP between router and server, without agent and tunnel.");
         let plain = PlainMptcp::set_up(&lab);
-        let outcome = Transfer::download(&plain.dialer(SERVER_V4), bytes)
+        Transfer::download(&plain.dialer(SERVER_V4), bytes)
             .map_err(|error| error.to_string())
             .and_then(|transfer| {
                 show(&lab, transfer, "ip mptcp endpoint show", &|| {
                     lab.router.ip("mptcp endpoint show")
                 })
-            });
-        outcome
+            })
     } else {
         let begun = Instant::now();
         let server = ServerProgram::start(&lab);
         let agent = AgentProgram::start(&lab, &server);
         println!("Server and agent are paired, the tunnel is up ({:.1?}).", begun.elapsed());
         let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
-        let outcome = Transfer::download(&target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), bytes)
+        Transfer::download(&target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), bytes)
             .map_err(|error| error.to_string())
             .and_then(|transfer| {
                 show(&lab, transfer, "mptcp-bond status", &|| agent.status_table())
-            });
-        outcome
+            })
     };
     match outcome {
         Ok(report) => verdict(&lab, &report),
