@@ -169,6 +169,17 @@ pub fn server_sysctls_needed() -> Vec<String> {
     mptcp.chain(buffers).map(|key| key.to_string()).collect()
 }
 
+/// MPTCP sysctls that the kernel lacks, with the values they should have. Of the path manager's two
+/// names one is enough.
+pub fn absent_sysctls(found: &BTreeMap<String, String>) -> Vec<(&'static str, &'static str)> {
+    let absent = |(key, _): &(&str, &str)| !found.contains_key(*key);
+    let mut sysctls: Vec<_> = MPTCP_SYSCTLS.iter().copied().filter(absent).collect();
+    if PATH_MANAGER.iter().all(absent) {
+        sysctls.push(PATH_MANAGER[0]);
+    }
+    sysctls
+}
+
 /// A server's sysctls, of those that `found` shows to exist.
 pub fn server_sysctls(found: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     common_sysctls(found, BUFFER_SERVER)

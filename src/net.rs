@@ -281,7 +281,7 @@ pub struct Rule {
     pub suppress_prefix_length: Option<u32>,
 }
 
-/// An MPTCP endpoint with the `subflow` flag.
+/// An MPTCP endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Id.
@@ -292,7 +292,8 @@ pub struct Endpoint {
     pub device: Option<IfIndex>,
     /// `backup`: used only while no other path is usable.
     pub backup: bool,
-    /// Other flags as the kernel has them (signal, fullmesh, ...); 0 on ours.
+    /// How its flags but `backup` differ from ours, which is `subflow` alone: 0 on ours, and
+    /// `MPTCP_PM_ADDR_FLAG_SUBFLOW` itself is set where an endpoint lacks that flag.
     pub other_flags: u32,
 }
 

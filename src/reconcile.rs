@@ -409,4 +409,4 @@ fn write_rule(out: &mut dyn Write, verb: &str, rule: &Rule) -> fmt::Result {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

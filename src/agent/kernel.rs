@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use crate::controller::{Controller, Event};
+use crate::controller::{Controller, Event, Failed};
 use crate::desired;
 use crate::net;
 use crate::os::kernel::{KernelHandle, Look, Watch};
@@ -30,37 +30,35 @@ impl Kernel {
     }
 
     /// Dumps the kernel.
-    pub async fn look(&mut self, uplinks: &[Uplink], fresh: bool) -> Event {
-        match self.dump(uplinks, fresh).await {
+    pub async fn look(&mut self, uplinks: &[Uplink], thorough: bool) -> Event {
+        match self.dump(uplinks, thorough).await {
             Ok(kernel) => Event::Dumped(Box::new(kernel)),
             Err(error) => Event::LookFailed(error.to_string()),
         }
     }
 
-    async fn dump(&mut self, uplinks: &[Uplink], fresh: bool) -> io::Result<net::Kernel> {
+    async fn dump(&mut self, uplinks: &[Uplink], thorough: bool) -> io::Result<net::Kernel> {
         let mut keys: BTreeSet<String> = desired::sysctls_needed(uplinks).into_iter().collect();
         keys.extend(self.saved.keys());
-        let look = if fresh { Look::Thorough } else { Look::Quick };
+        let look = if thorough { Look::Thorough } else { Look::Quick };
         self.handle.dump(&keys, look).await
     }
 
     /// Carries out a plan made from `kernel`, after saving what it changes for good.
-    pub async fn apply(&mut self, mut plan: Plan, kernel: &net::Kernel) -> Event {
-        let mut failures = Vec::new();
-        if let Err(error) = self.saved.remember(&plan, kernel) {
-            // What cannot be put back is not changed.
-            plan.retain(|operation| !is_saved(operation));
-            failures.push(("save sysctls and limits".to_owned(), error.to_string()));
-        }
+    pub async fn apply(&mut self, plan: Plan, kernel: &net::Kernel) -> Event {
+        let unsaved = self.saved.remember(&plan, kernel).err().map(|error| error.to_string());
+        let mut failed = Vec::new();
         for operation in plan {
             log::debug!("{}", operation.describe(kernel));
-            if let Err(error) = self.handle.apply(&operation).await {
-                let text = operation.describe(kernel);
-                let line = text.lines().next().unwrap_or_default().to_owned();
-                failures.push((line, error.reason));
+            // What cannot be put back is not changed.
+            if let (Some(error), true) = (&unsaved, changes_for_good(&operation)) {
+                let reason = format!("not changed, as its old value cannot be saved: {error}");
+                failed.push(Failed { operation, reason, errno: None });
+            } else if let Err(error) = self.handle.apply(&operation).await {
+                failed.push(Failed { operation, reason: error.reason, errno: error.errno });
             }
         }
-        Event::Applied(failures)
+        Event::Applied(failed)
     }
 
     /// Whether the endpoints are others than in `kernel`.
@@ -77,16 +75,20 @@ impl Kernel {
 
     async fn try_leave(&mut self) -> io::Result<()> {
         let kernel = self.dump(&[], false).await?;
+        let mut all_put_back = true;
         let plan = Controller::farewell(&kernel);
         for operation in plan.into_iter().chain(self.saved.restore_plan(&kernel)) {
             if let Err(error) = self.handle.apply(&operation).await {
-                log::warn!("{}: {}", error.operation, error.reason);
+                all_put_back &= !changes_for_good(&operation);
+                log::warn!("{error}");
             }
         }
-        self.saved.forget_all()
+        // What could not be put back is left to the next stop.
+        if all_put_back { self.saved.forget_all() } else { Ok(()) }
     }
 }
 
-fn is_saved(operation: &Operation) -> bool {
+/// Whether it changes a value that was there before us.
+fn changes_for_good(operation: &Operation) -> bool {
     matches!(operation, Operation::SetLimits(_) | Operation::SetSysctl { .. })
 }

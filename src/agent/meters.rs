@@ -1,20 +1,16 @@
 //! What is measured of uplinks and connections: rates, and subflows that are missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::controller::Controller;
-use crate::failover::InForce;
-use crate::health::State;
-use crate::net::Family;
 use crate::os::counters::device_bytes;
 use crate::os::socket;
 use crate::proxy::{Connection, Proxy};
 use crate::status::RateMeter;
 use crate::uplink::Uplink;
 
-/// A connection has this long to get a subflow on each uplink in force.
+/// A new connection has this long to get its subflows.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// One uplink's device counters.
@@ -75,34 +71,21 @@ pub fn subflow_addresses(connection: &Connection) -> Option<Vec<IpAddr>> {
     Some(established.map(|subflow| subflow.local.ip().to_canonical()).collect())
 }
 
-/// Slots of uplinks in force on which a settled connection has no subflow.
-pub fn missing_subflows(proxy: &Proxy, controller: &Controller) -> Vec<u8> {
-    let Some(server) = controller.server().in_use else { return Vec::new() };
-    let wanted: Vec<(u8, IpAddr)> = controller
-        .assignments()
-        .iter()
-        .filter(|assignment| assignment.in_force != InForce::Unused)
-        .filter(|assignment| {
-            controller.health(assignment.slot).is_some_and(|health| {
-                matches!(health.state(), State::Up | State::Degraded)
-                    && health.since().elapsed() > SETTLED
-            })
-        })
-        .filter_map(|assignment| {
-            let uplink = controller.uplinks().iter().find(|u| u.slot == assignment.slot)?;
-            Some((assignment.slot, uplink.path(Family::of(server))?.address))
-        })
-        .collect();
-    let settled: Vec<Vec<IpAddr>> = proxy
-        .connections()
-        .iter()
-        .filter(|connection| connection.since.elapsed() > SETTLED)
-        .filter_map(|connection| subflow_addresses(connection))
-        .filter(|addresses| !addresses.is_empty())
-        .collect();
-    wanted
-        .into_iter()
-        .filter(|(_, address)| settled.iter().any(|addresses| !addresses.contains(address)))
-        .map(|(slot, _)| slot)
-        .collect()
+/// Slots of the expected subflows that a settled connection lacks.
+pub fn missing_subflows(proxy: &Proxy, expected: &[(u8, IpAddr)], now: Instant) -> Vec<u8> {
+    if expected.is_empty() {
+        return Vec::new();
+    }
+    let mut missing = BTreeSet::new();
+    for connection in proxy.connections() {
+        if now.saturating_duration_since(connection.since) <= SETTLED {
+            continue;
+        }
+        // One without any subflow is about to end.
+        let addresses = subflow_addresses(&connection).filter(|addresses| !addresses.is_empty());
+        let Some(addresses) = addresses else { continue };
+        let lacks = expected.iter().filter(|(_, address)| !addresses.contains(address));
+        missing.extend(lacks.map(|(slot, _)| *slot));
+    }
+    missing.into_iter().collect()
 }

@@ -8,7 +8,8 @@ mod link;
 mod meters;
 mod status;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
-use tokio::time::{interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
@@ -26,6 +27,7 @@ use crate::controller::{Action, Controller, Event};
 use crate::interception::TproxyPorts;
 use crate::os::control::{Control, Request};
 use crate::os::kernel::{Change, Watch};
+use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::{http, log as logging, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
@@ -96,9 +98,9 @@ impl Agent {
         let proxy = Proxy::new(link.pool(), config.on_server_loss);
         let ports = listen(&proxy).map_err(Fatal::os)?;
         let now = Instant::now();
-        let mut agent = Agent {
+        let agent = Agent {
             config_file: options.config.clone(),
-            controller: Controller::new(config.clone(), ports, now),
+            controller: Controller::new(config, ports, now),
             kernel,
             link,
             proxy,
@@ -110,7 +112,6 @@ impl Agent {
             started: now,
             seconds: 0,
         };
-        agent.put_in_force(&config).await;
         Ok((agent, Inputs { changes, link: link_inputs, requests }))
     }
 
@@ -120,14 +121,19 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
         let mut second = interval(SECOND);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.put_in_force().await;
+        self.handle(Event::Started).await;
         loop {
             let deadline = self.controller.deadline(Instant::now());
             let event = tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 change = inputs.changes.next() => match change {
-                    // Connections come and go all the time; endpoints are looked at each second.
-                    Change::PathManager(_) => continue,
+                    Change::PathManager(event) => match failed_subflow(&event) {
+                        Some(address) => Event::SubflowFailed(address),
+                        None => continue,
+                    },
                     _ => Event::Changed,
                 },
                 Some(news) = inputs.link.next() => match self.link.take(news) {
@@ -150,15 +156,14 @@ impl Agent {
             };
             self.handle(event).await;
         }
-        self.tell(log::Level::Info, "stopping".into());
-        self.kernel.leave().await;
+        self.handle(Event::Stopping).await;
         Ok(())
     }
 
     /// Tells the controller, and carries out what it wants until it wants no more.
     async fn handle(&mut self, event: Event) {
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
             for action in self.controller.handle(event, Instant::now()) {
                 events.extend(self.carry_out(action).await);
             }
@@ -167,11 +172,24 @@ impl Agent {
 
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Look { fresh } => {
-                Some(self.kernel.look(self.controller.uplinks(), fresh).await)
+            Action::Look { thorough } => {
+                Some(self.kernel.look(self.controller.uplinks(), thorough).await)
             }
             Action::Apply(plan) => Some(self.kernel.apply(plan, self.controller.kernel()).await),
-            Action::Probe { slot } => self.link.probe(slot),
+            Action::Leave => {
+                self.kernel.leave().await;
+                None
+            }
+            Action::Probe { slot } => {
+                let unsent = Event::ProbeSent { slot, counter: 0, sent: false };
+                Some(self.link.probe(slot).unwrap_or(unsent))
+            }
+            Action::KeepSession(server) => {
+                if let Err(error) = self.link.set_server(server.as_ref()) {
+                    self.tell(log::Level::Error, error);
+                }
+                None
+            }
             Action::SetProbers(outlets) => {
                 self.link.set_probers(outlets);
                 None
@@ -200,7 +218,9 @@ impl Agent {
             self.handle(Event::Changed).await;
         }
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
-            let missing = meters::missing_subflows(&self.proxy, &self.controller);
+            let now = Instant::now();
+            let expected = self.controller.expected_subflows(now);
+            let missing = meters::missing_subflows(&self.proxy, &expected, now);
             self.handle(Event::MissingSubflows(missing)).await;
         }
     }
@@ -210,8 +230,8 @@ impl Agent {
             Ok(config) => {
                 self.config_error = None;
                 self.tell(log::Level::Info, "configuration reloaded".into());
-                self.put_in_force(&config).await;
                 self.handle(Event::Configured(Box::new(config))).await;
+                self.put_in_force().await;
             }
             Err(error) => {
                 let error = error.to_string();
@@ -222,19 +242,13 @@ impl Agent {
         }
     }
 
-    /// Whatever of a configuration does not concern the controller.
-    async fn put_in_force(&mut self, config: &AgentConfig) {
+    /// Whatever of the configuration does not concern the controller.
+    async fn put_in_force(&mut self) {
+        let config = self.controller.config();
+        let http_listen = config.http_listen;
         logging::set_level(config.log_level);
         self.proxy.set_on_server_loss(config.on_server_loss);
-        if let Some(reason) = config.idle_reason() {
-            self.tell(log::Level::Info, format!("waiting for a configuration: {reason}"));
-            self.kernel.leave().await;
-        }
-        let server = config.servers.first().filter(|_| config.idle_reason().is_none());
-        if let Err(error) = self.link.set_server(server) {
-            self.tell(log::Level::Error, error);
-        }
-        self.set_http(config.http_listen).await;
+        self.set_http(http_listen).await;
     }
 
     async fn set_http(&mut self, address: Option<SocketAddr>) {
@@ -273,6 +287,12 @@ impl Agent {
         log::log!(level, "{text}");
         self.events.push(Instant::now(), unix_seconds(), level.into(), text);
     }
+}
+
+/// The local address of a subflow that ended with an error.
+fn failed_subflow(event: &PmEvent) -> Option<IpAddr> {
+    let failed = event.kind == PmEventKind::SubflowClosed && event.error.unwrap_or(0) != 0;
+    event.saddr.filter(|_| failed && !event.server_side).map(|address| address.to_canonical())
 }
 
 /// Opens the listeners that nft's TPROXY diverts to; a family the kernel lacks has none.

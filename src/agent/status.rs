@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use super::Agent;
 use super::meters::subflow_addresses;
 use crate::config::agent::{Role, ServerConfig};
+use crate::controller::Controller;
 use crate::desired;
 use crate::failover::InForce;
 use crate::health::{Health, State};
 use crate::net::{EndpointId, Family};
 use crate::os::counters::mptcp_counters;
+use crate::reconcile::Operation;
 use crate::registry::unix_seconds;
 use crate::status::{
     AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
-    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
-    agent_state, kernel_counters,
+    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkState,
+    UplinkStatus, agent_state, kernel_counters,
 };
 use crate::uplink::Uplink;
 
@@ -33,12 +35,6 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
     let servers: Vec<ServerStatus> =
         config.servers.iter().enumerate().map(|(i, s)| server_status(agent, i, s, now)).collect();
     let (state, summary) = agent_state(config.enabled, &uplinks, &servers, config.on_server_loss);
-    let failures = agent.controller.failures().iter().map(|(operation, failure)| Failure {
-        operation: operation.clone(),
-        error: failure.reason.clone(),
-        errno: None,
-        since_seconds: seconds(failure.since, now),
-    });
     Snapshot::Agent(Box::new(AgentSnapshot {
         version: env!("CARGO_PKG_VERSION").into(),
         time_unix_seconds: unix_seconds(),
@@ -51,7 +47,7 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
         streams: streams(agent, connections.total),
         connections,
         kernel: kernel(agent),
-        failures: failures.collect(),
+        failures: failures(&agent.controller, now),
         events: agent.events.recent(now),
     }))
 }
@@ -190,15 +186,49 @@ fn streams(agent: &Agent, open: u64) -> StreamCounts {
 }
 
 fn kernel(agent: &Agent) -> KernelStatus {
-    let kernel = agent.controller.kernel();
+    let controller = &agent.controller;
+    let kernel = controller.kernel();
+    let look_failure = controller.look_failure().map(str::to_owned);
     KernelStatus {
         counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
         limits: kernel.limits.map(|limits| LimitsStatus {
             subflows: limits.subflows,
             add_addr_accepted: limits.add_addr_accepted,
         }),
-        sysctls_not_set: Vec::new(),
+        sysctls_not_set: sysctls_not_set(controller),
         other_path_managers: kernel.other_managers.iter().cloned().collect(),
-        conflicts: agent.controller.conflicts().iter().map(ToString::to_string).collect(),
+        conflicts: look_failure
+            .into_iter()
+            .chain(controller.conflicts().iter().map(ToString::to_string))
+            .collect(),
     }
+}
+
+/// Operations that fail, but for those on sysctls.
+fn failures(controller: &Controller, now: Instant) -> Vec<Failure> {
+    controller
+        .failures()
+        .filter(|failing| !matches!(failing.operation, Operation::SetSysctl { .. }))
+        .map(|failing| Failure {
+            operation: failing.operation.describe(controller.kernel()),
+            error: failing.reason.to_owned(),
+            errno: failing.errno,
+            since_seconds: seconds(failing.since, now),
+        })
+        .collect()
+}
+
+fn sysctls_not_set(controller: &Controller) -> Vec<SysctlFailure> {
+    let failing = controller.failures().filter_map(|failing| {
+        let Operation::SetSysctl { key, value } = failing.operation else { return None };
+        let found = controller.kernel().sysctls.get(key).map_or("", String::as_str);
+        let error = format!("it stays {found}: {}", failing.reason);
+        Some(SysctlFailure { key: key.clone(), wanted: value.clone(), error })
+    });
+    let absent = controller.absent_sysctls().into_iter().map(|(key, wanted)| SysctlFailure {
+        key: key.into(),
+        wanted: wanted.into(),
+        error: "this kernel has none".into(),
+    });
+    failing.chain(absent).collect()
 }

@@ -11,7 +11,7 @@ use super::nft::{self, Nft};
 use super::path_manager::{self, HIGHEST_LIMIT, PathManager, PmEvent};
 use super::{route, rule, sysctl};
 use crate::net::Endpoint;
-use crate::reconcile::{Kernel, Operation};
+use crate::reconcile::{Kernel, NftTable, Operation};
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
 /// `_IPV6_RULE`.
@@ -92,7 +92,8 @@ impl KernelHandle {
                 kernel.sysctls.insert(key.clone(), value);
             }
         }
-        kernel.nft = self.nft.look().await?;
+        // A table that cannot be looked at is made again, and that operation's failure says why.
+        kernel.nft = self.nft.look().await.unwrap_or(NftTable::Changed);
         if look == Look::Thorough {
             self.other_managers = other_managers();
         }

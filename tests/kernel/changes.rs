@@ -9,7 +9,7 @@ use crate::endpoints::connection;
 use crate::{dump, in_namespace, sh, uplinks};
 
 /// Hints until the kernel has been quiet for a moment.
-async fn hints(watch: &mut Watch) -> Vec<Change> {
+pub async fn hints(watch: &mut Watch) -> Vec<Change> {
     let mut hints = Vec::new();
     while let Ok(change) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
         hints.push(change);

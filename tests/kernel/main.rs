@@ -8,6 +8,7 @@ mod endpoints;
 mod nft;
 mod routing;
 mod saved;
+mod uplinks;
 
 use std::collections::BTreeSet;
 use std::process::Command;

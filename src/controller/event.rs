@@ -1,0 +1,107 @@
+//! What the controller is told, and what it wants done.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::outlets::Outlet;
+use crate::config::agent::{AgentConfig, ServerConfig};
+use crate::net::Kernel;
+use crate::reconcile::{Operation, Plan};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The agent starts with the configuration it was made with.
+    Started,
+    /// A new configuration.
+    Configured(Box<AgentConfig>),
+    /// The agent is to stop.
+    Stopping,
+    /// Something in the kernel changed.
+    Changed,
+    /// The dump asked for.
+    Dumped(Box<Kernel>),
+    /// The kernel could not be dumped, for this reason.
+    LookFailed(String),
+    /// A plan was carried out but for these operations.
+    Applied(Vec<Failed>),
+    /// A probe asked for left, or could not be sent.
+    ProbeSent {
+        /// The uplink's slot.
+        slot: u8,
+        /// The probe's number.
+        counter: u64,
+        /// Whether it left.
+        sent: bool,
+    },
+    /// A probe was answered.
+    ProbeAnswered {
+        /// The uplink's slot.
+        slot: u8,
+        /// The probe's number.
+        counter: u64,
+    },
+    /// A subflow from this local address ended with an error.
+    SubflowFailed(IpAddr),
+    /// Slots on which a settled connection lacks a subflow that
+    /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names.
+    MissingSubflows(Vec<u8>),
+    /// The server's name stands for these addresses.
+    ServerResolved(Vec<IpAddr>),
+    /// There is a session with the server at this address.
+    SessionUp {
+        /// The address in use.
+        server: IpAddr,
+    },
+    /// The server answered on the control connection.
+    ServerHeard,
+    /// There is no control connection.
+    SessionDown {
+        /// Why.
+        reason: String,
+    },
+    /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
+    Rates(BTreeMap<u8, u64>),
+    /// Time went by.
+    Tick,
+}
+
+/// An operation that could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The operation.
+    pub operation: Operation,
+    /// Why.
+    pub reason: String,
+    /// The kernel's error number, if it gave one.
+    pub errno: Option<i32>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Dump the kernel.
+    Look {
+        /// Whether to look also at what is costly and changes silently.
+        thorough: bool,
+    },
+    /// Carry out a plan.
+    Apply(Plan),
+    /// Remove everything of ours and put back what was changed.
+    Leave,
+    /// Send a probe over an uplink, and say so by [`Event::ProbeSent`].
+    Probe {
+        /// The uplink's slot.
+        slot: u8,
+    },
+    /// Have probe sockets on these uplinks and no others.
+    SetProbers(Vec<Outlet>),
+    /// Dial the server over these uplinks, best first.
+    SetDialOrder(Vec<Outlet>),
+    /// Keep a session with this server and no other.
+    KeepSession(Option<ServerConfig>),
+    /// Ask the server for a sign of life on the control connection.
+    PingServer,
+    /// Tell the user.
+    Log(log::Level, String),
+}

@@ -1,0 +1,491 @@
+//! The agent's mind: what happens goes in as events, what is to be done comes out as actions.
+//!
+//! It owns the facts of the uplinks, their health and what is in force; it never waits and never
+//! touches the kernel. A wish is compared with a fresh dump each time: events only say "look again".
+
+mod attempts;
+mod event;
+mod looks;
+mod outlets;
+mod refreshes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+pub use attempts::Failing;
+pub use event::{Action, Event, Failed};
+pub use outlets::Outlet;
+pub use server::{SERVER_SILENCE, Server};
+
+use crate::config::agent::AgentConfig;
+use crate::desired::{self, Desired};
+use crate::failover::{self, Assignment, Failover, InForce};
+use crate::health::{Evidence, Health, Policy, State};
+use crate::interception::TproxyPorts;
+use crate::net::{Family, Kernel};
+use crate::reconcile::{self, Conflict, Plan};
+use crate::uplink::{self, Uplink};
+use attempts::Attempts;
+use looks::{COALESCE, Looks};
+use refreshes::Refreshes;
+
+/// Above this rate an uplink carries data and is probed densely, in bits a second.
+const ACTIVE_BPS: u64 = 64_000;
+/// Connections have this long to get a subflow on an uplink that came up.
+const SETTLED: Duration = Duration::from_secs(5);
+/// A tick at least this often keeps words such as "unanswered for 5 s" true.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The state of the agent.
+pub struct Controller {
+    config: AgentConfig,
+    ports: TproxyPorts,
+    uplinks: Vec<Uplink>,
+    health: BTreeMap<u8, Health>,
+    /// Slots whose newest probes are lost.
+    failing: BTreeSet<u8>,
+    /// Slots over which a probe was asked for that has not left yet.
+    probing: BTreeSet<u8>,
+    failover: Failover,
+    assignments: Vec<Assignment>,
+    server: Server,
+    kernel: Kernel,
+    conflicts: Vec<Conflict>,
+    attempts: Attempts,
+    refreshes: Refreshes,
+    probers: Vec<Outlet>,
+    dial_order: Vec<Outlet>,
+    looks: Looks,
+    look_failure: Option<String>,
+}
+
+impl Controller {
+    /// An agent that knows nothing of the kernel yet; [`Event::Started`] sets it going.
+    pub fn new(config: AgentConfig, ports: TproxyPorts, now: Instant) -> Controller {
+        Controller {
+            config,
+            ports,
+            uplinks: Vec::new(),
+            health: BTreeMap::new(),
+            failing: BTreeSet::new(),
+            probing: BTreeSet::new(),
+            failover: Failover::default(),
+            assignments: Vec::new(),
+            server: Server::default(),
+            kernel: Kernel::default(),
+            conflicts: Vec::new(),
+            attempts: Attempts::default(),
+            refreshes: Refreshes::default(),
+            probers: Vec::new(),
+            dial_order: Vec::new(),
+            looks: Looks::new(now),
+            look_failure: None,
+        }
+    }
+
+    /// Takes one event; what is returned is to be carried out in its order.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Started => self.put_in_force(&mut actions),
+            Event::Configured(config) => self.on_config(*config, now, &mut actions),
+            Event::Stopping => {
+                let text = "stopping".to_owned();
+                return vec![Action::Log(log::Level::Info, text), Action::Leave];
+            }
+            Event::Changed => self.looks.soon(now),
+            Event::Dumped(kernel) => self.on_dump(*kernel, now, &mut actions),
+            Event::LookFailed(reason) => self.on_look_failed(reason, now, &mut actions),
+            Event::Applied(failed) => self.on_applied(&failed, &mut actions),
+            Event::ProbeSent { slot, counter, sent } => {
+                self.probing.remove(&slot);
+                if let Some(health) = self.health.get_mut(&slot) {
+                    if sent { health.on_sent(now, counter) } else { health.on_send_failed(now) }
+                }
+            }
+            Event::ProbeAnswered { slot, counter } => {
+                let health = self.health.get_mut(&slot);
+                if health.and_then(|health| health.on_reply(now, counter)).is_some() {
+                    self.server.heard = Some(now);
+                }
+            }
+            Event::SubflowFailed(address) => self.on_subflow_failed(address, now),
+            Event::MissingSubflows(slots) => {
+                let plan = self.refreshes.plan(&slots, &self.kernel.endpoints, now);
+                self.apply(plan, now, &mut actions);
+            }
+            Event::ServerResolved(addresses) => {
+                if self.server.addresses != addresses {
+                    self.server.addresses = addresses;
+                    self.looks.soon(now);
+                }
+            }
+            Event::SessionUp { server } => self.on_session(server, now),
+            Event::ServerHeard => self.server.heard = Some(now),
+            Event::SessionDown { reason } => {
+                self.server.connected = false;
+                self.server.trouble = Some(reason);
+            }
+            Event::Rates(rates) => {
+                for (slot, health) in &mut self.health {
+                    health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
+                }
+            }
+            Event::Tick => {}
+        }
+        self.probe(now, &mut actions);
+        self.judge_server(now, &mut actions);
+        self.judge_uplinks(now, &mut actions);
+        if let Some(thorough) = self.looks.begin(now) {
+            actions.push(Action::Look { thorough });
+        }
+        actions
+    }
+
+    /// When to call [`Controller::handle`] with a tick at the latest.
+    pub fn deadline(&mut self, now: Instant) -> Instant {
+        let probed: BTreeSet<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
+        let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
+        let probes = health.filter_map(|(_, health)| health.poll(now).wake);
+        let others = [self.failover.deadline(), self.server.deadline(now)];
+        let later = probes.chain(others.into_iter().flatten()).filter(|&at| at > now);
+        later.chain(self.looks.deadline()).fold(now + TICK, Instant::min)
+    }
+
+    /// What removes everything of ours from the kernel, and nothing else.
+    pub fn farewell(kernel: &Kernel) -> Plan {
+        reconcile::reconcile(kernel, &Desired::default())
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// The uplinks.
+    pub fn uplinks(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    /// The health of the uplink with this slot.
+    pub fn health(&self, slot: u8) -> Option<&Health> {
+        self.health.get(&slot)
+    }
+
+    /// The roles in force.
+    pub fn assignments(&self) -> &[Assignment] {
+        &self.assignments
+    }
+
+    /// What is known of the server.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The last dump of the kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Foreign objects that stand in the way.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// Why the kernel could not be looked at, if the last look failed.
+    pub fn look_failure(&self) -> Option<&str> {
+        self.look_failure.as_deref()
+    }
+
+    /// Operations that fail and are tried again.
+    pub fn failures(&self) -> impl Iterator<Item = Failing<'_>> {
+        self.attempts.failing()
+    }
+
+    /// Sysctls that this kernel does not have although they matter, with the values they should have.
+    pub fn absent_sysctls(&self) -> Vec<(&'static str, &'static str)> {
+        // Without MPTCP all are missing, and the conflict says so.
+        if self.config.idle_reason().is_some() || self.kernel.limits.is_none() {
+            return Vec::new();
+        }
+        desired::absent_sysctls(&self.kernel.sysctls)
+    }
+
+    /// Slots and local addresses of the subflows that every settled connection should have.
+    pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
+        let Some(server) = self.server.in_use else { return Vec::new() };
+        let settled = |health: &Health| {
+            matches!(health.state(), State::Up | State::Degraded)
+                && now.saturating_duration_since(health.since()) > SETTLED
+        };
+        self.assignments
+            .iter()
+            .filter(|assignment| assignment.in_force != InForce::Unused)
+            .filter(|assignment| self.health.get(&assignment.slot).is_some_and(settled))
+            .filter_map(|assignment| {
+                let uplink = self.uplinks.iter().find(|u| u.slot == assignment.slot)?;
+                Some((assignment.slot, uplink.path(Family::of(server))?.address))
+            })
+            .collect()
+    }
+
+    fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {
+        let before = std::mem::replace(&mut self.config, config);
+        let server = |config: &AgentConfig| {
+            config.servers.first().filter(|_| config.idle_reason().is_none()).cloned()
+        };
+        if server(&before) != server(&self.config) {
+            self.forget_server(now, actions);
+        }
+        self.put_in_force(actions);
+        self.looks.soon(now);
+    }
+
+    fn put_in_force(&mut self, actions: &mut Vec<Action>) {
+        let idle = self.config.idle_reason();
+        let server = self.config.servers.first().filter(|_| idle.is_none());
+        actions.push(Action::KeepSession(server.cloned()));
+        if let Some(reason) = idle {
+            let text = format!("waiting for a configuration: {reason}");
+            actions.push(Action::Log(log::Level::Info, text));
+            actions.push(Action::Leave);
+        }
+    }
+
+    /// Another server is to be used, or none.
+    fn forget_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.server.reachable {
+            let text = format!("another server is configured: until it answers, {}", self.loss());
+            actions.push(Action::Log(log::Level::Info, text));
+        }
+        self.server = Server::default();
+        self.renew_all_health(now);
+        self.set_outlets(actions);
+    }
+
+    fn loss(&self) -> String {
+        self.config.on_server_loss.to_string()
+    }
+
+    fn on_session(&mut self, server: IpAddr, now: Instant) {
+        if self.server.on_session(server, now) {
+            self.renew_all_health(now);
+        }
+        self.looks.soon(now);
+    }
+
+    fn on_look_failed(&mut self, reason: String, now: Instant, actions: &mut Vec<Action>) {
+        self.looks.fail(now);
+        if self.look_failure.as_ref() != Some(&reason) {
+            let text = format!("{reason}; it is tried again");
+            actions.push(Action::Log(log::Level::Warn, text));
+        }
+        self.look_failure = Some(reason);
+    }
+
+    fn on_dump(&mut self, kernel: Kernel, now: Instant, actions: &mut Vec<Action>) {
+        self.looks.end();
+        self.look_failure = None;
+        self.kernel = kernel;
+        let before = std::mem::take(&mut self.uplinks);
+        self.uplinks = uplink::observe(&self.config.uplinks, &self.kernel, &before);
+        self.renew_health(&before, now);
+        self.assign(now, actions);
+        self.set_outlets(actions);
+        self.reconcile(now, actions);
+    }
+
+    /// Health belongs to a path: another address or device starts anew, a gap in it does not.
+    fn renew_health(&mut self, before: &[Uplink], now: Instant) {
+        let session = self.server.in_use;
+        let family = session.map_or(Family::V4, Family::of);
+        let mut kept = BTreeMap::new();
+        for uplink in &self.uplinks {
+            let old = before.iter().find(|old| old.slot == uplink.slot && old.name == uplink.name);
+            let same = old.is_some_and(|old| {
+                let (old, new) = (outlets::source(old, family), outlets::source(uplink, family));
+                old == new || new.is_none()
+            });
+            let health = self.health.remove(&uplink.slot).filter(|_| same);
+            kept.insert(uplink.slot, health.unwrap_or_else(|| new_health(session, now)));
+        }
+        self.health = kept;
+    }
+
+    fn renew_all_health(&mut self, now: Instant) {
+        for health in self.health.values_mut() {
+            *health = new_health(self.server.in_use, now);
+        }
+    }
+
+    fn healths(&self) -> Vec<&Health> {
+        self.uplinks.iter().filter_map(|uplink| self.health.get(&uplink.slot)).collect()
+    }
+
+    fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let families = desired::families(self.server.in_use);
+        let mut failover = std::mem::take(&mut self.failover);
+        let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
+        self.failover = failover;
+        for assignment in &assignments {
+            let before = self.assignments.iter().find(|before| before.name == assignment.name);
+            let same = before.is_some_and(|before| before.in_force == assignment.in_force);
+            if same || self.config.idle_reason().is_some() {
+                continue;
+            }
+            let Assignment { name, reason, .. } = assignment;
+            let (level, how) = match assignment.in_force {
+                InForce::Active => (log::Level::Info, "in use"),
+                InForce::Backup => (log::Level::Info, "standing by"),
+                InForce::Unused => (log::Level::Warn, "not used"),
+            };
+            actions.push(Action::Log(level, format!("uplink {name}: {how}: {reason}")));
+        }
+        self.assignments = assignments;
+    }
+
+    /// Where probes and connections to the server leave.
+    fn set_outlets(&mut self, actions: &mut Vec<Action>) {
+        let probers = outlets::probers(&self.uplinks, self.server.in_use);
+        let ranked = failover::best(&self.assignments, &self.uplinks, &self.healths());
+        let dial_order = outlets::dial_order(&ranked, &self.uplinks);
+        if probers != self.probers {
+            self.probing.clear();
+            self.probers = probers;
+            actions.push(Action::SetProbers(self.probers.clone()));
+        }
+        if dial_order != self.dial_order {
+            self.dial_order = dial_order;
+            actions.push(Action::SetDialOrder(self.dial_order.clone()));
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        if self.config.idle_reason().is_some() {
+            return Desired::default();
+        }
+        desired::desired(&desired::Input {
+            config: &self.config,
+            uplinks: &self.uplinks,
+            assignments: &self.assignments,
+            servers: &self.server.all_addresses(),
+            server: self.server.in_use,
+            server_reachable: self.server.reachable,
+            ports: self.ports,
+            lan: &self.config.lan,
+            kernel: &self.kernel,
+        })
+    }
+
+    fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let desired = self.desired();
+        let conflicts = reconcile::conflicts(&self.kernel, &desired);
+        for conflict in conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
+            actions.push(Action::Log(log::Level::Warn, conflict.to_string()));
+        }
+        self.conflicts = conflicts;
+        let plan = self.attempts.due(reconcile::reconcile(&self.kernel, &desired), now);
+        self.apply(plan, now, actions);
+        if let Some(next) = self.attempts.next() {
+            self.looks.by(next);
+        }
+    }
+
+    /// Has a plan carried out; what it did is looked at soon.
+    fn apply(&mut self, plan: Plan, now: Instant, actions: &mut Vec<Action>) {
+        if !plan.is_empty() {
+            self.looks.by(now + COALESCE);
+            actions.push(Action::Apply(plan));
+        }
+    }
+
+    fn on_applied(&mut self, failed: &[Failed], actions: &mut Vec<Action>) {
+        for failing in self.attempts.note(failed) {
+            let line = failing.operation.describe(&self.kernel);
+            let text = format!("{line}: {}; it is tried again", failing.reason);
+            actions.push(Action::Log(log::Level::Warn, text));
+        }
+    }
+
+    fn on_subflow_failed(&mut self, address: IpAddr, now: Instant) {
+        for uplink in &self.uplinks {
+            let path = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
+            let health = self.health.get_mut(&uplink.slot);
+            if let (true, Some(health)) = (path.into_iter().any(|p| p.address == address), health) {
+                health.on_evidence(now, Evidence::Stall);
+            }
+        }
+    }
+
+    /// Sends the probes that are due.
+    fn probe(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for health in self.health.values_mut() {
+            health.poll(now);
+        }
+        self.spread_suspicion();
+        for &Outlet { slot, .. } in &self.probers {
+            let due = self.health.get_mut(&slot).is_some_and(|health| health.poll(now).send);
+            if due && self.probing.insert(slot) {
+                actions.push(Action::Probe { slot });
+            }
+        }
+    }
+
+    /// When an uplink begins to lose probes the others are probed at once: they tell whether it is
+    /// the uplink or the server.
+    fn spread_suspicion(&mut self) {
+        let loses = |(slot, health): (&u8, &Health)| health.failing_since().map(|_| *slot);
+        let failing: BTreeSet<u8> = self.health.iter().filter_map(loses).collect();
+        if !failing.is_subset(&self.failing) {
+            let well = self.health.iter_mut().filter(|(slot, _)| !failing.contains(slot));
+            well.for_each(|(_, health)| health.suspect());
+        }
+        self.failing = failing;
+    }
+
+    fn judge_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.server.ping_due(now) {
+            actions.push(Action::PingServer);
+        }
+        if !self.server.judge(now) {
+            return;
+        }
+        let (level, text) = if self.server.reachable {
+            (log::Level::Info, "server reachable: LAN TCP is tunnelled".to_owned())
+        } else {
+            let why = self.server.trouble.as_deref().unwrap_or("it answers on no uplink");
+            (log::Level::Warn, format!("server lost: {why}; {}", self.loss()))
+        };
+        actions.push(Action::Log(level, text));
+        self.looks.by(now);
+    }
+
+    /// A change of health changes roles at once, not with the next pass.
+    fn judge_uplinks(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let families = desired::families(self.server.in_use);
+        let mut failover = self.failover.clone();
+        let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
+        let changed = assignments
+            .iter()
+            .zip(&self.assignments)
+            .any(|(new, old)| new.slot != old.slot || new.in_force != old.in_force);
+        if changed {
+            self.looks.by(now);
+        } else {
+            self.failover = failover;
+            self.assignments = assignments;
+            self.set_outlets(actions);
+        }
+    }
+}
+
+fn new_health(session: Option<IpAddr>, now: Instant) -> Health {
+    match session {
+        Some(_) => Health::new(Policy::default(), now),
+        None => Health::unprobed(Policy::default(), now),
+    }
+}

@@ -1,0 +1,84 @@
+//! A server that falls silent, is lost and comes back.
+
+use super::*;
+use crate::failover::Reason;
+
+#[test]
+fn a_silent_server_is_not_held_against_the_uplinks() {
+    for rates in [vec![], vec![(0, 1_000_000)], vec![(0, 1_000_000), (1, 1_000_000)]] {
+        let mut world = World::settled();
+        world.tell(Event::Rates(rates.into_iter().collect()));
+        world.run(4000);
+        world.forget();
+        (world.rtt, world.control) = ([None; 2], false);
+        world.run(60_000);
+        let log = world.log();
+        assert_eq!(world.in_force(), [InForce::Active; 2], "{log:?}");
+        assert_eq!(world.controller.assignments()[0].reason, Reason::ServerSilent);
+        assert!(!log.iter().any(|text| text.contains("not used")), "{log:?}");
+        assert_eq!(world.endpoints().len(), 2, "streams under way may survive");
+        let changes: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+        assert_eq!(changes, ["nft -f - # table inet mptcp_bond"]);
+    }
+}
+
+#[test]
+fn a_lost_server_ends_interception_until_it_is_back() {
+    for (policy, refused) in [(OnServerLoss::Direct, false), (OnServerLoss::Block, true)] {
+        let mut world = World::settled();
+        world.controller.config.on_server_loss = policy;
+        (world.rtt, world.control) = ([None; 2], false);
+        let lost = world.until(4000, |world| !world.controller.server().reachable);
+        assert!((1000..=3100).contains(&lost), "{lost} ms");
+        assert!(!world.nft().contains("tproxy"), "with the change itself");
+        assert_eq!(world.nft().contains("reject with tcp reset"), refused);
+        let text = format!("server lost: it answers on no uplink; {policy}");
+        assert!(world.log().contains(&text.as_str()), "{:?}", world.log());
+
+        world.run(20_000);
+        world.tell(Event::SessionDown { reason: "timed out".into() });
+        (world.rtt, world.control) = ([Some(20), Some(40)], true);
+        world.run(3000);
+        assert!(!world.controller.server().reachable, "answers to probes are no session");
+        world.tell(Event::SessionUp { server: address(SERVER) });
+        world.run(10);
+        assert!(world.nft().contains("tproxy ip to 127.0.0.1:4000"));
+        assert_eq!(world.controller.server().trouble, None);
+        world.run(10_000);
+        assert_eq!(world.in_force(), [InForce::Active; 2]);
+    }
+}
+
+#[test]
+fn the_control_connection_alone_keeps_a_server_reachable() {
+    let mut world = World::settled();
+    world.rtt = [None; 2];
+    world.run(20_000);
+    assert!(world.controller.server().reachable);
+    let pings = world.count(|action| *action == Action::PingServer);
+    assert!((15..=21).contains(&pings), "about one a second: {pings}");
+}
+
+#[test]
+fn probes_alone_keep_a_server_reachable() {
+    let mut world = World::settled();
+    world.tell(Event::SessionDown { reason: "reset".into() });
+    world.run(10_000);
+    assert!(world.controller.server().reachable, "its streams go on");
+    assert_eq!(world.controller.server().trouble.as_deref(), Some("reset"));
+    assert_eq!(world.count(|action| *action == Action::PingServer), 0);
+}
+
+#[test]
+fn a_session_with_another_address_has_all_uplinks_measured_anew() {
+    let mut world = World::settled();
+    world.tell(Event::SessionUp { server: address("198.51.100.7") });
+    assert!((0..2).all(|slot| world.controller.health(slot).unwrap().srtt().is_none()));
+    world.run(1000);
+    assert!((0..2).all(|slot| world.controller.health(slot).unwrap().srtt().is_some()));
+    assert!(world.nft().contains("198.51.100.7") && world.nft().contains(SERVER));
+
+    world.tell(Event::ServerResolved(vec![]));
+    world.run(200);
+    assert!(world.nft().contains("198.51.100.7"), "the one in use stays known");
+}

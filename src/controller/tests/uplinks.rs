@@ -1,0 +1,175 @@
+//! Uplinks that answer, fall silent and change.
+
+use super::*;
+use crate::failover::Reason;
+use crate::uplink::tests::address as interface_address;
+
+#[test]
+fn a_start_configures_the_kernel_and_a_session_starts_probes() {
+    let mut world = World::new();
+    world.tell(Event::Started);
+    world.run(1000);
+    assert_eq!(world.count(|a| matches!(a, Action::KeepSession(Some(_)))), 1);
+    let slots: Vec<u8> = world.controller.dial_order.iter().map(|outlet| outlet.slot).collect();
+    assert_eq!(slots, [0, 1]);
+    assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
+    assert!(!world.nft().contains("tproxy"), "nothing is tunnelled without a session");
+    assert_eq!(world.probes, 0, "there is nothing to sign probes with");
+
+    world.tell(Event::SessionUp { server: address(SERVER) });
+    world.run(1000);
+    assert!(world.nft().contains("tproxy ip to 127.0.0.1:4000"));
+    assert!(world.nft().contains(SERVER), "what is for the server itself is not tunnelled");
+    let health = |slot| world.controller.health(slot).unwrap();
+    assert_eq!([health(0).state(), health(1).state()], [State::Up; 2]);
+    assert_eq!(health(1).srtt(), Some(40 * MS));
+    let ours = reconcile::reconcile(&world.kernel, &world.controller.desired());
+    assert_eq!(ours, [], "the kernel is as wished");
+}
+
+#[test]
+fn each_probe_due_is_sent_once() {
+    let mut world = World::settled();
+    world.tell(Event::Rates([(0, 1_000_000), (1, 1_000_000)].into()));
+    world.run(10_000);
+    assert!((78..=84).contains(&world.probes), "every 250 ms on both: {}", world.probes);
+}
+
+#[test]
+fn a_silent_uplink_loses_its_endpoint_and_nothing_else_changes() {
+    for active in [true, false] {
+        let mut world = World::settled();
+        let rates = if active { vec![(0, 1_000_000)] } else { vec![] };
+        world.tell(Event::Rates(rates.into_iter().collect()));
+        world.run(5000);
+        world.forget();
+        world.rtt[0] = None;
+        let limit = if active { 1000 } else { 3000 };
+        world.until(limit, |world| world.endpoints() == ["192.0.2.20"]);
+        world.run(3000);
+        let lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+        assert_eq!(lines, ["ip mptcp endpoint delete id 200"], "{:?}", world.log());
+        assert!(matches!(world.controller.assignments()[0].reason, Reason::Unanswered(_)));
+        assert!(world.controller.server().reachable);
+
+        world.rtt[0] = Some(20);
+        world.until(3000, |world| world.endpoints().len() == 2);
+        assert_eq!(
+            world.lines().last().unwrap().1,
+            "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow"
+        );
+    }
+}
+
+/// When an uplink goes down although nothing but its first loss and the suspicion that it raised
+/// could have the others probed.
+#[test]
+fn the_first_loss_has_the_other_uplinks_probed_at_once() {
+    let mut world = World::settled();
+    world.tell(Event::Rates([(0, 1_000_000)].into()));
+    world.run(4000);
+    // Let the idle uplink's last probe be recent, so that its next is nearly two seconds away.
+    let answered = |world: &World| world.controller.health(1).unwrap().last_reply();
+    let before = answered(&world);
+    world.until(3000, |world| answered(world) != before);
+    world.forget();
+    world.rtt[0] = None;
+    let loses = |world: &World| world.controller.health(0).unwrap().failing_since().is_some();
+    let lost = world.until(1000, loses);
+    let before = answered(&world);
+    let told_apart = world.until(1000, |world| answered(world) != before);
+    assert!(lost + told_apart < 1000, "{lost} + {told_apart} ms");
+}
+
+#[test]
+fn a_subflow_that_fails_has_its_uplink_probed_densely() {
+    let mut world = World::settled();
+    world.run(500);
+    world.forget();
+    world.rtt = [None; 2];
+    world.tell(Event::SubflowFailed(address("192.0.2.20")));
+    world.tell(Event::SubflowFailed(address("198.51.100.9")));
+    assert!(world.probes <= 1);
+    world.until(260, |world| world.probes == 1);
+}
+
+#[test]
+fn probes_that_cannot_leave_count_as_lost() {
+    let mut world = World::settled();
+    world.sendable = false;
+    world.until(5000, |world| world.controller.health(0).unwrap().state() == State::Down);
+    assert!(world.probes < 60, "{} attempts", world.probes);
+}
+
+#[test]
+fn another_address_changes_that_uplink_alone_and_its_health_starts_anew() {
+    let mut world = World::settled();
+    let other = world.controller.health(1).unwrap().since();
+    world.kernel.addresses[2] = interface_address(3, "192.0.2.99/24");
+    world.tell(Event::Changed);
+    world.run(150);
+    assert_eq!(world.endpoints(), ["192.0.2.20", "192.0.2.99"]);
+    assert!(world.lines().iter().all(|(_, line)| !line.contains("192.0.2.20")));
+    assert_eq!(world.controller.health(1).unwrap().since(), other);
+    assert!(world.controller.health(0).unwrap().since() > other);
+    let source = |world: &World| world.controller.probers[0].source;
+    assert_eq!(source(&world), address("192.0.2.99"));
+    assert_eq!(world.count(|action| matches!(action, Action::SetProbers(_))), 1);
+}
+
+#[test]
+fn a_renewed_lease_changes_nothing() {
+    let mut world = World::settled();
+    // The address goes and comes back: netlink says that it changed, a dump shows it the same.
+    for _ in 0..5 {
+        world.tell(Event::Changed);
+        world.run(200);
+    }
+    assert_eq!(world.lines(), []);
+    assert_eq!(world.log(), [""; 0]);
+    assert_eq!(world.count(|action| matches!(action, Action::SetProbers(_))), 0);
+}
+
+#[test]
+fn carrier_loss_takes_an_uplink_out_at_once_and_its_return_brings_it_back() {
+    let mut world = World::settled();
+    let eth1 = crate::net::IfIndex(3);
+    world.kernel.links.get_mut(&eth1).unwrap().carrier = false;
+    world.tell(Event::Changed);
+    assert_eq!(world.endpoints(), ["192.0.2.20"]);
+    let slots: Vec<u8> = world.controller.probers.iter().map(|outlet| outlet.slot).collect();
+    assert_eq!(slots, [1]);
+    world.run(5000);
+    world.kernel.links.get_mut(&eth1).unwrap().carrier = true;
+    world.tell(Event::Changed);
+    world.until(3000, |world| world.endpoints().len() == 2);
+}
+
+#[test]
+fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
+    let mut world = World::settled();
+    let expected = world.controller.expected_subflows(world.now);
+    assert_eq!(expected, [(0, address("192.0.2.10")), (1, address("192.0.2.20"))]);
+    for _ in 0..60 {
+        world.tell(Event::MissingSubflows(vec![1]));
+        world.run(1000);
+    }
+    let lines = world.lines();
+    let deletions: Vec<u64> = lines
+        .iter()
+        .filter(|(_, line)| line == "ip mptcp endpoint delete id 201")
+        .map(|(ms, _)| ms / 1000)
+        .collect();
+    assert_eq!(deletions, [0, 5, 15, 35]);
+    assert_eq!(lines.len(), 8, "each is followed by its addition: {lines:?}");
+    assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
+
+    world.tell(Event::MissingSubflows(vec![]));
+    world.forget();
+    world.tell(Event::MissingSubflows(vec![1]));
+    assert_eq!(world.lines().len(), 2, "well in between: begun anew");
+
+    world.rtt[1] = None;
+    world.until(5000, |world| world.in_force()[1] == InForce::Unused);
+    assert_eq!(world.controller.expected_subflows(world.now).len(), 1);
+}
