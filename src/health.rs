@@ -77,15 +77,6 @@ pub struct Poll {
     pub wake: Option<Instant>,
 }
 
-/// Evidence from the uplink's subflows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// The peer acknowledged new data.
-    Progress,
-    /// Data stays unacknowledged.
-    Stall,
-}
-
 /// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
 const OUTSTANDING: usize = 32;
 /// Outcomes that the loss is taken over.
@@ -237,19 +228,6 @@ impl Health {
     /// Probes densely until the next reply: something else gives rise to doubt.
     pub fn suspect(&mut self) {
         self.suspected = true;
-    }
-
-    /// Takes evidence from subflows.
-    pub fn on_evidence(&mut self, now: Instant, evidence: Evidence) {
-        match evidence {
-            Evidence::Stall => self.suspect(),
-            Evidence::Progress if self.state != State::Down => {
-                self.answered = Some(now);
-                self.clear_losses();
-            }
-            // A down uplink has no subflows; these are the last words of one being closed.
-            Evidence::Progress => {}
-        }
     }
 
     /// A probe with this number, unique within the uplink, left.

@@ -24,7 +24,7 @@ pub use server::{SERVER_SILENCE, Server};
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce};
-use crate::health::{Evidence, Health, Policy, State};
+use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::reconcile::{self, Conflict, Plan};
@@ -113,7 +113,7 @@ impl Controller {
                     self.server.heard = Some(now);
                 }
             }
-            Event::SubflowFailed(address) => self.on_subflow_failed(address, now),
+            Event::SubflowFailed(address) => self.on_subflow_failed(address),
             Event::MissingSubflows(slots) => {
                 let plan = self.refreshes.plan(&slots, &self.kernel.endpoints, now);
                 self.apply(plan, now, &mut actions);
@@ -231,6 +231,11 @@ impl Controller {
                 Some((assignment.slot, uplink.path(Family::of(server))?.address))
             })
             .collect()
+    }
+
+    /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.
+    pub fn lacks_subflows(&self, slot: u8) -> bool {
+        self.refreshes.in_vain(slot)
     }
 
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {
@@ -411,12 +416,13 @@ impl Controller {
         }
     }
 
-    fn on_subflow_failed(&mut self, address: IpAddr, now: Instant) {
+    fn on_subflow_failed(&mut self, address: IpAddr) {
         for uplink in &self.uplinks {
-            let path = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-            let health = self.health.get_mut(&uplink.slot);
-            if let (true, Some(health)) = (path.into_iter().any(|p| p.address == address), health) {
-                health.on_evidence(now, Evidence::Stall);
+            let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
+            if paths.any(|path| path.address == address)
+                && let Some(health) = self.health.get_mut(&uplink.slot)
+            {
+                health.suspect();
             }
         }
     }

@@ -17,6 +17,8 @@ const WAIT_LAST: Duration = Duration::from_secs(600);
 struct Refresh {
     not_before: Instant,
     wait: Duration,
+    /// Whether subflows were still missing after the first refresh.
+    in_vain: bool,
 }
 
 /// What was made anew, by slot.
@@ -33,8 +35,11 @@ impl Refreshes {
             let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.id == id) else {
                 continue;
             };
-            let refresh =
-                self.0.entry(slot).or_insert(Refresh { not_before: now, wait: WAIT_FIRST });
+            let refresh = self
+                .0
+                .entry(slot)
+                .and_modify(|refresh| refresh.in_vain = true)
+                .or_insert(Refresh { not_before: now, wait: WAIT_FIRST, in_vain: false });
             if now < refresh.not_before {
                 continue;
             }
@@ -44,5 +49,10 @@ impl Refreshes {
             plan.push(Operation::AddEndpoint(endpoint.clone()));
         }
         plan
+    }
+
+    /// Whether subflows on this slot stay missing.
+    pub(super) fn in_vain(&self, slot: u8) -> bool {
+        self.0.get(&slot).is_some_and(|refresh| refresh.in_vain)
     }
 }

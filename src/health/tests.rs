@@ -259,19 +259,18 @@ fn without_a_session_it_is_unknown_and_silent() {
 }
 
 #[test]
-fn progress_of_subflows_speaks_for_it_and_a_stall_makes_it_suspicious() {
-    let mut line = Line::settled(true);
-    for _ in 0..20 {
-        line.run(100, |_| None);
-        line.health.on_evidence(line.now, Evidence::Progress);
-    }
-    assert!(line.log.iter().all(|&(_, state)| state != State::Down), "{:?}", line.log);
-
+fn a_suspicion_has_it_probed_densely_until_the_next_reply() {
     let mut line = Line::settled(false);
-    line.run(100, |_| Some(20));
-    line.health.on_evidence(line.now, Evidence::Stall);
-    let poll = line.health.poll(line.now);
-    assert!(poll.send || poll.wake.unwrap() <= line.now + MS * 250);
+    line.run(300, |_| Some(20));
+    line.sent = 0;
+    line.health.suspect();
+    line.run(1000, |_| Some(20));
+    assert_eq!(line.sent, 1, "the next reply ends it");
+
+    line.health.suspect();
+    line.sent = 0;
+    line.run(260, |_| None);
+    assert!(line.sent >= 1);
 }
 
 #[test]
@@ -322,7 +321,7 @@ fn any_sequence_of_calls_is_harmless() {
             0 => health.on_send_failed(now),
             1 | 2 => health.on_sent(now, random() % 64),
             3 => drop(health.on_reply(now, random() % 64)),
-            4 => health.on_evidence(now, Evidence::Progress),
+            4 => health.suspect(),
             5 => health.set_active(random() % 2 == 0),
             6 => drop(health.poll(start)),
             _ => now += MS * (random() % 3000) as u32,

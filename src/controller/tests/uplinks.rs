@@ -164,9 +164,12 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     assert_eq!(lines.len(), 8, "each is followed by its addition: {lines:?}");
     assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
 
+    assert!(world.controller.lacks_subflows(1) && !world.controller.lacks_subflows(0));
+
     world.tell(Event::MissingSubflows(vec![]));
     world.forget();
     world.tell(Event::MissingSubflows(vec![1]));
+    assert!(!world.controller.lacks_subflows(1));
     assert_eq!(world.lines().len(), 2, "well in between: begun anew");
 
     world.rtt[1] = None;
