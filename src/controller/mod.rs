@@ -11,6 +11,7 @@ mod refreshes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ pub use server::{SERVER_SILENCE, Server};
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce};
-use crate::health::{Health, Policy, State};
+use crate::health::{Health, Policy};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::reconcile::{self, Conflict, Plan};
@@ -35,8 +36,6 @@ use refreshes::Refreshes;
 
 /// Above this rate an uplink carries data and is probed densely, in bits a second.
 const ACTIVE_BPS: u64 = 64_000;
-/// Connections have this long to get a subflow on an uplink that came up.
-const SETTLED: Duration = Duration::from_secs(5);
 /// A tick at least this often keeps words such as "unanswered for 5 s" true.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -159,83 +158,6 @@ impl Controller {
     /// What removes everything of ours from the kernel, and nothing else.
     pub fn farewell(kernel: &Kernel) -> Plan {
         reconcile::reconcile(kernel, &Desired::default())
-    }
-
-    /// The configuration in force.
-    pub fn config(&self) -> &AgentConfig {
-        &self.config
-    }
-
-    /// The uplinks.
-    pub fn uplinks(&self) -> &[Uplink] {
-        &self.uplinks
-    }
-
-    /// The health of the uplink with this slot.
-    pub fn health(&self, slot: u8) -> Option<&Health> {
-        self.health.get(&slot)
-    }
-
-    /// The roles in force.
-    pub fn assignments(&self) -> &[Assignment] {
-        &self.assignments
-    }
-
-    /// What is known of the server.
-    pub fn server(&self) -> &Server {
-        &self.server
-    }
-
-    /// The last dump of the kernel.
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
-    }
-
-    /// Foreign objects that stand in the way.
-    pub fn conflicts(&self) -> &[Conflict] {
-        &self.conflicts
-    }
-
-    /// Why the kernel could not be looked at, if the last look failed.
-    pub fn look_failure(&self) -> Option<&str> {
-        self.look_failure.as_deref()
-    }
-
-    /// Operations that fail and are tried again.
-    pub fn failures(&self) -> impl Iterator<Item = Failing<'_>> {
-        self.attempts.failing()
-    }
-
-    /// Sysctls that this kernel does not have although they matter, with the values they should have.
-    pub fn absent_sysctls(&self) -> Vec<(&'static str, &'static str)> {
-        // Without MPTCP all are missing, and the conflict says so.
-        if self.config.idle_reason().is_some() || self.kernel.limits.is_none() {
-            return Vec::new();
-        }
-        desired::absent_sysctls(&self.kernel.sysctls)
-    }
-
-    /// Slots and local addresses of the subflows that every settled connection should have.
-    pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
-        let Some(server) = self.server.in_use else { return Vec::new() };
-        let settled = |health: &Health| {
-            matches!(health.state(), State::Up | State::Degraded)
-                && now.saturating_duration_since(health.since()) > SETTLED
-        };
-        self.assignments
-            .iter()
-            .filter(|assignment| assignment.in_force != InForce::Unused)
-            .filter(|assignment| self.health.get(&assignment.slot).is_some_and(settled))
-            .filter_map(|assignment| {
-                let uplink = self.uplinks.iter().find(|u| u.slot == assignment.slot)?;
-                Some((assignment.slot, uplink.path(Family::of(server))?.address))
-            })
-            .collect()
-    }
-
-    /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.
-    pub fn lacks_subflows(&self, slot: u8) -> bool {
-        self.refreshes.in_vain(slot)
     }
 
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {

@@ -4,9 +4,11 @@ use super::*;
 use crate::net::{ROUTE_PROTOCOL, TABLES};
 use crate::reconcile::NftTable;
 
+type Deletion = fn(&mut Kernel);
+
 #[test]
 fn what_others_delete_is_back_within_a_second() {
-    let deletions: [(&str, fn(&mut Kernel)); 4] = [
+    let deletions: [(&str, Deletion); 4] = [
         ("rules", |kernel| kernel.rules.clear()),
         ("routes", |kernel| kernel.routes.retain(|route| !TABLES.contains(&route.table.0))),
         ("endpoints", |kernel| kernel.endpoints.clear()),
@@ -88,7 +90,7 @@ fn a_failing_operation_is_shown_and_tried_ever_more_rarely() {
         world.run(100);
     }
     let tries = world.lines().iter().filter(|(_, line)| line.contains("192.0.2.10 ")).count();
-    assert!((8..=12).contains(&tries), "{:?}", world.lines());
+    assert!((8..=12).contains(&tries), "{tries}");
     let failures: Vec<_> = world.controller.failures().collect();
     assert_eq!(failures.len(), 2);
     assert_eq!((failures[0].reason, failures[0].errno), ("EINVAL (Invalid argument)", Some(22)));
@@ -125,7 +127,8 @@ fn an_operation_without_effect_is_named_and_is_no_busy_loop() {
         world.kernel.sysctls.insert("net/mptcp/stale_loss_cnt".into(), "4".into());
         world.run(100);
     }
-    assert!((8..=12).contains(&world.lines().len()), "{:?}", world.lines());
+    let tries = world.lines().len();
+    assert!((8..=12).contains(&tries), "{tries}");
     let failure = world.controller.failures().next().unwrap();
     assert!(failure.reason.contains("something else undoes it"));
     assert_eq!(world.log().len(), 1, "{:?}", world.log());

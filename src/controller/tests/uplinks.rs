@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::failover::Reason;
+use crate::health::State;
 use crate::uplink::tests::address as interface_address;
 
 #[test]

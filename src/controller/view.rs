@@ -1,0 +1,95 @@
+//! What of the controller's state the status shows and others look up.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::{Controller, Failing, Server};
+use crate::config::agent::AgentConfig;
+use crate::desired;
+use crate::failover::{Assignment, InForce};
+use crate::health::{Health, State};
+use crate::net::{Family, Kernel};
+use crate::reconcile::Conflict;
+use crate::uplink::Uplink;
+
+/// Connections have this long to get a subflow on an uplink that came up.
+const SETTLED: Duration = Duration::from_secs(5);
+
+impl Controller {
+    /// The configuration in force.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// The uplinks.
+    pub fn uplinks(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    /// The health of the uplink with this slot.
+    pub fn health(&self, slot: u8) -> Option<&Health> {
+        self.health.get(&slot)
+    }
+
+    /// The roles in force.
+    pub fn assignments(&self) -> &[Assignment] {
+        &self.assignments
+    }
+
+    /// What is known of the server.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The last dump of the kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Foreign objects that stand in the way.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// Why the kernel could not be looked at, if the last look failed.
+    pub fn look_failure(&self) -> Option<&str> {
+        self.look_failure.as_deref()
+    }
+
+    /// Operations that fail and are tried again.
+    pub fn failures(&self) -> impl Iterator<Item = Failing<'_>> {
+        self.attempts.failing()
+    }
+
+    /// Sysctls that this kernel does not have although they matter, with the values they should have.
+    pub fn absent_sysctls(&self) -> Vec<(&'static str, &'static str)> {
+        // Without MPTCP all are missing, and the conflict says so.
+        if self.config.idle_reason().is_some() || self.kernel.limits.is_none() {
+            return Vec::new();
+        }
+        desired::absent_sysctls(&self.kernel.sysctls)
+    }
+
+    /// Slots and local addresses of the subflows that every settled connection should have.
+    pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
+        let Some(server) = self.server.in_use else { return Vec::new() };
+        let settled = |health: &Health| {
+            matches!(health.state(), State::Up | State::Degraded)
+                && now.saturating_duration_since(health.since()) > SETTLED
+        };
+        self.assignments
+            .iter()
+            .filter(|assignment| assignment.in_force != InForce::Unused)
+            .filter(|assignment| self.health.get(&assignment.slot).is_some_and(settled))
+            .filter_map(|assignment| {
+                let uplink = self.uplinks.iter().find(|u| u.slot == assignment.slot)?;
+                Some((assignment.slot, uplink.path(Family::of(server))?.address))
+            })
+            .collect()
+    }
+
+    /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.
+    pub fn lacks_subflows(&self, slot: u8) -> bool {
+        self.refreshes.in_vain(slot)
+    }
+}
