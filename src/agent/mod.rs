@@ -193,7 +193,9 @@ impl Agent {
 
     async fn each_second(&mut self) {
         self.seconds = self.seconds.wrapping_add(1);
-        let rates = self.meters.measure(self.controller.uplinks(), Instant::now());
+        let now = Instant::now();
+        self.proxy.measure(now);
+        let rates = self.meters.measure(self.controller.uplinks(), now);
         self.handle(Event::Rates(rates)).await;
         // The kernel does not announce changes of endpoints.
         if self.kernel.endpoints_differ(self.controller.kernel()).await {
