@@ -1,5 +1,6 @@
 //! The server's half of a connection: from an authenticated stream to the target it asks for.
 
+use std::cell::Cell;
 use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::config::keys::PublicKey;
 use crate::os::socket;
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry, Stream};
@@ -17,12 +19,21 @@ use crate::relay::{self, IdleLimits, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
-use crate::tunnel::stream::{FIRST_BYTE, PREAMBLE_LEN, PreambleError, UnverifiedPreamble};
+use crate::tunnel::stream::{
+    FIRST_BYTE, PREAMBLE_LEN, PreambleError, UnverifiedPreamble, WARM_TIMEOUT,
+};
 
-/// How long a warm stream may wait for its request: longer than clients keep theirs.
-const WARM_LIMIT: Duration = Duration::from_secs(300);
 /// How long a refused client may take to hang up.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// An authenticated stream that waits for its request, or serves it.
+struct Authenticated {
+    client: String,
+    key: PublicKey,
+    cipher: Cipher,
+    sealer: Sealer,
+    opener: Opener,
+}
 
 /// Serves a connection that began with a stream's first byte.
 pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
@@ -31,10 +42,10 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
         Some((_, rest)) => tcp.read_exact(rest).await,
         None => return,
     };
-    if read.is_err() {
-        return;
+    if let Err(error) = read {
+        return registry.refuse_broken(&error, peer.ip());
     }
-    let (client, cipher, sealer, opener) = match authenticate(&registry, &preamble) {
+    let stream = match authenticate(&registry, &preamble) {
         Ok(stream) => stream,
         Err(cause) => {
             registry.refuse(cause, peer.ip());
@@ -42,9 +53,18 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
             return;
         }
     };
-    drop(pass);
-    if let Err(error) = convert(&registry, &client, cipher, sealer, opener, &tcp, peer).await {
+    pass.vouch();
+    let (client, key) = (stream.client.clone(), stream.key);
+    let converted = tokio::select! {
+        converted = convert(&registry, stream, &tcp, peer) => converted,
+        () = registry.revoked(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
+    };
+    if let Err(error) = converted {
         log::debug!("stream of {client} from {peer}: {error}");
+        // Records that do not verify: somebody else goes on with a preamble overheard.
+        if error.kind() == io::ErrorKind::InvalidData {
+            registry.refuse(Cause::NotAuthentic, peer.ip());
+        }
         socket::abort(&tcp);
     }
 }
@@ -52,14 +72,15 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
 fn authenticate(
     registry: &Registry,
     preamble: &[u8; PREAMBLE_LEN],
-) -> Result<(String, Cipher, Sealer, Opener), Cause> {
+) -> Result<Authenticated, Cause> {
     let now = Instant::now();
     let preamble = UnverifiedPreamble::parse(preamble).map_err(cause)?;
     let mut sessions = registry.sessions.borrow_mut();
     let session = sessions.find(preamble.session(), now).ok_or(Cause::NoSession)?;
     let (_, keys) = session.state.accept(&preamble, now).map_err(cause)?;
     let (sealer, opener) = keys.server();
-    Ok((session.client.clone(), keys.cipher(), sealer, opener))
+    let (client, key, cipher) = (session.client.clone(), session.key, keys.cipher());
+    Ok(Authenticated { client, key, cipher, sealer, opener })
 }
 
 fn cause(error: PreambleError) -> Cause {
@@ -75,15 +96,15 @@ fn cause(error: PreambleError) -> Cause {
 /// Waits for the request, connects to the target, answers, and relays.
 async fn convert(
     registry: &Registry,
-    client: &str,
-    cipher: Cipher,
-    mut sealer: Sealer,
-    mut opener: Opener,
+    stream: Authenticated,
     tcp: &TcpStream,
     peer: SocketAddr,
 ) -> io::Result<()> {
+    let Authenticated { client, key: _, cipher, mut sealer, mut opener } = stream;
     let mut carried = Vec::new();
-    let received = timeout(WARM_LIMIT, message::receive(tcp, &mut opener, &mut carried)).await;
+    let warm = Warm::count(&registry.warm);
+    let received = timeout(WARM_TIMEOUT, message::receive(tcp, &mut opener, &mut carried)).await;
+    drop(warm);
     let request = match received {
         Err(_) => return Ok(()),
         Ok(received) => match received? {
@@ -91,9 +112,12 @@ async fn convert(
             Some((_, request)) => request,
         },
     };
-    let (target, stream) = match open(registry, client, &request, tcp, peer).await {
+    let (target, stream) = match open(registry, &client, &request, tcp, peer).await {
         Ok(opened) => opened,
         Err(refusal) => {
+            if let Err(failure) = refusal.outcome() {
+                registry.fail(failure.word());
+            }
             answer(tcp, &mut sealer, &refusal).await?;
             return hang_up(tcp).await;
         }
@@ -107,11 +131,34 @@ async fn convert(
             relay::sealed(&target, tcp, &mut sealer, opened, counters, limits).await
         }
     };
-    // Resets are how some connections end; the relay has passed them on.
-    if let Err(failure) = result {
-        log::debug!("stream of {client} to {}: {failure}", stream.target);
+    let Err(failure) = result else { return Ok(()) };
+    log::debug!("stream of {client} to {}: {failure}", stream.target);
+    if let Some(cause) = failure.cause() {
+        registry.fail(cause);
     }
-    Ok(())
+    match failure {
+        relay::Failure::Broken { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
+            Err(error)
+        }
+        // The relay has passed the end on.
+        _ => Ok(()),
+    }
+}
+
+/// A stream that is counted as warm until this is dropped.
+struct Warm<'a>(&'a Cell<u32>);
+
+impl Warm<'_> {
+    fn count(count: &Cell<u32>) -> Warm<'_> {
+        count.set(count.get().saturating_add(1));
+        Warm(count)
+    }
+}
+
+impl Drop for Warm<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 /// Connects to the target that a request asks for, if that is allowed.
@@ -124,7 +171,7 @@ async fn open(
 ) -> Result<(TcpStream, Stream), Message> {
     let decoded = Message::decode(request).and_then(|message| Ok(message.target()?.0));
     let target = decoded.map_err(|error| error.answer(request))?;
-    if let Err(denied) = registry.config.borrow().policy.permits(target) {
+    if let Err(denied) = registry.permits(target) {
         registry.refuse(Cause::Denied, peer.ip());
         log::debug!("{client} asked for {target}: {denied}");
         return Err(Message::failed(Failure::NOT_AUTHORIZED));
@@ -163,3 +210,6 @@ async fn hang_up(tcp: &TcpStream) -> io::Result<()> {
     };
     timeout(HANG_UP_LIMIT, drained).await.unwrap_or(Ok(()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,9 @@ const MOST: usize = 64;
 const MAX_AGE: Duration = Duration::from_secs(230);
 /// What the demand is taken over.
 const DEMAND_WINDOW: Duration = Duration::from_secs(2);
+/// One stream is kept warm for so many taken in the window: twice what is taken in a tenth of a
+/// second, which is more than opening one lasts.
+const STREAMS_PER_WARM: usize = 10;
 /// Wait after a stream could not be opened.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a connection waits for a session before it is given up.
@@ -44,6 +47,8 @@ pub struct Stream {
     pub opener: Opener,
     /// What has to be sent ahead of the request; empty on a warm stream.
     pub preamble: Vec<u8>,
+    /// The session it belongs to.
+    pub session: SessionId,
 }
 
 /// Why there is no stream.
@@ -66,7 +71,6 @@ impl fmt::Display for NoStream {
 
 struct Warm {
     stream: Stream,
-    session: SessionId,
     since: Instant,
 }
 
@@ -103,18 +107,15 @@ impl Pool {
         self.fell_back.get()
     }
 
-    /// A warm stream, or a new one where none is left.
+    /// A warm stream, or a new one where none is left; of another session than `rejected`.
     ///
     /// # Errors
-    /// When there is no session, or no way leads to the server.
-    pub async fn take(&self) -> Result<Stream, NoStream> {
+    /// When there is no such session within two seconds, or no way leads to the server.
+    pub async fn take(&self, rejected: Option<SessionId>) -> Result<Stream, NoStream> {
         self.note_demand();
-        let session = match self.trunk.session() {
-            Some(session) => session,
-            None => timeout(SESSION_LIMIT, self.trunk.wait_for_session())
-                .await
-                .map_err(|_| NoStream::NoSession)?,
-        };
+        let session = timeout(SESSION_LIMIT, self.trunk.wait_for_session(rejected))
+            .await
+            .map_err(|_| NoStream::NoSession)?;
         let warm = self.take_warm(&session);
         self.wake.notify_one();
         match warm {
@@ -123,10 +124,16 @@ impl Pool {
         }
     }
 
+    /// Tells that a stream broke before the server answered: the server may have been started
+    /// anew, and the session with it.
+    pub fn suspect(&self) {
+        self.trunk.ping.notify_one();
+    }
+
     fn take_warm(&self, session: &Session) -> Option<Stream> {
         loop {
             let warm = self.warm.borrow_mut().pop_front()?;
-            if warm.session == session.id() && is_alive(&warm.stream.tcp) {
+            if warm.stream.session == session.id() && is_alive(&warm.stream.tcp) {
                 return Some(warm.stream);
             }
         }
@@ -134,19 +141,19 @@ impl Pool {
 
     fn note_demand(&self) {
         let mut taken = self.taken.borrow_mut();
-        if taken.len() >= MOST * 8 {
+        if taken.len() >= MOST * STREAMS_PER_WARM {
             taken.pop_front();
         }
         taken.push_back(Instant::now());
     }
 
-    /// Twice what was taken in a tenth of a second, which is more than opening one lasts.
+    /// How many streams to keep warm.
     fn target(&self) -> usize {
         let mut taken = self.taken.borrow_mut();
         while taken.front().is_some_and(|at| at.elapsed() > DEMAND_WINDOW) {
             taken.pop_front();
         }
-        (LEAST + taken.len() / 10).min(MOST)
+        (LEAST + taken.len() / STREAMS_PER_WARM).min(MOST)
     }
 
     async fn open(&self, session: &Session) -> io::Result<Stream> {
@@ -155,15 +162,15 @@ impl Pool {
             self.fell_back.set(self.fell_back.get() + 1);
         }
         let (preamble, sealer, opener) = session.open_stream();
-        Ok(Stream { tcp, cipher: session.cipher(), sealer, opener, preamble })
+        let (cipher, session) = (session.cipher(), session.id());
+        Ok(Stream { tcp, cipher, sealer, opener, preamble, session })
     }
 
     async fn open_warm(&self) -> io::Result<()> {
         let Some(session) = self.trunk.session() else { return Ok(()) };
         let mut stream = self.open(&session).await?;
         stream.tcp.write_all(&std::mem::take(&mut stream.preamble)).await?;
-        let warm = Warm { stream, session: session.id(), since: Instant::now() };
-        self.warm.borrow_mut().push_back(warm);
+        self.warm.borrow_mut().push_back(Warm { stream, since: Instant::now() });
         Ok(())
     }
 
@@ -193,7 +200,7 @@ impl Pool {
     fn discard_stale(&self) {
         let session = self.trunk.session().map(|session| session.id());
         self.warm.borrow_mut().retain(|warm| {
-            Some(warm.session) == session
+            Some(warm.stream.session) == session
                 && warm.since.elapsed() < MAX_AGE
                 && is_alive(&warm.stream.tcp)
         });
@@ -204,4 +211,173 @@ impl Pool {
 fn is_alive(tcp: &TcpStream) -> bool {
     let read = tcp.try_read(&mut [0]);
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::controller::Outlet;
+    use crate::tunnel::session::{ClientSession, StreamSecret};
+    use crate::tunnel::stream::{PREAMBLE_LEN, UnverifiedPreamble};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn run(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, test());
+    }
+
+    fn session(id: u64, server: SocketAddr) -> Rc<Session> {
+        let secret = StreamSecret::from_bytes([1; 32]);
+        let session = ClientSession::new(SessionId(id), &secret, Cipher::ChaCha20Poly1305);
+        Rc::new(Session::new(session, server))
+    }
+
+    /// A pool that runs, and the streams that arrive at its server, each with its session.
+    struct Running {
+        pool: Rc<Pool>,
+        trunk: Rc<Trunk>,
+        server: SocketAddr,
+        arrived: mpsc::UnboundedReceiver<(SessionId, TcpStream)>,
+    }
+
+    async fn running() -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let (tell, arrived) = mpsc::unbounded_channel();
+        spawn_local(async move {
+            loop {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                let tell = tell.clone();
+                spawn_local(async move {
+                    let mut preamble = [0; PREAMBLE_LEN];
+                    if tcp.read_exact(&mut preamble).await.is_ok() {
+                        let session = UnverifiedPreamble::parse(&preamble).unwrap().session();
+                        let _ = tell.send((session, tcp));
+                    }
+                });
+            }
+        });
+        let trunk = Rc::new(Trunk::default());
+        let lo = Outlet { slot: 0, source: server.ip(), device: "lo".into() };
+        trunk.set_paths(vec![lo]);
+        let pool = Pool::new(trunk.clone());
+        spawn_local(pool.clone().run());
+        Running { pool, trunk, server, arrived }
+    }
+
+    impl Running {
+        async fn next(&mut self) -> (SessionId, TcpStream) {
+            timeout(SOON, self.arrived.recv()).await.unwrap().unwrap()
+        }
+
+        async fn until(&self, condition: impl Fn(&Pool) -> bool) {
+            let met = async {
+                while !condition(&self.pool) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(SOON, met).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn streams_are_warm_before_they_are_asked_for_and_are_replaced() {
+        run(async || {
+            let mut it = running().await;
+            assert_eq!(it.pool.warm(), 0, "without a session");
+            it.trunk.set_session(Some(session(1, it.server)));
+            it.until(|pool| pool.warm() == LEAST).await;
+            let stream = it.pool.take(None).await.unwrap();
+            assert!(stream.preamble.is_empty() && stream.session == SessionId(1));
+            it.until(|pool| pool.warm() == LEAST).await;
+            assert_eq!(it.pool.fell_back(), 1 + LEAST as u64, "this server speaks no MPTCP");
+            for _ in 0..=LEAST {
+                assert_eq!(it.next().await.0, SessionId(1));
+            }
+        });
+    }
+
+    #[test]
+    fn a_new_session_retires_the_streams_of_the_old_one() {
+        run(async || {
+            let mut it = running().await;
+            it.trunk.set_session(Some(session(1, it.server)));
+            let mut old = [it.next().await.1, it.next().await.1];
+            it.trunk.set_session(Some(session(2, it.server)));
+            for tcp in &mut old {
+                assert_eq!(timeout(SOON, tcp.read(&mut [0])).await.unwrap().unwrap(), 0);
+            }
+            assert_eq!(it.next().await.0, SessionId(2));
+            assert_eq!(it.pool.take(None).await.unwrap().session, SessionId(2));
+            it.trunk.set_session(None);
+            it.until(|pool| pool.warm() == 0).await;
+        });
+    }
+
+    #[test]
+    fn a_stream_that_the_server_closed_is_not_handed_out() {
+        run(async || {
+            let mut it = running().await;
+            it.trunk.set_session(Some(session(1, it.server)));
+            let first = [it.next().await.1, it.next().await.1];
+            it.until(|pool| pool.warm() == LEAST).await;
+            for tcp in first {
+                socket::abort(&tcp);
+            }
+            it.until(|pool| pool.warm.borrow().iter().all(|warm| !is_alive(&warm.stream.tcp)))
+                .await;
+            let stream = it.pool.take(None).await.unwrap();
+            assert!(is_alive(&stream.tcp));
+        });
+    }
+
+    #[test]
+    fn a_rejected_session_is_not_used_again() {
+        run(async || {
+            let it = running().await;
+            it.trunk.set_session(Some(session(1, it.server)));
+            let (pool, trunk, server) = (it.pool.clone(), it.trunk.clone(), it.server);
+            let next = spawn_local(async move { pool.take(Some(SessionId(1))).await });
+            sleep(Duration::from_millis(100)).await;
+            assert!(!next.is_finished());
+            trunk.set_session(Some(session(2, server)));
+            assert_eq!(next.await.unwrap().unwrap().session, SessionId(2));
+            let refused = it.pool.take(Some(SessionId(2))).await;
+            assert!(matches!(refused, Err(NoStream::NoSession)));
+        });
+    }
+
+    #[test]
+    fn the_pool_grows_with_the_demand_up_to_a_limit() {
+        run(async || {
+            let pool = Pool::new(Rc::default());
+            assert_eq!(pool.target(), LEAST);
+            (0..100).for_each(|_| pool.note_demand());
+            assert_eq!(pool.target(), LEAST + 10);
+            (0..10_000).for_each(|_| pool.note_demand());
+            assert_eq!(pool.target(), MOST);
+            let long_ago = Instant::now() - 2 * DEMAND_WINDOW;
+            pool.taken.borrow_mut().iter_mut().for_each(|at| *at = long_ago);
+            assert_eq!(pool.target(), LEAST);
+        });
+    }
+
+    #[test]
+    fn without_a_way_there_is_no_stream() {
+        run(async || {
+            let it = running().await;
+            it.trunk.set_paths(Vec::new());
+            it.trunk.set_session(Some(session(1, it.server)));
+            let Err(NoStream::Unreachable(error)) = it.pool.take(None).await else { panic!() };
+            assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
+        });
+    }
 }

@@ -3,26 +3,31 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::config::agent::OnServerLoss;
-use crate::os::socket;
+use crate::os::socket::{self, Acceptor};
 use crate::pool::{NoStream, Pool, Stream};
 use crate::relay::{self, Counters, IdleLimits, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
 
-/// What a client sent at once travels with the request, up to this many bytes.
-const EARLY: usize = 8 * 1024;
-/// Wait after the kernel could not give a connection (out of file descriptors, say).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// What a client says before the server has answered is sent on, and kept for another stream, up to
+/// this many bytes.
+const EARLY: usize = 32 * 1024;
+/// How many streams a connection is tried on.
+const ATTEMPTS: u32 = 5;
+/// How long the server may take to answer: longer than the kernel tries to connect to a target.
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 
 /// One connection of a LAN client.
 pub struct Connection {
@@ -49,12 +54,20 @@ impl Connection {
 pub struct Tally {
     /// Accepted from the LAN.
     pub opened: Cell<u64>,
-    /// Answered by the server with an error: the target refused, was unreachable or is not allowed.
-    pub refused: Cell<u64>,
-    /// Without a way to the server, or broken off.
-    pub failed: Cell<u64>,
     /// Relayed untunnelled because no stream to the server could be had.
     pub direct: Cell<u64>,
+    /// Put on another stream because the first one broke before the server answered.
+    pub retried: Cell<u64>,
+    /// Those that failed, by cause; a reset by client or target is how some connections end.
+    pub failed: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+impl Tally {
+    fn fail(&self, cause: &'static str) {
+        let mut failed = self.failed.borrow_mut();
+        let count = failed.entry(cause).or_default();
+        *count = count.saturating_add(1);
+    }
 }
 
 fn count(cell: &Cell<u64>) {
@@ -71,21 +84,51 @@ pub struct Proxy {
     pub tally: Tally,
 }
 
-/// Why a connection ended badly.
+/// Why a connection failed.
 enum Trouble {
+    /// The client went away before there was an answer.
+    Client(io::Error),
     NoStream(NoStream),
+    /// The server said no, or an untunnelled connection was refused.
+    Refused(Failure),
+    /// The stream to the server broke before there was an answer.
     Tunnel(io::Error),
     Relay(relay::Failure),
+}
+
+impl Trouble {
+    /// What it is counted as; `None` for the ways in which connections end anyway.
+    fn cause(&self) -> Option<&'static str> {
+        match self {
+            Trouble::Client(_) => None,
+            Trouble::NoStream(_) => Some("no tunnel"),
+            Trouble::Refused(failure) => Some(failure.word()),
+            Trouble::Tunnel(_) => Some("tunnel broke"),
+            Trouble::Relay(failure) => failure.cause(),
+        }
+    }
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Trouble::Client(error) => write!(f, "the client went away: {error}"),
             Trouble::NoStream(error) => error.fmt(f),
+            Trouble::Refused(failure) => failure.fmt(f),
             Trouble::Tunnel(error) => write!(f, "the tunnel broke: {error}"),
             Trouble::Relay(failure) => failure.fmt(f),
         }
     }
+}
+
+/// A stream on which the server has answered that the target is connected.
+struct Opened {
+    tunnel: Rc<TcpStream>,
+    cipher: Cipher,
+    sealer: Sealer,
+    opener: Opener,
+    /// What was read along with the answer.
+    carried: Vec<u8>,
 }
 
 impl Proxy {
@@ -110,22 +153,24 @@ impl Proxy {
         self.connections.borrow().values().cloned().collect()
     }
 
-    /// Accepts for ever.
-    pub async fn run(self: Rc<Self>, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((lan, client)) => {
-                    tokio::task::spawn_local(self.clone().serve(lan, client));
-                }
-                Err(error) => {
-                    log::debug!("cannot accept a LAN connection: {error}");
-                    sleep(ACCEPT_RETRY).await;
-                }
-            }
+    /// Samples the connections' rates; to be called about once a second.
+    pub fn measure(&self, now: Instant) {
+        for connection in self.connections.borrow().values() {
+            connection.counters.measure(now);
         }
     }
 
-    async fn serve(self: Rc<Self>, lan: TcpStream, client: SocketAddr) {
+    /// Accepts for ever.
+    pub async fn run(self: Rc<Self>, listener: TcpListener) {
+        let mut acceptor = Acceptor::new(listener);
+        loop {
+            let (lan, client) = acceptor.next().await;
+            tokio::task::spawn_local(self.clone().serve(lan, client));
+        }
+    }
+
+    /// Relays one connection of `client` to its end.
+    pub(crate) async fn serve(self: Rc<Self>, lan: TcpStream, client: SocketAddr) {
         // TPROXY leaves the original destination as the socket's own address.
         let Ok(target) = lan.local_addr() else { return };
         count(&self.tally.opened);
@@ -139,130 +184,161 @@ impl Proxy {
             tunnel: RefCell::new(None),
         });
         self.connections.borrow_mut().insert(id, connection.clone());
-        if let Err(trouble) = self.relay(lan, &connection).await {
-            count(&self.tally.failed);
+        if let Err(trouble) = self.relay(&lan, &connection).await {
+            socket::abort(&lan);
+            if let Some(cause) = trouble.cause() {
+                self.tally.fail(cause);
+            }
             log::debug!("{client} to {target}: {trouble}");
         }
         self.connections.borrow_mut().remove(&id);
     }
 
-    async fn relay(&self, lan: TcpStream, connection: &Connection) -> Result<(), Trouble> {
-        let stream = match self.pool.take().await {
-            Ok(stream) => stream,
-            Err(error) if self.on_server_loss.get() == OnServerLoss::Direct => {
+    async fn relay(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
+        let opened = tokio::select! {
+            opened = self.open(lan, connection) => opened,
+            error = socket::broken(lan) => Err(Trouble::Client(error)),
+        };
+        let Opened { tunnel, cipher, mut sealer, opener, carried } = match opened {
+            Ok(opened) => opened,
+            Err(Trouble::NoStream(error)) if self.on_server_loss.get() == OnServerLoss::Direct => {
                 log::debug!("{}: {error}: untunnelled", connection.target);
-                return self.relay_direct(&lan, connection).await;
+                return self.relay_direct(lan, connection).await;
             }
-            Err(error) => {
-                socket::abort(&lan);
-                return Err(Trouble::NoStream(error));
+            Err(trouble) => {
+                if let Some(tunnel) = connection.tunnel() {
+                    socket::abort(&*tunnel);
+                }
+                return Err(trouble);
             }
         };
-        let Stream { tcp, cipher, mut sealer, mut opener, preamble } = stream;
-        let tunnel = Rc::new(tcp);
-        *connection.tunnel.borrow_mut() = Some(tunnel.clone());
-        let first = first_flight(&lan, connection, cipher, &mut sealer, preamble);
-        let sent = match first {
-            Ok((first, early)) => {
-                connection.counters.add_to_tunnel(early);
-                message::send(&tunnel, &first).await
+        let (counters, limits) = (&connection.counters, IdleLimits::default());
+        let relayed = match cipher {
+            Cipher::None => relay::plain(lan, &tunnel, ready(Ok(carried)), counters, limits).await,
+            _ => {
+                let opened = ready(Ok((opener, carried)));
+                relay::sealed(lan, &tunnel, &mut sealer, opened, counters, limits).await
             }
-            Err(error) => Err(error),
         };
-        if let Err(error) = sent {
-            socket::abort(&lan);
-            socket::abort(&*tunnel);
-            return Err(Trouble::Tunnel(error));
-        }
-        let refusal = Cell::new(None);
-        let answer = async {
-            let carried = read_answer(&tunnel, &mut opener, &refusal).await?;
-            Ok((opener, carried))
-        };
-        let counters = &connection.counters;
-        let limits = IdleLimits::default();
-        let result = match cipher {
-            Cipher::None => {
-                let answer = async { answer.await.map(|(_, carried)| carried) };
-                relay::plain(&lan, &tunnel, answer, counters, limits).await
+        relayed.map_err(Trouble::Relay)
+    }
+
+    /// Has the server connect to the target. A stream that breaks before the server has answered,
+    /// as those do which a server that was started anew does not know, gives way to another one.
+    async fn open(&self, lan: &TcpStream, connection: &Connection) -> Result<Opened, Trouble> {
+        let mut early = Vec::new();
+        let mut rejected = None;
+        let mut attempt = 1;
+        loop {
+            let stream = self.pool.take(rejected).await.map_err(Trouble::NoStream)?;
+            let (session, warm) = (stream.session, stream.preamble.is_empty());
+            let error = match ask(lan, connection, stream, &mut early).await {
+                Err(Trouble::Tunnel(error)) => error,
+                result => {
+                    connection.counters.add_to_tunnel(early.len());
+                    return result;
+                }
+            };
+            self.pool.suspect();
+            if attempt == ATTEMPTS || error.kind() == io::ErrorKind::InvalidData {
+                return Err(Trouble::Tunnel(error));
             }
-            _ => relay::sealed(&lan, &tunnel, &mut sealer, answer, counters, limits).await,
-        };
-        match (result, refusal.get()) {
-            (Err(_), Some(failure)) => {
-                count(&self.tally.refused);
-                log::debug!("{} to {}: {failure}", connection.client, connection.target);
-                Ok(())
+            log::debug!("{}: a stream broke: {error}: trying another one", connection.target);
+            count(&self.tally.retried);
+            attempt += 1;
+            if !warm {
+                rejected = Some(session);
             }
-            // A reset from either end is how some connections end.
-            (Err(relay::Failure::Broken { error, .. }), None)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-                ) =>
-            {
-                Ok(())
-            }
-            (result, _) => result.map_err(Trouble::Relay),
         }
     }
 
     /// Without a tunnel the agent itself connects to the target.
     async fn relay_direct(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
         count(&self.tally.direct);
-        let target = match socket::tcp_connect(connection.target, None).await {
-            Ok(target) => target,
-            Err(error) => {
-                socket::abort(lan);
-                log::debug!("{}: {error}", connection.target);
-                return Ok(());
+        let target = tokio::select! {
+            connected = socket::tcp_connect(connection.target, None) => {
+                connected.map_err(|error| Trouble::Refused(Failure::from_io(&error)))?
             }
+            error = socket::broken(lan) => return Err(Trouble::Client(error)),
         };
         let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let opened = std::future::ready(Ok(Vec::new()));
+        let opened = ready(Ok(Vec::new()));
         relay::plain(lan, &target, opened, counters, limits).await.map_err(Trouble::Relay)
     }
 }
 
-/// What is sent first: the preamble unless the stream is warm, the request, and what the client has
-/// said already; also how many bytes that was.
-fn first_flight(
+/// Sends the request and what the client has said so far, and waits for the server's answer; what
+/// the client says meanwhile follows, up to a limit, and is kept in `early`.
+async fn ask(
     lan: &TcpStream,
     connection: &Connection,
-    cipher: Cipher,
-    sealer: &mut Sealer,
-    preamble: Vec<u8>,
-) -> io::Result<(Vec<u8>, usize)> {
+    stream: Stream,
+    early: &mut Vec<u8>,
+) -> Result<Opened, Trouble> {
+    let Stream { tcp, cipher, mut sealer, mut opener, preamble, session: _ } = stream;
+    let tunnel = Rc::new(tcp);
+    *connection.tunnel.borrow_mut() = Some(tunnel.clone());
+    let request = Message::connect(connection.target).encode();
+    let request = request.map_err(|error| Trouble::Tunnel(io::Error::other(error)))?;
     let mut first = preamble;
-    let request = Message::connect(connection.target).encode().map_err(io::Error::other)?;
-    first.extend(sealer.seal_new(Kind::Request, &request).map_err(message::invalid)?);
-    let mut early = [0; EARLY];
-    // An end or an error shows again when the relay reads.
-    let length = lan.try_read(&mut early).unwrap_or(0);
-    let early = early.get(..length).unwrap_or_default();
-    match cipher {
-        _ if early.is_empty() => {}
-        Cipher::None => first.extend(early),
-        _ => first.extend(sealer.seal_new(Kind::Data, early).map_err(message::invalid)?),
-    }
-    Ok((first, length))
+    first.extend(seal(&mut sealer, Kind::Request, &request)?);
+    let mut listening = read_early(lan, early);
+    first.extend(seal_data(&mut sealer, cipher, early)?);
+    message::send(&tunnel, &first).await.map_err(Trouble::Tunnel)?;
+    let carried = {
+        let mut answer = pin!(timeout(ANSWER_LIMIT, read_answer(&tunnel, &mut opener)));
+        loop {
+            let sent = early.len();
+            tokio::select! {
+                answered = &mut answer => {
+                    break answered
+                        .unwrap_or_else(|_| Err(Trouble::Tunnel(io::ErrorKind::TimedOut.into())))?;
+                }
+                // An end or an error shows again when the relay reads.
+                _ = lan.readable(), if listening => listening = read_early(lan, early),
+            }
+            let more = seal_data(&mut sealer, cipher, early.get(sent..).unwrap_or_default())?;
+            message::send(&tunnel, &more).await.map_err(Trouble::Tunnel)?;
+        }
+    };
+    Ok(Opened { tunnel, cipher, sealer, opener, carried })
 }
 
-/// Waits for the server's answer; returns what was read along with it.
-async fn read_answer(
-    tunnel: &TcpStream,
-    opener: &mut Opener,
-    refusal: &Cell<Option<Failure>>,
-) -> io::Result<Vec<u8>> {
-    let mut carried = Vec::new();
-    match message::receive(tunnel, opener, &mut carried).await? {
-        Some((_, answer)) => {
-            let answer = Message::decode(&answer).map_err(io::Error::other)?;
-            answer.outcome().map(|()| carried).map_err(|failure| {
-                refusal.set(Some(failure));
-                failure.to_io().into()
-            })
+/// Reads what the client has said already; whether more may be read.
+fn read_early(lan: &TcpStream, early: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4096];
+    while let Some(room) = EARLY.checked_sub(early.len()).filter(|room| *room > 0) {
+        let room = room.min(buffer.len());
+        match lan.try_read(buffer.get_mut(..room).unwrap_or_default()) {
+            Ok(0) => return false,
+            Ok(length) => early.extend(buffer.iter().take(length)),
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+    false
+}
+
+fn seal(sealer: &mut Sealer, kind: Kind, plaintext: &[u8]) -> Result<Vec<u8>, Trouble> {
+    sealer.seal_new(kind, plaintext).map_err(|error| Trouble::Tunnel(message::invalid(error)))
+}
+
+/// Payload as it goes into the tunnel.
+fn seal_data(sealer: &mut Sealer, cipher: Cipher, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
+    match cipher {
+        Cipher::None => Ok(payload.to_vec()),
+        _ if payload.is_empty() => Ok(Vec::new()),
+        _ => seal(sealer, Kind::Data, payload),
+    }
+}
+
+/// Waits for the server's answer; gives what was read along with it.
+async fn read_answer(tunnel: &TcpStream, opener: &mut Opener) -> Result<Vec<u8>, Trouble> {
+    let mut carried = Vec::new();
+    let received = message::receive(tunnel, opener, &mut carried).await;
+    let (_, answer) = received
+        .and_then(|received| received.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+        .map_err(Trouble::Tunnel)?;
+    let invalid = |error| Trouble::Tunnel(io::Error::new(io::ErrorKind::InvalidData, error));
+    let outcome = Message::decode(&answer).map_err(invalid)?.outcome();
+    outcome.map(|()| carried).map_err(Trouble::Refused)
 }

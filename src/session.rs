@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -50,7 +51,8 @@ pub struct Session {
 }
 
 impl Session {
-    fn new(session: ClientSession, server: SocketAddr) -> Session {
+    /// A session just received from `server`.
+    pub fn new(session: ClientSession, server: SocketAddr) -> Session {
         Session { session: RefCell::new(session), next_probe: Cell::new(0), server }
     }
 
@@ -94,6 +96,8 @@ pub struct Trunk {
     session: RefCell<Option<Rc<Session>>>,
     /// Told at each change of either.
     pub changed: Notify,
+    /// Asks for a ping on the control connection at once.
+    pub ping: Notify,
 }
 
 impl Trunk {
@@ -110,11 +114,11 @@ impl Trunk {
         self.session.borrow().clone()
     }
 
-    /// The session in force, as soon as there is one.
-    pub async fn wait_for_session(&self) -> Rc<Session> {
+    /// The session in force, as soon as there is one other than `rejected`.
+    pub async fn wait_for_session(&self, rejected: Option<SessionId>) -> Rc<Session> {
         loop {
             let changed = self.changed.notified();
-            if let Some(session) = self.session() {
+            if let Some(session) = self.session().filter(|s| Some(s.id()) != rejected) {
                 return session;
             }
             changed.await;
@@ -205,8 +209,6 @@ pub struct Keeper {
     pub trunk: Rc<Trunk>,
     /// Where news goes.
     pub events: mpsc::UnboundedSender<Event>,
-    /// Asks for a ping at once.
-    pub ping: Rc<Notify>,
 }
 
 impl Keeper {
@@ -216,8 +218,13 @@ impl Keeper {
         loop {
             let reason = match self.connect().await {
                 Ok(connection) => {
-                    backoff = Duration::ZERO;
-                    self.serve(connection).await
+                    let since = Instant::now();
+                    let reason = self.serve(connection).await;
+                    // A server that takes a connection only to end it is not asked without end.
+                    if since.elapsed() > LONGEST_BACKOFF {
+                        backoff = Duration::ZERO;
+                    }
+                    reason
                 }
                 Err(reason) => reason,
             };
@@ -274,27 +281,17 @@ impl Keeper {
     async fn serve(&self, connection: Connection) -> String {
         let Connection { tcp, mut channel, server } = connection;
         let mptcp = socket::is_mptcp(&tcp).unwrap_or(false);
-        let (mut reading, mut writing) = tcp.into_split();
-        let (opened, mut incoming) = mpsc::channel(8);
-        // Reading in a task of its own makes waiting for a message safe to give up at any time.
-        let reader = tokio::task::spawn_local(async move {
-            loop {
-                let message = read_sealed(&mut reading).await;
-                let ended = message.is_err();
-                if opened.send(message).await.is_err() || ended {
-                    return;
-                }
-            }
-        });
+        let (reading, mut writing) = tcp.into_split();
+        let mut incoming = Incoming::new(reading);
         let mut pings = Pings::default();
-        let reason = loop {
+        loop {
             let now = Instant::now();
             if pings.overdue(now) {
-                break format!("no answer for {} s", PING_LIMIT.as_secs());
+                return format!("no answer for {} s", PING_LIMIT.as_secs());
             }
             let arrived = tokio::select! {
-                message = incoming.recv() => message,
-                () = self.ping.notified() => {
+                message = incoming.next() => Some(message),
+                () = self.trunk.ping.notified() => {
                     pings.due = Some(Instant::now());
                     None
                 }
@@ -304,11 +301,11 @@ impl Keeper {
                 match sealed.and_then(|sealed| open(&mut channel, &sealed)) {
                     Ok(Some(message)) => {
                         if let Err(reason) = self.take(message, server, mptcp, &mut pings) {
-                            break reason;
+                            return reason;
                         }
                     }
                     Ok(None) => {}
-                    Err(error) => break format!("the control connection ended: {error}"),
+                    Err(error) => return format!("the control connection ended: {error}"),
                 }
             }
             if let Some(number) = pings.ping(Instant::now()) {
@@ -317,12 +314,10 @@ impl Keeper {
                     Err(error) => Err(invalid(error)),
                 };
                 if let Err(error) = sent {
-                    break format!("the control connection broke: {error}");
+                    return format!("the control connection broke: {error}");
                 }
             }
-        };
-        reader.abort();
-        reason
+        }
     }
 
     fn take(
@@ -451,8 +446,44 @@ pub async fn read_sealed(reading: &mut (impl AsyncReadExt + Unpin)) -> io::Resul
     Ok(sealed)
 }
 
+/// Sealed messages as they arrive.
+pub struct Incoming {
+    reading: OwnedReadHalf,
+    received: Vec<u8>,
+}
+
+impl Incoming {
+    /// Reads from a connection whose handshake is done.
+    pub fn new(reading: OwnedReadHalf) -> Incoming {
+        Incoming { reading, received: Vec::new() }
+    }
+
+    /// The next message, without its header. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection's, `UnexpectedEof` at its end, `InvalidData` for a message that is too long.
+    pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some((header, rest)) = self.received.split_first_chunk() {
+                let length = message_length(header).map_err(invalid)?;
+                if let Some(message) = rest.get(..length) {
+                    let message = message.to_vec();
+                    self.received.drain(..MESSAGE_HEADER_LEN + length);
+                    return Ok(message);
+                }
+            }
+            if self.reading.read_buf(&mut self.received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
 /// Opens a server's message; `None` for one of a later version.
-fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ServerMessage>> {
+///
+/// # Errors
+/// `InvalidData` for one that is not authentic or cannot be read.
+pub fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ServerMessage>> {
     let plain = channel.open(sealed).map_err(invalid)?;
     ServerMessage::decode(&plain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
@@ -461,3 +492,6 @@ fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ServerMessage
 pub fn invalid(error: HandshakeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests;

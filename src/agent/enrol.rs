@@ -12,7 +12,8 @@ use crate::config::agent::CipherChoice;
 use crate::config::keys::PrivateKey;
 use crate::config::pairing::PairingUri;
 use crate::os::socket;
-use crate::session::{hello, shake_hands};
+use crate::session::{hello, open, read_sealed, shake_hands};
+use crate::tunnel::control::ServerMessage;
 
 /// How long the server may take.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -35,8 +36,15 @@ pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
 async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
     let mut tcp = connect(uri).await.map_err(|error| error.to_string())?;
     let hello = hello(CipherChoice::Auto, Some(uri.token.clone()));
-    let shaken = shake_hands(&mut tcp, key, &uri.key, &hello).await;
-    shaken.map(drop).map_err(|error| error.to_string())
+    let answer = async {
+        let mut channel = shake_hands(&mut tcp, key, &uri.key, &hello).await?;
+        open(&mut channel, &read_sealed(&mut tcp).await?)
+    };
+    // The server enrols a router when it is sure of its key, and then gives it a session.
+    match answer.await.map_err(|error| error.to_string())? {
+        Some(ServerMessage::Close { reason }) => Err(reason.to_string()),
+        _ => Ok(()),
+    }
 }
 
 async fn connect(uri: &PairingUri) -> io::Result<TcpStream> {

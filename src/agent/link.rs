@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::agent::ServerConfig;
@@ -61,7 +61,6 @@ pub struct Link {
     last: Option<Rc<Session>>,
     server: Option<ServerConfig>,
     keeper: Option<AbortHandle>,
-    ping: Rc<Notify>,
     events: mpsc::UnboundedSender<session::Event>,
     view: View,
 }
@@ -83,7 +82,6 @@ impl Link {
             last: None,
             server: None,
             keeper: None,
-            ping: Rc::new(Notify::new()),
             events,
             view: View::default(),
         };
@@ -122,13 +120,7 @@ impl Link {
         self.view = View::default();
         let Some(config) = server.cloned() else { return Ok(()) };
         let key = provision::read_agent_key(&self.key_dir).map_err(|error| error.to_string())?;
-        let keeper = Keeper {
-            config,
-            key,
-            trunk: self.trunk.clone(),
-            events: self.events.clone(),
-            ping: self.ping.clone(),
-        };
+        let keeper = Keeper { config, key, trunk: self.trunk.clone(), events: self.events.clone() };
         self.keeper = Some(spawn_local(keeper.run()).abort_handle());
         Ok(())
     }
@@ -189,6 +181,103 @@ impl Link {
 
     /// Asks for a sign of life.
     pub fn ping(&self) {
-        self.ping.notify_one();
+        self.trunk.ping.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::tunnel::Cipher;
+    use crate::tunnel::probe::{ProbeReply, UnverifiedProbe};
+    use crate::tunnel::session::{ClientSession, SessionId, SessionKeys, StreamSecret};
+
+    fn run(test: impl AsyncFnOnce(Link)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new()
+            .block_on(&runtime, async { test(Link::new(Path::new("/nonexistent")).0).await });
+    }
+
+    fn secret(id: u64) -> (SessionId, StreamSecret) {
+        (SessionId(id), StreamSecret::from_bytes([4; 32]))
+    }
+
+    fn up(id: u64) -> News {
+        let (id, secret) = secret(id);
+        let session = ClientSession::new(id, &secret, Cipher::None);
+        let session = Rc::new(Session::new(session, "127.0.0.1:443".parse().unwrap()));
+        News::Session(session::Event::Up { session, mptcp: true })
+    }
+
+    /// The server's reply to a probe of a session.
+    fn reply(id: u64, counter: u64) -> News {
+        let (id, secret) = secret(id);
+        let observed = "192.0.2.1:1".parse().unwrap();
+        let reply = ProbeReply { counter, observed }.encode(&SessionKeys::new(id, &secret));
+        assert!(UnverifiedProbe::parse(&reply).is_ok());
+        News::Probe(3, reply.to_vec())
+    }
+
+    #[test]
+    fn only_replies_of_the_latest_session_count() {
+        run(async |mut link| {
+            assert!(link.take(reply(1, 5)).is_none(), "before there is a session");
+            assert!(matches!(link.take(up(1)), Some(Event::SessionUp { .. })));
+            let taken = link.take(reply(1, 5));
+            assert!(matches!(taken, Some(Event::ProbeAnswered { slot: 3, counter: 5 })));
+            link.take(up(2));
+            assert!(link.take(reply(1, 6)).is_none());
+            assert!(link.take(reply(2, 6)).is_some());
+            assert!(link.take(News::Probe(3, vec![0; 5])).is_none());
+        });
+    }
+
+    #[test]
+    fn probes_are_numbered_anew_in_each_session() {
+        run(async |mut link| {
+            assert!(link.probe(0).is_none());
+            let mut counters = Vec::new();
+            for id in [1, 1, 2] {
+                if counters.len() != 1 {
+                    link.take(up(id));
+                }
+                // There is no such outlet: it is told that the probe did not leave.
+                let Some(Event::ProbeSent { counter, sent: false, .. }) = link.probe(0) else {
+                    panic!("no probe");
+                };
+                counters.push(counter);
+            }
+            assert_eq!(counters, [0, 1, 0]);
+        });
+    }
+
+    #[test]
+    fn the_round_trip_time_is_smoothed() {
+        run(async |mut link| {
+            let heard =
+                |ms| News::Session(session::Event::Heard { rtt: Duration::from_millis(ms) });
+            link.take(heard(80));
+            link.take(heard(160));
+            assert_eq!(link.view().rtt, Some(Duration::from_millis(90)));
+        });
+    }
+
+    #[test]
+    fn a_server_without_a_key_is_an_error_and_none_ends_the_session() {
+        run(async |mut link| {
+            let Some(News::Session(session::Event::Up { session, .. })) = Some(up(1)) else {
+                panic!();
+            };
+            link.trunk.set_session(Some(session));
+            assert!(link.session().is_some());
+            let text = "config server 's'\n option address 'h'\n option public_key \
+                        'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE='\n";
+            let config = crate::config::agent::AgentConfig::parse(text, "mptcpd").unwrap();
+            assert!(link.set_server(config.servers.first()).is_err());
+            assert!(link.session().is_none());
+            assert_eq!(link.set_server(None), Ok(()));
+        });
     }
 }

@@ -223,7 +223,9 @@ impl Agent {
 
     async fn each_second(&mut self) {
         self.seconds = self.seconds.wrapping_add(1);
-        let rates = self.meters.measure(self.controller.uplinks(), Instant::now());
+        let now = Instant::now();
+        self.proxy.measure(now);
+        let rates = self.meters.measure(self.controller.uplinks(), now);
         self.handle(Event::Rates(rates)).await;
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
             let now = Instant::now();

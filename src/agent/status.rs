@@ -1,5 +1,6 @@
 //! The agent's state as a snapshot.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -71,8 +72,8 @@ fn connections(agent: &Agent, now: Instant) -> (Connections, Vec<IpAddr>) {
         ConnectionStatus {
             client: connection.client,
             target: connection.target,
-            down_bps: 0,
-            up_bps: 0,
+            down_bps: connection.counters.to_lan_bps(),
+            up_bps: connection.counters.to_tunnel_bps(),
             down_bytes: connection.counters.to_lan(),
             up_bytes: connection.counters.to_tunnel(),
             age_seconds: seconds(connection.since, now),
@@ -166,22 +167,23 @@ fn server_status(agent: &Agent, rank: usize, config: &ServerConfig, now: Instant
 
 fn streams(agent: &Agent, open: u64) -> StreamCounts {
     let tally = &agent.proxy.tally;
-    let causes = [
-        ("refused by target or policy", tally.refused.get()),
-        ("tunnel failed", tally.failed.get()),
+    let failed = tally.failed.borrow();
+    let mut by_cause: BTreeMap<String, u64> =
+        failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect();
+    // Those that went on in spite of something are shown beside those that failed.
+    let went_on = [
         ("untunnelled", tally.direct.get()),
+        ("tried again", tally.retried.get()),
         ("fell back to TCP", agent.link.pool().fell_back()),
     ];
+    let went_on = went_on.into_iter().filter(|(_, count)| *count > 0);
+    by_cause.extend(went_on.map(|(cause, count)| (cause.to_owned(), count)));
     StreamCounts {
         open,
         warm: agent.link.pool().warm() as u64,
         opened_total: tally.opened.get(),
-        failed_total: tally.failed.get(),
-        failed_by_cause: causes
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(cause, count)| (cause.to_owned(), count))
-            .collect(),
+        failed_total: failed.values().sum(),
+        failed_by_cause: by_cause,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The operating system: netlink, nft, sysctls and sockets. Each does one thing and decides nothing.
 
+pub mod addresses;
 pub mod control;
 pub mod counters;
 pub mod cpu;

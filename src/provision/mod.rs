@@ -18,7 +18,7 @@ use crate::config::keys::PrivateKey;
 use crate::config::server::ServerConfig;
 
 pub use router::pair;
-pub use server::{EnrolError, clients, enrol, init, invite, revoke};
+pub use server::{EnrolError, clients, enrol, init, invite, invited, revoke};
 
 /// The agent's private key, in its key folder.
 pub const AGENT_KEY: &str = "agent.key";

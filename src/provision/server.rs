@@ -182,6 +182,15 @@ pub fn revoke(options: &ClientOptions) -> Result<String, ProvisionError> {
     }
 }
 
+/// The name a token was given for, while it holds.
+///
+/// # Errors
+/// [`EnrolError::Token`], or the file of invitations cannot be read.
+pub fn invited(config: &Path, token: &Token, now: SystemTime) -> Result<String, EnrolError> {
+    let invites = read_invites(config)?;
+    invites.find(token, seconds(now)).map(str::to_owned).ok_or(EnrolError::Token)
+}
+
 /// Enrols a router that has shown a token and holds the private key of `client`: adds it to the
 /// configuration in `config` and ends the invitation. Gives the client's name.
 ///

@@ -1,15 +1,23 @@
 //! Who may wait at the door: a cap on connections that have not shown who they are.
 //!
 //! At the cap the oldest connection of the busiest source gives way, so that a flood from one
-//! address pushes out its own connections and not those of others.
+//! address pushes out its own connections and not those of others. A flood from many addresses
+//! does not push out those of clients that were here before: their sources are spared as long as
+//! they leave most of the room to others.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::task::AbortHandle;
+
+/// Sources of authenticated connections remembered.
+const SOURCES_KNOWN: usize = 1024;
+/// A known source is spared while it has no more than this part of all places.
+const SPARED_SHARE: usize = 4;
 
 /// Connections that are not authenticated yet.
 pub struct Gate {
@@ -22,6 +30,8 @@ struct Waiting {
     next: u64,
     count: usize,
     by_source: BTreeMap<IpAddr, VecDeque<Place>>,
+    /// Sources of authenticated connections, with the place each had last.
+    known: BTreeMap<IpAddr, u64>,
 }
 
 struct Place {
@@ -44,16 +54,18 @@ impl Gate {
         Rc::new(Gate { capacity, waiting: RefCell::default() })
     }
 
-    /// Admits a connection served by `task`; true when another had to give way.
+    /// Admits a connection served by `task`; also gives the source of the one that had to give
+    /// way, if any.
     pub fn admit(
         self: &Rc<Gate>,
         address: IpAddr,
         task: AbortHandle,
         now: Instant,
-    ) -> (Pass, bool) {
+    ) -> (Pass, Option<IpAddr>) {
         let source = source_of(address);
         let mut waiting = self.waiting.borrow_mut();
-        let evicted = waiting.count >= self.capacity && waiting.evict();
+        let full = waiting.count >= self.capacity;
+        let evicted = if full { waiting.evict(self.capacity / SPARED_SHARE) } else { None };
         let id = waiting.next;
         waiting.next = waiting.next.wrapping_add(1);
         waiting.count += 1;
@@ -83,17 +95,34 @@ impl Gate {
 }
 
 impl Waiting {
-    fn evict(&mut self) -> bool {
-        let busiest = self.by_source.iter().max_by_key(|(_, queue)| queue.len());
-        let Some(source) = busiest.map(|(source, _)| *source) else { return false };
-        let Some(queue) = self.by_source.get_mut(&source) else { return false };
-        let Some(place) = queue.pop_front() else { return false };
-        place.task.abort();
+    /// Ends the oldest connection of the busiest source; of several as busy, of the one that has
+    /// waited longest.
+    fn evict(&mut self, spared: usize) -> Option<IpAddr> {
+        let known = &self.known;
+        let busiest = self.by_source.iter().max_by_key(|(source, queue)| {
+            let spare = queue.len() <= spared && known.contains_key(source);
+            (!spare, queue.len(), Reverse(queue.front().map(|place| place.id)))
+        });
+        let source = *busiest?.0;
+        let queue = self.by_source.get_mut(&source)?;
+        queue.pop_front()?.task.abort();
         self.count -= 1;
         if queue.is_empty() {
             self.by_source.remove(&source);
         }
-        true
+        Some(source)
+    }
+}
+
+impl Pass {
+    /// Gives the place back because the connection is authenticated; its source is known now.
+    pub fn vouch(self) {
+        let known = &mut self.gate.waiting.borrow_mut().known;
+        known.insert(self.source, self.id);
+        if known.len() > SOURCES_KNOWN {
+            let oldest = known.iter().min_by_key(|(_, id)| **id).map(|(source, _)| *source);
+            oldest.and_then(|source| known.remove(&source));
+        }
     }
 }
 
@@ -148,7 +177,7 @@ mod tests {
             let (honest, evil) = ("192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap());
             let task = idle();
             let (_pass, evicted) = gate.admit(honest, task.abort_handle(), Instant::now());
-            assert!(!evicted);
+            assert_eq!(evicted, None);
             let flood: Vec<_> = (0..1000)
                 .map(|_| {
                     let task = idle();
@@ -159,6 +188,34 @@ mod tests {
             settle().await;
             assert!(!task.is_finished());
             assert_eq!(flood.iter().filter(|(_, task)| !task.is_finished()).count(), 7);
+        });
+    }
+
+    #[test]
+    fn a_flood_from_many_sources_spares_a_known_one_and_evicts_in_order() {
+        run(async || {
+            let gate = Gate::new(8);
+            let known = "203.0.113.1".parse().unwrap();
+            let now = Instant::now();
+            gate.admit(known, idle().abort_handle(), now).0.vouch();
+            assert_eq!(gate.waiting(), 0);
+            let task = idle();
+            let (_pass, _) = gate.admit(known, task.abort_handle(), now);
+            let flood: Vec<_> = (0..100)
+                .map(|n| {
+                    let source = Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64);
+                    let task = idle();
+                    (gate.admit(source.into(), task.abort_handle(), now), task)
+                })
+                .collect();
+            settle().await;
+            assert!(!task.is_finished());
+            let waiting: Vec<_> = (0..100).filter(|n| !flood[*n].1.is_finished()).collect();
+            assert_eq!(waiting, (93..100).collect::<Vec<_>>(), "the oldest gave way first");
+            // A known source that takes more than its share is treated as any other.
+            let greedy: Vec<_> =
+                (0..4).map(|_| gate.admit(known, idle().abort_handle(), now)).collect();
+            assert_eq!(greedy[3].1, Some(known));
         });
     }
 
@@ -187,7 +244,7 @@ mod tests {
             let (first, _) = gate.admit(address, idle().abort_handle(), Instant::now());
             let (second, _) = gate.admit(address, idle().abort_handle(), Instant::now());
             let (third, evicted) = gate.admit(address, idle().abort_handle(), Instant::now());
-            assert!(evicted);
+            assert_eq!(evicted, Some(source_of(address)));
             drop(first);
             assert_eq!(gate.waiting(), 2, "the evicted one's place was taken already");
             drop((second, third));

@@ -5,17 +5,19 @@ pub mod sessions;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::keys::{PrivateKey, PublicKey};
-use crate::config::server::{ClientConfig, ServerConfig};
+use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::relay::Counters;
-use crate::status::{EVENTS_SHOWN, Event, EventLog, Throttle};
+use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use gate::Gate;
 use sessions::Sessions;
+use tokio::sync::Notify;
 
 /// Why somebody was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,8 @@ pub enum Cause {
     Version,
     /// It did not show who it is in time.
     Silent,
+    /// It ended in the middle of showing who it is.
+    CutOff,
     /// Too many connections had not shown who they are: this one gave way.
     Crowded,
     /// The policy forbids the target.
@@ -53,6 +57,7 @@ impl Cause {
             Cause::UnknownKey => "unknown key",
             Cause::Version => "version",
             Cause::Silent => "silent",
+            Cause::CutOff => "cut off",
             Cause::Crowded => "crowded",
             Cause::Denied => "denied by policy",
             Cause::TooManyStreams => "too many streams",
@@ -71,8 +76,38 @@ pub struct Client {
     pub since: Cell<Option<Instant>>,
     /// Streams open now.
     pub streams: Cell<u32>,
-    to_tunnel: Cell<u64>,
-    to_target: Cell<u64>,
+    /// How often it has opened a control connection.
+    pub generation: Cell<u64>,
+    /// Told when it opens another control connection, or when the configuration changes.
+    pub changed: Notify,
+    down: Total,
+    up: Total,
+}
+
+/// Bytes of all streams of a client, in one direction.
+#[derive(Default)]
+struct Total {
+    ended: Cell<u64>,
+    rate: RefCell<RateMeter>,
+}
+
+impl Total {
+    fn add(&self, bytes: u64) {
+        self.ended.set(self.ended.get().saturating_add(bytes));
+    }
+}
+
+/// What a client's targets sent and were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes to the client.
+    pub down_bytes: u64,
+    /// Bytes from the client.
+    pub up_bytes: u64,
+    /// Bits a second to the client.
+    pub down_bps: u64,
+    /// Bits a second from the client.
+    pub up_bps: u64,
 }
 
 /// An open stream; it is counted until it is dropped.
@@ -114,8 +149,8 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let client = &self.client;
         client.streams.set(client.streams.get().saturating_sub(1));
-        client.to_tunnel.set(client.to_tunnel.get().saturating_add(self.counters.to_tunnel()));
-        client.to_target.set(client.to_target.get().saturating_add(self.counters.to_lan()));
+        client.down.add(self.counters.to_tunnel());
+        client.up.add(self.counters.to_lan());
         self.registry.open.borrow_mut().remove(&self.id);
     }
 }
@@ -136,7 +171,12 @@ pub struct Registry {
     pub started: Instant,
     clients: RefCell<BTreeMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
+    /// Authenticated streams that wait for their request.
+    pub warm: Cell<u32>,
+    own_addresses: RefCell<Vec<IpAddr>>,
+    policy: RefCell<Policy>,
     refusals: RefCell<BTreeMap<Cause, u64>>,
+    failed: RefCell<BTreeMap<&'static str, u64>>,
     events: RefCell<EventLog>,
     throttle: RefCell<Throttle>,
 }
@@ -147,13 +187,17 @@ impl Registry {
         Rc::new(Registry {
             config_file,
             gate: Gate::new(config.limits.unauthenticated),
+            policy: RefCell::new(policy_with(&config, &[])),
             config: RefCell::new(Rc::new(config)),
             key,
             sessions: RefCell::default(),
             started: Instant::now(),
             clients: RefCell::default(),
             streams: Rc::default(),
+            warm: Cell::new(0),
+            own_addresses: RefCell::default(),
             refusals: RefCell::default(),
+            failed: RefCell::default(),
             events: RefCell::new(EventLog::new(EVENTS_SHOWN)),
             throttle: RefCell::default(),
         })
@@ -170,8 +214,10 @@ impl Registry {
         self.clients.borrow_mut().entry(name.to_owned()).or_default().clone()
     }
 
-    /// Puts a new configuration in force; clients that are gone lose their sessions at once.
+    /// Puts a new configuration in force; clients that are gone lose their sessions, streams and
+    /// control connections at once.
     pub fn reconfigure(&self, config: ServerConfig) {
+        *self.policy.borrow_mut() = policy_with(&config, &self.own_addresses.borrow());
         let old = self.config.replace(Rc::new(config));
         for client in &old.clients {
             if self.client_of(&client.public_key).is_none() {
@@ -179,6 +225,32 @@ impl Registry {
                 self.tell(log::Level::Info, format!("client {}: revoked", client.name));
             }
         }
+        for client in self.clients.borrow().values() {
+            client.changed.notify_waiters();
+        }
+    }
+
+    /// Waits until the key of a client is no longer among those configured.
+    pub async fn revoked(&self, name: &str, key: &PublicKey) {
+        let client = self.client(name);
+        loop {
+            let changed = client.changed.notified();
+            if self.client_of(key).is_none() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes note of the server's own addresses, which are no targets.
+    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>) {
+        *self.policy.borrow_mut() = policy_with(&self.config.borrow(), &addresses);
+        *self.own_addresses.borrow_mut() = addresses;
+    }
+
+    /// Whether a client may reach the target.
+    pub fn permits(&self, target: SocketAddr) -> Result<(), Denied> {
+        self.policy.borrow().permits(target)
     }
 
     /// Counts a new stream; `None` when the client has as many as it may.
@@ -209,15 +281,45 @@ impl Registry {
         look(&self.streams.open.borrow())
     }
 
-    /// Bytes a client's targets sent, and were sent, in all streams.
-    pub fn bytes_of(&self, name: &str) -> (u64, u64) {
+    /// What a client's targets sent and were sent in all streams; the rates are those of the last
+    /// [`Registry::measure`].
+    pub fn traffic_of(&self, name: &str) -> Traffic {
         let client = self.client(name);
-        let ended = (client.to_tunnel.get(), client.to_target.get());
+        let (down_bytes, up_bytes) = self.bytes_of(name, &client);
+        let (down_bps, up_bps) = (client.down.rate.borrow().bps(), client.up.rate.borrow().bps());
+        Traffic { down_bytes, up_bytes, down_bps, up_bps }
+    }
+
+    fn bytes_of(&self, name: &str, client: &Client) -> (u64, u64) {
+        let ended = (client.down.ended.get(), client.up.ended.get());
         let open = self.streams.open.borrow();
         open.values().filter(|stream| stream.client == name).fold(ended, |(down, up), stream| {
             let counters = &stream.counters;
             (down.saturating_add(counters.to_tunnel()), up.saturating_add(counters.to_lan()))
         })
+    }
+
+    /// Samples all rates; to be called about once a second.
+    pub fn measure(&self, now: Instant) {
+        for stream in self.streams.open.borrow().values() {
+            stream.counters.measure(now);
+        }
+        for (name, client) in self.clients.borrow().iter() {
+            let (down, up) = self.bytes_of(name, client);
+            client.down.rate.borrow_mut().sample(now, down);
+            client.up.rate.borrow_mut().sample(now, up);
+        }
+    }
+
+    /// Counts a stream that failed.
+    pub fn fail(&self, cause: &'static str) {
+        *self.failed.borrow_mut().entry(cause).or_default() += 1;
+    }
+
+    /// Streams that failed since the start, by cause.
+    pub fn failed(&self) -> BTreeMap<String, u64> {
+        let failed = self.failed.borrow();
+        failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect()
     }
 
     /// Counts a refusal; it is logged once a minute for each cause.
@@ -230,6 +332,18 @@ impl Registry {
                 count => format!(" ({count} more since the last such line)"),
             };
             self.tell(log::Level::Warn, format!("refused {}: {word}{more}", from.to_canonical()));
+        }
+    }
+
+    /// Counts a connection that broke before it had shown who it is, as far as that is the peer's
+    /// doing.
+    pub fn refuse_broken(&self, error: &io::Error, from: IpAddr) {
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.refuse(Cause::NotAuthentic, from),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                self.refuse(Cause::CutOff, from);
+            }
+            _ => {}
         }
     }
 
@@ -249,6 +363,16 @@ impl Registry {
     pub fn events(&self) -> Vec<Event> {
         self.events.borrow().recent(Instant::now())
     }
+}
+
+/// The policy of a configuration, with the server itself denied: its firewall does not see
+/// connections that come from it.
+fn policy_with(config: &ServerConfig, own: &[IpAddr]) -> Policy {
+    let mut policy = config.policy.clone();
+    // Behind a NAT that translates one to one, the public address is none of the host's.
+    let public = config.public.host.parse().ok();
+    policy.deny_hosts(own.iter().copied().chain(public));
+    policy
 }
 
 /// Seconds since 1970 (UTC).

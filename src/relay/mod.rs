@@ -17,7 +17,7 @@ mod tests;
 pub use plain::plain;
 pub use sealed::sealed;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::os::socket;
+use crate::status::RateMeter;
 
 /// Bytes a direction may move before it lets other streams have their turn.
 const TURN: usize = 256 * 1024;
@@ -39,6 +40,13 @@ const DELIVERY: Duration = Duration::from_secs(2);
 pub struct Counters {
     to_tunnel: Cell<u64>,
     to_lan: Cell<u64>,
+    rates: RefCell<Rates>,
+}
+
+#[derive(Debug, Default)]
+struct Rates {
+    to_tunnel: RateMeter,
+    to_lan: RateMeter,
 }
 
 impl Counters {
@@ -55,6 +63,23 @@ impl Counters {
     /// Payload bytes from the tunnel to the LAN side.
     pub fn to_lan(&self) -> u64 {
         self.to_lan.get()
+    }
+
+    /// Takes a sample for the rates; to be called about once a second.
+    pub fn measure(&self, now: std::time::Instant) {
+        let mut rates = self.rates.borrow_mut();
+        rates.to_tunnel.sample(now, self.to_tunnel());
+        rates.to_lan.sample(now, self.to_lan());
+    }
+
+    /// Bits a second from the LAN side into the tunnel, at the last sample.
+    pub fn to_tunnel_bps(&self) -> u64 {
+        self.rates.borrow().to_tunnel.bps()
+    }
+
+    /// Bits a second from the tunnel to the LAN side, at the last sample.
+    pub fn to_lan_bps(&self) -> u64 {
+        self.rates.borrow().to_lan.bps()
     }
 }
 
@@ -105,6 +130,23 @@ pub enum Failure {
     },
     /// Nothing was moved for as long as this.
     Idle(Duration),
+}
+
+impl Failure {
+    /// What the status counts it as; `None` for a reset, which either end may send.
+    pub fn cause(&self) -> Option<&'static str> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self {
+            Failure::Idle(_) => Some("idle"),
+            Failure::Broken { error, .. }
+                if matches!(error.kind(), ConnectionReset | BrokenPipe) =>
+            {
+                None
+            }
+            Failure::Broken { side: Side::Lan, .. } => Some("connection lost"),
+            Failure::Broken { side: Side::Tunnel, .. } => Some("tunnel broke"),
+        }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -149,6 +149,17 @@ async fn fill(stream: &TcpStream) -> usize {
     filled
 }
 
+/// What has gone into the tunnel, once that is no longer growing.
+async fn at_rest(counters: &Counters) -> u64 {
+    loop {
+        let before = counters.to_tunnel();
+        sleep(Duration::from_millis(300)).await;
+        if counters.to_tunnel() == before {
+            return before;
+        }
+    }
+}
+
 async fn failure(relay: &mut Relay) -> (Side, io::ErrorKind) {
     match timeout(SOON, &mut relay.task).await.unwrap().unwrap() {
         Err(Failure::Broken { side, error }) => (side, error.kind()),

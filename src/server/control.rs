@@ -7,15 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
 use crate::config::keys::{PublicKey, Token};
 use crate::os::{cpu, random};
-use crate::provision::{enrol, read_server_config};
+use crate::provision::{EnrolError, enrol, invited, read_server_config};
 use crate::registry::gate::Pass;
-use crate::registry::{Cause, Registry};
-use crate::session::{invalid, read_sealed};
+use crate::registry::{Cause, Client, Registry};
+use crate::session::{Incoming, invalid, read_sealed};
 use crate::tunnel::control::{ClientMessage, SESSION_LIFETIME, SILENCE_TIMEOUT, ServerMessage};
 use crate::tunnel::handshake::{
     Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, ServerHandshake, request_length,
@@ -32,22 +31,29 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves a connection that began with a control connection's first byte.
 pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
-    let (name, key, cipher, channel) = match shake_hands(&registry, &mut tcp, peer).await {
-        Ok(Some(client)) => client,
+    let shaken = match shake_hands(&registry, &mut tcp, peer).await {
+        Ok(Some(shaken)) => shaken,
         Ok(None) => return hang_up(tcp).await,
-        Err(error) => return log::debug!("handshake with {peer}: {error}"),
+        Err(error) => {
+            registry.refuse_broken(&error, peer.ip());
+            return log::debug!("handshake with {peer}: {error}");
+        }
     };
-    drop(pass);
+    pass.vouch();
+    let name = shaken.name.clone();
     let client = registry.client(&name);
     client.connected.set(client.connected.get() + 1);
     client.address.set(Some(peer));
+    // An older connection of this client gives way.
+    client.generation.set(client.generation.get().wrapping_add(1));
+    client.changed.notify_waiters();
     if client.connected.get() == 1 {
         client.since.set(Some(Instant::now()));
         let from = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         registry.tell(log::Level::Info, format!("client {name}: connected from {from}"));
     }
     let mut granted = Granted { registry: registry.clone(), session: None };
-    let reason = attend(&registry, &name, key, cipher, tcp, channel, &mut granted).await;
+    let reason = attend(&registry, &client, shaken, tcp, &mut granted).await;
     drop(granted);
     client.connected.set(client.connected.get().saturating_sub(1));
     if client.connected.get() == 0 {
@@ -76,7 +82,13 @@ impl Drop for Granted {
     }
 }
 
-type Shaken = (String, PublicKey, Cipher, Channel);
+/// A client whose handshake is done.
+struct Shaken {
+    name: String,
+    key: PublicKey,
+    cipher: Cipher,
+    channel: Channel,
+}
 
 /// Runs the handshake to the client's first message; `None` when the client was refused.
 async fn shake_hands(
@@ -114,11 +126,11 @@ async fn shake_hands(
         (true, _) => Err((Cause::Version, Refusal::Downgrade)),
         (false, None) => Err((Cause::Version, Refusal::NoCommonCipher)),
         (false, Some(cipher)) => {
-            let name = identify(registry, &key, hello.token.as_ref());
-            name.map(|name| (name, cipher)).map_err(|refusal| (Cause::UnknownKey, refusal))
+            let known = identify(registry, &key, hello.token.as_ref());
+            known.map(|known| (known, cipher)).map_err(|refusal| (Cause::UnknownKey, refusal))
         }
     };
-    let (name, cipher) = match agreed {
+    let (known, cipher) = match agreed {
         Ok(agreed) => agreed,
         Err((cause, refusal)) => {
             registry.refuse(cause, peer.ip());
@@ -130,9 +142,21 @@ async fn shake_hands(
     tcp.write_all(&answer).await?;
     // Only the holder of the ephemeral key gets this far: message 1 may have been a replay.
     let sealed = read_sealed(tcp).await?;
-    match open(&mut channel, &sealed)? {
-        Some(ClientMessage::Ready) => Ok(Some((name, key, cipher, channel))),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    if open(&mut channel, &sealed)? != Some(ClientMessage::Ready) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let name = match (known, hello.token) {
+        (Some(name), _) => Ok(name),
+        (None, Some(token)) => enrol_client(registry, &key, &token),
+        (None, None) => Err(Refusal::UnknownKey),
+    };
+    match name {
+        Ok(name) => Ok(Some(Shaken { name, key, cipher, channel })),
+        Err(reason) => {
+            registry.refuse(Cause::UnknownKey, peer.ip());
+            write(&mut channel, tcp, &[ServerMessage::Close { reason }]).await?;
+            Ok(None)
+        }
     }
 }
 
@@ -142,100 +166,107 @@ fn open(channel: &mut Channel, sealed: &[u8]) -> io::Result<Option<ClientMessage
     ClientMessage::decode(&plain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The client's name; one with an invitation's token is enrolled.
+/// The client's name; `None` for one that is not known yet and shows a token that holds.
 ///
-/// A token may come in a replayed message, which then enrols the key of the router it was made for.
+/// The message may be a replay: nothing is changed on its account.
 fn identify(
     registry: &Registry,
     key: &PublicKey,
     token: Option<&Token>,
-) -> Result<String, Refusal> {
+) -> Result<Option<String>, Refusal> {
     if let Some(client) = registry.client_of(key) {
-        return Ok(client.name);
+        return Ok(Some(client.name));
     }
     let token = token.ok_or(Refusal::UnknownKey)?;
+    let invited = invited(&registry.config_file, token, SystemTime::now());
+    invited.map(|_| None).map_err(|error| not_enrolled(registry, &error))
+}
+
+/// Adds a client, which has shown a token and holds its key, to the configuration.
+fn enrol_client(registry: &Registry, key: &PublicKey, token: &Token) -> Result<String, Refusal> {
     let file = &registry.config_file;
-    let enrolled = enrol(file, token, key, SystemTime::now()).map_err(|error| {
-        registry.tell(log::Level::Warn, format!("a router was not enrolled: {error}"));
-        Refusal::BadToken
-    });
-    let name = enrolled?;
+    let name = enrol(file, token, key, SystemTime::now())
+        .map_err(|error| not_enrolled(registry, &error))?;
     let config = read_server_config(file).map_err(|error| {
         registry.tell(log::Level::Error, error.to_string());
         Refusal::Other
-    });
-    registry.reconfigure(config?);
+    })?;
+    registry.reconfigure(config);
     registry.tell(log::Level::Info, format!("client {name}: enrolled, key {}", key.fingerprint()));
     Ok(name)
+}
+
+/// A wrong token is anybody's doing, and is logged as any refusal; the rest is the operator's.
+fn not_enrolled(registry: &Registry, error: &EnrolError) -> Refusal {
+    if !matches!(error, EnrolError::Token) {
+        registry.tell(log::Level::Warn, format!("a router was not enrolled: {error}"));
+    }
+    Refusal::BadToken
 }
 
 /// Gives sessions and answers pings until the connection ends; returns why it did.
 async fn attend(
     registry: &Registry,
-    name: &str,
-    key: PublicKey,
-    cipher: Cipher,
+    client: &Client,
+    shaken: Shaken,
     tcp: TcpStream,
-    mut channel: Channel,
     granted: &mut Granted,
 ) -> String {
-    let (mut reading, mut writing) = tcp.into_split();
-    let (read, mut incoming) = mpsc::channel(8);
-    // Reading in a task of its own makes waiting for a message safe to give up at any time.
-    let reader = tokio::task::spawn_local(async move {
-        loop {
-            let message = read_sealed(&mut reading).await;
-            let ended = message.is_err();
-            if read.send(message).await.is_err() || ended {
-                return;
-            }
-        }
-    });
+    let Shaken { name, key, cipher, mut channel } = shaken;
+    let generation = client.generation.get();
+    let (reading, mut writing) = tcp.into_split();
+    let mut incoming = Incoming::new(reading);
     let mut rotation = Instant::now();
     let mut heard = Instant::now();
-    let reason = loop {
-        let mut replies = Vec::new();
+    loop {
+        let changed = client.changed.notified();
+        let cut_off = if registry.client_of(&key).is_none() {
+            Some((Refusal::Revoked, "revoked"))
+        } else if client.generation.get() != generation {
+            Some((Refusal::Replaced, "another connection with its key took over"))
+        } else {
+            None
+        };
+        if let Some((reason, text)) = cut_off {
+            // The client may be gone; it is cut off either way.
+            let _ = write(&mut channel, &mut writing, &[ServerMessage::Close { reason }]).await;
+            return text.to_owned();
+        }
+        let mut reply = None;
         if Instant::now() >= rotation {
-            let (id, secret) = match new_session(registry, name, key, cipher) {
+            let (id, secret) = match new_session(registry, &name, key, cipher) {
                 Ok(session) => session,
-                Err(error) => break error.to_string(),
+                Err(error) => return error.to_string(),
             };
             granted.replace(Some(id));
             let lifetime = SESSION_LIFETIME;
-            replies.push(ServerMessage::Session { id, secret, cipher, lifetime });
+            reply = Some(ServerMessage::Session { id, secret, cipher, lifetime });
             rotation = Instant::now() + ROTATION;
         } else {
             tokio::select! {
-                sealed = incoming.recv() => {
-                    let Some(Ok(sealed)) = sealed else { break "it hung up".to_owned() };
+                sealed = incoming.next() => {
+                    let Ok(sealed) = sealed else { return "it hung up".to_owned() };
                     heard = Instant::now();
                     match open(&mut channel, &sealed) {
                         Ok(Some(ClientMessage::Ping { nonce })) => {
-                            replies.push(ServerMessage::Pong { nonce });
+                            reply = Some(ServerMessage::Pong { nonce });
                         }
-                        Ok(Some(ClientMessage::Close)) => break "it said goodbye".to_owned(),
+                        Ok(Some(ClientMessage::Close)) => return "it said goodbye".to_owned(),
                         Ok(Some(ClientMessage::Ready) | None) => {}
-                        Err(error) => break error.to_string(),
+                        Err(error) => return error.to_string(),
                     }
                 }
+                () = changed => {}
                 () = sleep_until(rotation.min(heard + SILENCE_TIMEOUT).into()) => {}
             }
         }
-        if registry.client_of(&key).is_none() {
-            replies.push(ServerMessage::Close { reason: Refusal::Revoked });
-            // The client may be gone; it is cut off either way.
-            let _ = write(&mut channel, &mut writing, &replies).await;
-            break "revoked".to_owned();
-        }
-        if let Err(error) = write(&mut channel, &mut writing, &replies).await {
-            break error.to_string();
+        if let Err(error) = write(&mut channel, &mut writing, reply.as_slice()).await {
+            return error.to_string();
         }
         if heard.elapsed() >= SILENCE_TIMEOUT {
-            break format!("silent for {} s", SILENCE_TIMEOUT.as_secs());
+            return format!("silent for {} s", SILENCE_TIMEOUT.as_secs());
         }
-    };
-    reader.abort();
-    reason
+    }
 }
 
 async fn write(

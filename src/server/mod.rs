@@ -19,21 +19,23 @@ use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
 use crate::converter;
+use crate::os::addresses::OwnAddresses;
 use crate::os::control::Control;
-use crate::os::socket::{self, UdpServer};
+use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{http, log as logging};
 use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
+use crate::tunnel::stream::PREAMBLE_TIMEOUT;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 /// How long a connection may take to show who it is.
-const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// Wait after the kernel could not give a connection (out of file descriptors, say).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const HELLO_LIMIT: Duration = PREAMBLE_TIMEOUT;
+/// Wait after a datagram could not be received.
+const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
 /// Runs the server until it is told to stop.
 pub fn run(options: &ServerOptions) -> ExitCode {
@@ -79,6 +81,16 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             }
         }
     }
+    match deny_own_addresses(&registry).await {
+        Ok(own) => drop(spawn_local(watch_own_addresses(registry.clone(), own))),
+        Err(error) => {
+            let text = format!(
+                "cannot list this host's addresses: {error}; deny those that clients must not \
+                 reach in [policy]"
+            );
+            registry.tell(log::Level::Warn, text);
+        }
+    }
     for (tcp, udp) in listeners {
         spawn_local(accept(registry.clone(), tcp));
         spawn_local(answer_probes(registry.clone(), udp));
@@ -95,6 +107,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     loop {
         tokio::select! {
             now = second.tick() => {
+                registry.measure(now.into_std());
                 let expired = now.into_std().checked_sub(HELLO_LIMIT);
                 for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
                     registry.refuse(Cause::Silent, source);
@@ -139,30 +152,47 @@ fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<(TcpListener, UdpServer)>>
         .collect()
 }
 
-async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+/// Keeps the server's own addresses from being targets; later changes are for
+/// [`watch_own_addresses`].
+async fn deny_own_addresses(registry: &Registry) -> io::Result<OwnAddresses> {
+    let mut own = OwnAddresses::open()?;
+    registry.set_own_addresses(own.list().await?);
+    Ok(own)
+}
+
+async fn watch_own_addresses(registry: Rc<Registry>, mut own: OwnAddresses) {
     loop {
-        match listener.accept().await {
-            Ok((tcp, peer)) => {
-                let (admitted, pass) = oneshot::channel();
-                let serving = registry.clone();
-                let task = spawn_local(async move {
-                    if let Ok(pass) = pass.await {
-                        greet(serving, tcp, peer, pass).await;
-                    }
-                });
-                let (pass, crowded) =
-                    registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
-                if crowded {
-                    registry.refuse(Cause::Crowded, peer.ip());
-                }
-                // The task waits for it: it cannot have ended.
-                let _ = admitted.send(pass);
-            }
+        let listed = match own.changed().await {
+            Ok(()) => own.list().await,
+            Err(error) => Err(error),
+        };
+        match listed {
+            Ok(addresses) => registry.set_own_addresses(addresses),
             Err(error) => {
-                log::debug!("cannot accept a connection: {error}");
-                sleep(ACCEPT_RETRY).await;
+                let text = format!("cannot watch this host's addresses any more: {error}");
+                return registry.tell(log::Level::Warn, text);
             }
         }
+    }
+}
+
+async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+    let mut acceptor = Acceptor::new(listener);
+    loop {
+        let (tcp, peer) = acceptor.next().await;
+        let (admitted, pass) = oneshot::channel();
+        let serving = registry.clone();
+        let task = spawn_local(async move {
+            if let Ok(pass) = pass.await {
+                greet(serving, tcp, peer, pass).await;
+            }
+        });
+        let (pass, evicted) = registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
+        if let Some(source) = evicted {
+            registry.refuse(Cause::Crowded, source);
+        }
+        // The task waits for it: it cannot have ended.
+        let _ = admitted.send(pass);
     }
 }
 
@@ -186,7 +216,7 @@ async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
             Ok(datagram) => datagram,
             Err(error) => {
                 log::debug!("cannot receive a probe: {error}");
-                sleep(ACCEPT_RETRY).await;
+                sleep(RECEIVE_RETRY).await;
                 continue;
             }
         };

@@ -31,15 +31,15 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
         Connections::of(streams.values().map(|stream| ConnectionStatus {
             client: stream.peer,
             target: stream.target,
-            down_bps: 0,
-            up_bps: 0,
+            down_bps: stream.counters.to_tunnel_bps(),
+            up_bps: stream.counters.to_lan_bps(),
             down_bytes: stream.counters.to_tunnel(),
             up_bytes: stream.counters.to_lan(),
             age_seconds: seconds(stream.since),
             subflows: None,
         }))
     });
-    let refusals = registry.refusals();
+    let (refusals, failed_by_cause) = (registry.refusals(), registry.failed());
     Snapshot::Server(Box::new(ServerSnapshot {
         version: env!("CARGO_PKG_VERSION").into(),
         time_unix_seconds: unix_seconds(),
@@ -50,9 +50,10 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
         clients: clients(registry, &config, now),
         streams: StreamCounts {
             open: connections.total,
-            warm: 0,
+            warm: u64::from(registry.warm.get()),
             opened_total: registry.streams_total(),
-            ..StreamCounts::default()
+            failed_total: failed_by_cause.values().sum(),
+            failed_by_cause,
         },
         refusals,
         unauthenticated: registry.gate.waiting() as u64,
@@ -73,17 +74,17 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
 fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<ClientStatus> {
     let status = |name: &str| {
         let client = registry.client(name);
-        let (down_bytes, up_bytes) = registry.bytes_of(name);
+        let traffic = registry.traffic_of(name);
         ClientStatus {
             name: name.to_owned(),
             connected: client.connected.get() > 0,
             address: client.address.get().map(|address| address.ip().to_canonical().to_string()),
             sessions: registry.sessions.borrow().count(name) as u64,
             streams: u64::from(client.streams.get()),
-            down_bps: 0,
-            up_bps: 0,
-            down_bytes,
-            up_bytes,
+            down_bps: traffic.down_bps,
+            up_bps: traffic.up_bps,
+            down_bytes: traffic.down_bytes,
+            up_bytes: traffic.up_bytes,
             since_seconds: client
                 .since
                 .get()

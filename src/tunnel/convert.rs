@@ -153,6 +153,18 @@ impl Failure {
         }
     }
 
+    /// The failure in a word or two, as the status counts it.
+    pub fn word(self) -> &'static str {
+        match self.code {
+            ErrorCode::ConnectionReset => "refused",
+            ErrorCode::DestinationUnreachable => "unreachable",
+            ErrorCode::NetworkFailure => "timed out",
+            ErrorCode::NotAuthorized => "denied",
+            ErrorCode::ResourceExceeded => "out of resources",
+            _ => "not understood",
+        }
+    }
+
     /// What a connect(2) to the target would have told the client.
     pub fn to_io(self) -> io::ErrorKind {
         match (self.code, self.detail) {

@@ -1,5 +1,6 @@
 //! Sockets as the kernel offers them: MPTCP, transparent, UDP with the local address, and pipes.
 
+mod accept;
 mod info;
 mod pipe;
 mod stream;
@@ -9,6 +10,7 @@ mod udp;
 #[cfg(test)]
 mod tests;
 
+pub use accept::Acceptor;
 pub use info::{ConnectionInfo, Subflow, connection_info, is_mptcp, subflows};
 pub use pipe::Pipe;
 pub use stream::{

@@ -67,7 +67,7 @@ fn a_slow_reader_holds_up_the_writer_and_one_buffer_a_direction() {
             let mut chain = chain(mode, IdleLimits::default()).await;
             let filled = fill(&chain.client).await;
             let counters = &chain.near.counters;
-            let stuck_at = counters.to_tunnel();
+            let stuck_at = at_rest(counters).await;
             assert!(stuck_at < filled as u64);
             let lent = if mode == Mode::Sealed { 2 } else { 0 };
             assert_eq!(pool::lent(), lent, "{mode:?}");
