@@ -63,9 +63,10 @@ impl Kernel {
         Event::Applied(failures)
     }
 
-    /// Whether the endpoints are others than in `kernel`.
-    pub async fn endpoints_differ(&mut self, kernel: &net::Kernel) -> bool {
+    /// Whether the path manager's endpoints or limits are others than in `kernel`.
+    pub async fn path_manager_differs(&mut self, kernel: &net::Kernel) -> bool {
         self.handle.endpoints().await.is_ok_and(|endpoints| endpoints != kernel.endpoints)
+            || self.handle.limits().await.is_ok_and(|limits| limits != kernel.limits)
     }
 
     /// Removes everything of ours and puts back what was changed.

@@ -36,8 +36,11 @@ use kernel::Kernel;
 use link::Link;
 use meters::Meters;
 
-/// How often rates are measured and the kernel's silent parts looked at.
+/// How often rates are measured.
 const SECOND: Duration = Duration::from_secs(1);
+/// How often the path manager's endpoints and limits are looked at: the kernel does not announce
+/// their changes, and what others delete has to be back within a second.
+const PATH_MANAGER_LOOK: Duration = Duration::from_millis(400);
 /// Every so many seconds connections are searched for subflows that are missing.
 const SUBFLOW_SEARCH: u32 = 5;
 
@@ -120,13 +123,14 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
         let mut second = interval(SECOND);
+        let mut path_manager_look = interval(PATH_MANAGER_LOOK);
         loop {
             let deadline = self.controller.deadline(Instant::now());
             let event = tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 change = inputs.changes.next() => match change {
-                    // Connections come and go all the time; endpoints are looked at each second.
+                    // Connections come and go all the time; they say nothing of endpoints.
                     Change::PathManager(_) => continue,
                     _ => Event::Changed,
                 },
@@ -145,6 +149,12 @@ impl Agent {
                 _ = second.tick() => {
                     self.each_second().await;
                     continue;
+                }
+                _ = path_manager_look.tick() => {
+                    if !self.kernel.path_manager_differs(self.controller.kernel()).await {
+                        continue;
+                    }
+                    Event::Changed
                 }
                 () = sleep_until(deadline.into()) => Event::Tick,
             };
@@ -195,10 +205,6 @@ impl Agent {
         self.seconds = self.seconds.wrapping_add(1);
         let rates = self.meters.measure(self.controller.uplinks(), Instant::now());
         self.handle(Event::Rates(rates)).await;
-        // The kernel does not announce changes of endpoints.
-        if self.kernel.endpoints_differ(self.controller.kernel()).await {
-            self.handle(Event::Changed).await;
-        }
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
             let missing = meters::missing_subflows(&self.proxy, &self.controller);
             self.handle(Event::MissingSubflows(missing)).await;

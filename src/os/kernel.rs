@@ -10,7 +10,7 @@ use super::netlink::{Listener, Refusal, Requester, errno_text, messages};
 use super::nft::{self, Nft};
 use super::path_manager::{self, HIGHEST_LIMIT, PathManager, PmEvent};
 use super::{route, rule, sysctl};
-use crate::net::Endpoint;
+use crate::net::{Endpoint, Limits};
 use crate::reconcile::{Kernel, Operation};
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
@@ -80,12 +80,8 @@ impl KernelHandle {
         kernel.addresses = route::addresses(&mut self.route).await.map_err(context("addresses"))?;
         kernel.routes = route::routes(&mut self.route).await.map_err(context("routes"))?;
         kernel.rules = rule::rules(&mut self.route).await.map_err(context("rules"))?;
-        if let Some(path_manager) = &mut self.path_manager {
-            let endpoints = path_manager.endpoints().await;
-            kernel.endpoints = endpoints.map_err(context("MPTCP endpoints"))?;
-            let limits = path_manager.limits().await;
-            kernel.limits = Some(limits.map_err(context("MPTCP limits"))?);
-        }
+        kernel.endpoints = self.endpoints().await?;
+        kernel.limits = self.limits().await?;
         for key in sysctls {
             // A key that cannot be read (write-only, or a device on its way out) is as good as none.
             if let Ok(Some(value)) = sysctl::get(key) {
@@ -110,6 +106,19 @@ impl KernelHandle {
                 path_manager.endpoints().await.map_err(context("MPTCP endpoints"))
             }
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// The path manager's limits; `None` where the kernel has no MPTCP.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub async fn limits(&mut self) -> io::Result<Option<Limits>> {
+        match &mut self.path_manager {
+            Some(path_manager) => {
+                path_manager.limits().await.map(Some).map_err(context("MPTCP limits"))
+            }
+            None => Ok(None),
         }
     }
 
