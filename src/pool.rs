@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -119,7 +120,10 @@ impl Pool {
         self.wake.notify_one();
         match warm {
             Some(stream) => Ok(stream),
-            None => self.open(&session).await.map_err(NoStream::Unreachable),
+            None => {
+                let opened = self.open(session.server).await;
+                opened.map(|(_, stream)| stream).map_err(NoStream::Unreachable)
+            }
         }
     }
 
@@ -149,20 +153,24 @@ impl Pool {
         (LEAST + taken.len() / 10).min(MOST)
     }
 
-    async fn open(&self, session: &Session) -> io::Result<Stream> {
-        let tcp = self.trunk.dial(session.server).await?;
+    /// A new stream and the session it belongs to.
+    async fn open(&self, server: SocketAddr) -> io::Result<(SessionId, Stream)> {
+        let tcp = self.trunk.dial(server).await?;
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let session = self.trunk.confirmed_session(SESSION_LIMIT).await.ok_or_else(gone)?;
         if !socket::is_mptcp(&tcp).unwrap_or(true) {
             self.fell_back.set(self.fell_back.get() + 1);
         }
         let (preamble, sealer, opener) = session.open_stream();
-        Ok(Stream { tcp, cipher: session.cipher(), sealer, opener, preamble })
+        let stream = Stream { tcp, cipher: session.cipher(), sealer, opener, preamble };
+        Ok((session.id(), stream))
     }
 
     async fn open_warm(&self) -> io::Result<()> {
         let Some(session) = self.trunk.session() else { return Ok(()) };
-        let mut stream = self.open(&session).await?;
+        let (session, mut stream) = self.open(session.server).await?;
         stream.tcp.write_all(&std::mem::take(&mut stream.preamble)).await?;
-        let warm = Warm { stream, session: session.id(), since: Instant::now() };
+        let warm = Warm { stream, session, since: Instant::now() };
         self.warm.borrow_mut().push_back(warm);
         Ok(())
     }

@@ -92,7 +92,8 @@ impl Session {
 pub struct Trunk {
     paths: RefCell<Vec<Outlet>>,
     session: RefCell<Option<Rc<Session>>>,
-    /// Told at each change of either.
+    connected: Cell<bool>,
+    /// Told at each change of these.
     pub changed: Notify,
 }
 
@@ -121,8 +122,35 @@ impl Trunk {
         }
     }
 
+    /// The session in force to open a stream with, now that the server answers: a server that was
+    /// started anew meanwhile knows only sessions that it gave itself.
+    pub async fn confirmed_session(&self, limit: Duration) -> Option<Rc<Session>> {
+        if !self.connected.get() {
+            // The keeper need not wait any longer before it tries again.
+            self.changed.notify_waiters();
+        }
+        let connected = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.connected.get() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // A server out of reach for the control connection may still take streams.
+        let _ = timeout(limit, connected).await;
+        self.session()
+    }
+
+    /// Notes that the control connection is lost; the session stays in force.
+    fn set_disconnected(&self) {
+        self.connected.set(false);
+    }
+
     /// Puts a session in force, or none.
     pub fn set_session(&self, session: Option<Rc<Session>>) {
+        self.connected.set(session.is_some());
         *self.session.borrow_mut() = session;
         self.changed.notify_waiters();
     }
@@ -217,7 +245,9 @@ impl Keeper {
             let reason = match self.connect().await {
                 Ok(connection) => {
                     backoff = Duration::ZERO;
-                    self.serve(connection).await
+                    let reason = self.serve(connection).await;
+                    self.trunk.set_disconnected();
+                    reason
                 }
                 Err(reason) => reason,
             };
