@@ -150,6 +150,8 @@ pub struct Failure {
 struct Refresh {
     not_before: Instant,
     wait: Duration,
+    /// Whether subflows were still missing after the first refresh.
+    in_vain: bool,
 }
 
 /// The state of the agent.
@@ -307,6 +309,11 @@ impl Controller {
     /// Operations that fail.
     pub fn failures(&self) -> &BTreeMap<String, Failure> {
         &self.failures
+    }
+
+    /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.
+    pub fn lacks_subflows(&self, slot: u8) -> bool {
+        self.refreshes.get(&slot).is_some_and(|refresh| refresh.in_vain)
     }
 
     fn look_soon(&mut self, now: Instant) {
@@ -551,7 +558,8 @@ impl Controller {
             let refresh = self
                 .refreshes
                 .entry(slot)
-                .or_insert(Refresh { not_before: now, wait: REFRESH_FIRST });
+                .and_modify(|refresh| refresh.in_vain = true)
+                .or_insert(Refresh { not_before: now, wait: REFRESH_FIRST, in_vain: false });
             let endpoint = self.kernel.endpoints.iter().find(|e| e.id == EndpointId::of_slot(slot));
             let (Some(endpoint), true) = (endpoint, now >= refresh.not_before) else { continue };
             refresh.not_before = now + refresh.wait;
