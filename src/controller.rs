@@ -239,10 +239,7 @@ impl Controller {
                 }
             }
             Event::MissingSubflows(slots) => self.on_missing(&slots, now, &mut actions),
-            Event::Configured(config) => {
-                self.config = *config;
-                self.look_soon(now);
-            }
+            Event::Configured(config) => self.on_configured(*config, now),
             Event::Tick => {}
         }
         self.probe(now, &mut actions);
@@ -471,6 +468,20 @@ impl Controller {
             });
             self.failures.insert(operation, failure);
         }
+    }
+
+    fn on_configured(&mut self, config: AgentConfig, now: Instant) {
+        let place = |config: &AgentConfig| {
+            config.servers.first().map(|s| (s.address.clone(), s.port, s.public_key.clone()))
+        };
+        if place(&config) != place(&self.config) {
+            // Another server may be reached over another family and other uplinks.
+            let Server { reachable, since, .. } = self.server;
+            let trouble = Some("another one is configured".to_owned());
+            self.server = Server { reachable, since, trouble, ..Server::default() };
+        }
+        self.config = config;
+        self.look_soon(now);
     }
 
     fn on_session(&mut self, server: IpAddr, now: Instant) {
