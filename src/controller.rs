@@ -472,7 +472,7 @@ impl Controller {
 
     fn on_configured(&mut self, config: AgentConfig, now: Instant) {
         let place = |config: &AgentConfig| {
-            config.servers.first().map(|s| (s.address.clone(), s.port, s.public_key.clone()))
+            config.servers.first().map(|s| (s.address.clone(), s.port, s.public_key))
         };
         if place(&config) != place(&self.config) {
             // Another server may be reached over another family and other uplinks.
