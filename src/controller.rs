@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce};
-use crate::health::{Health, Policy};
+use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Endpoint, EndpointId, Family, Kernel};
 use crate::reconcile::{self, Conflict, Operation, Plan};
@@ -492,7 +492,10 @@ impl Controller {
         if !self.server.addresses.contains(&server) {
             self.server.addresses.push(server);
         }
-        if self.server.in_use != Some(server) {
+        let works = |health: &Health| matches!(health.state(), State::Up | State::Degraded);
+        let returned = !self.health.values().any(works);
+        // That a server was away says nothing of the uplinks: none of them flaps for it.
+        if self.server.in_use != Some(server) || returned {
             self.server.in_use = Some(server);
             for health in self.health.values_mut() {
                 *health = new_health(Some(server), now);
