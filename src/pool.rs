@@ -127,7 +127,7 @@ impl Pool {
     /// Tells that a stream broke before the server answered: the server may have been started
     /// anew, and the session with it.
     pub fn suspect(&self) {
-        self.trunk.ping.notify_one();
+        self.trunk.suspect();
     }
 
     fn take_warm(&self, session: &Session) -> Option<Stream> {

@@ -1,6 +1,7 @@
 //! The agent's way to its server: the control connection, and the session it yields.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,10 @@ use crate::tunnel::{Cipher, CipherOffer, CipherSet};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection that fell back to plain TCP waits for a better one.
+const BETTER_LIMIT: Duration = Duration::from_secs(1);
+/// How long a way out on which MPTCP became plain TCP comes after the others.
+const DEMOTION: Duration = Duration::from_secs(600);
 /// How long a server may take to answer a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// After how long without an answer the control connection is given up.
@@ -93,8 +98,10 @@ impl Session {
 #[derive(Default)]
 pub struct Trunk {
     paths: RefCell<Vec<Outlet>>,
+    /// Addresses from which a connection fell back to plain TCP, and when the last one did.
+    fell_back: RefCell<BTreeMap<IpAddr, Instant>>,
     session: RefCell<Option<Rc<Session>>>,
-    /// Told at each change of either.
+    /// Told at each change of these.
     pub changed: Notify,
     /// Asks for a ping on the control connection at once.
     pub ping: Notify,
@@ -125,19 +132,37 @@ impl Trunk {
         }
     }
 
+    /// Has the control connection checked at once, or tried again if there is none.
+    pub fn suspect(&self) {
+        self.ping.notify_one();
+        self.changed.notify_waiters();
+    }
+
     /// Puts a session in force, or none.
     pub fn set_session(&self, session: Option<Rc<Session>>) {
         *self.session.borrow_mut() = session;
         self.changed.notify_waiters();
     }
 
+    /// Whether connections from an address lately fell back to plain TCP.
+    pub fn falls_back(&self, source: IpAddr) -> bool {
+        self.fell_back.borrow().get(&source).is_some_and(|at| at.elapsed() < DEMOTION)
+    }
+
+    fn note_fallback(&self, source: IpAddr) {
+        let mut fell_back = self.fell_back.borrow_mut();
+        fell_back.retain(|_, at| at.elapsed() < DEMOTION);
+        fell_back.insert(source, Instant::now());
+    }
+
     /// Connects to `server`: over the best way out first, then over the next one beside it each
-    /// 250 ms; the first to be accepted wins.
+    /// 250 ms; the first to be accepted wins. One that fell back to plain TCP wins only if no other
+    /// way brings MPTCP: it could not be bonded.
     ///
     /// # Errors
     /// The last way's error, or `NetworkUnreachable` where there is none.
     pub async fn dial(&self, server: SocketAddr) -> io::Result<TcpStream> {
-        let paths: Vec<Outlet> = self
+        let mut paths: Vec<Outlet> = self
             .paths
             .borrow()
             .iter()
@@ -148,28 +173,50 @@ impl Trunk {
             let text = "no uplink is up that could reach the server";
             return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text));
         }
-        timeout(CONNECT_LIMIT, race(server, paths))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        paths.sort_by_key(|path| self.falls_back(path.source));
+        let mut plain = None;
+        loop {
+            let limit = if plain.is_some() { BETTER_LIMIT } else { CONNECT_LIMIT };
+            let dialed = timeout(limit, race(server, paths.clone()))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let (source, tcp) = match (dialed, plain) {
+                (Ok(dialed), _) => dialed,
+                (Err(_), Some(tcp)) => return Ok(tcp),
+                (Err(error), None) => return Err(error),
+            };
+            if socket::is_mptcp(&tcp).unwrap_or(true) {
+                return Ok(tcp);
+            }
+            self.note_fallback(source);
+            paths.retain(|path| !self.falls_back(path.source));
+            if paths.is_empty() {
+                return Ok(tcp);
+            }
+            plain = Some(tcp);
+        }
     }
 }
 
-async fn race(server: SocketAddr, paths: Vec<Outlet>) -> io::Result<TcpStream> {
+/// The connection that was accepted first, and the address it comes from.
+async fn race(server: SocketAddr, paths: Vec<Outlet>) -> io::Result<(IpAddr, TcpStream)> {
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::NetworkUnreachable);
     for path in paths {
         attempts.push(Box::pin(async move {
-            socket::mptcp_connect(server, Some(path.source), Some(&path.device)).await
-        }) as Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>);
+            let source = path.source;
+            let tcp = socket::mptcp_connect(server, Some(source), Some(&path.device)).await?;
+            Ok((source, tcp))
+        }) as Pin<Box<dyn Future<Output = io::Result<(IpAddr, TcpStream)>>>>);
         match timeout(ATTEMPT_DELAY, attempts.next()).await {
-            Ok(Some(Ok(stream))) => return Ok(stream),
+            Ok(Some(Ok(dialed))) => return Ok(dialed),
             Ok(Some(Err(error))) => last = error,
             Ok(None) | Err(_) => {}
         }
     }
     while let Some(result) = attempts.next().await {
         match result {
-            Ok(stream) => return Ok(stream),
+            Ok(dialed) => return Ok(dialed),
             Err(error) => last = error,
         }
     }

@@ -1,6 +1,6 @@
 //! The agent's side of the tunnel: session, warm streams and probes, put together.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -153,6 +153,11 @@ impl Link {
             }
             session::Event::Down { reason } => Event::SessionDown { reason },
         }
+    }
+
+    /// Whether connections from an address lately fell back to plain TCP.
+    pub fn falls_back(&self, source: IpAddr) -> bool {
+        self.trunk.falls_back(source)
     }
 
     fn server_address(&self) -> Option<SocketAddr> {

@@ -22,6 +22,9 @@ use crate::status::{
 };
 use crate::uplink::Uplink;
 
+/// Why an uplink that answers probes carries no subflows.
+const WITHOUT_MPTCP: &str = "MPTCP does not get through: a network on the way removes its options";
+
 /// The agent as it is now.
 pub fn snapshot(agent: &Agent) -> Snapshot {
     let now = Instant::now();
@@ -97,14 +100,28 @@ fn uplink_status(
     let meter = agent.meters.of(uplink.slot);
     let paths = || Family::ALL.into_iter().filter_map(|family| uplink.path(family));
     let own = |address: &&IpAddr| paths().any(|path| path.address == **address);
+    let in_use = assignment.is_some_and(|assignment| assignment.in_force == InForce::Active);
+    let without_mptcp = in_use
+        && (controller.lacks_subflows(uplink.slot)
+            || paths().any(|path| agent.link.falls_back(path.address)));
+    // Where MPTCP gets through nowhere, plain TCP over the uplink is as good as it gets.
+    let useless = without_mptcp && agent.link.view().mptcp == Some(true);
     let endpoints = controller.kernel().endpoints.iter();
     UplinkStatus {
         name: uplink.name.clone(),
         device: uplink.device.as_ref().map(|device| device.name.clone()),
         role: uplink.role,
-        state: state(uplink, health, faulty),
-        in_use: assignment.is_some_and(|assignment| assignment.in_force == InForce::Active),
-        reason: assignment.map_or_else(String::new, |assignment| assignment.reason.to_string()),
+        state: match state(uplink, health, faulty) {
+            _ if useless => UplinkState::Down,
+            UplinkState::Up if without_mptcp => UplinkState::Degraded,
+            state => state,
+        },
+        in_use: in_use && !useless,
+        reason: match assignment {
+            Some(_) if without_mptcp => WITHOUT_MPTCP.to_owned(),
+            Some(assignment) => assignment.reason.to_string(),
+            None => String::new(),
+        },
         since_seconds: health.map_or(0, |health| seconds(health.since(), now)),
         addresses: paths().map(|path| path.address.to_string()).collect(),
         gateways: paths().filter_map(|path| path.gateway).map(|g| g.to_string()).collect(),

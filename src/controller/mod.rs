@@ -25,7 +25,7 @@ pub use server::{SERVER_SILENCE, Server};
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce};
-use crate::health::{Health, Policy};
+use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::reconcile::{self, Conflict, Plan};
@@ -199,7 +199,10 @@ impl Controller {
     }
 
     fn on_session(&mut self, server: IpAddr, now: Instant) {
-        if self.server.on_session(server, now) {
+        let another = self.server.on_session(server, now);
+        let works = |health: &Health| matches!(health.state(), State::Up | State::Degraded);
+        // That a server was away says nothing of the uplinks: none of them flaps for it.
+        if another || !self.health.values().any(works) {
             self.renew_all_health(now);
         }
         self.looks.soon(now);

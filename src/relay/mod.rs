@@ -18,6 +18,7 @@ pub use plain::plain;
 pub use sealed::sealed;
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -25,7 +26,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::os::socket;
 use crate::status::RateMeter;
@@ -34,6 +35,11 @@ use crate::status::RateMeter;
 const TURN: usize = 256 * 1024;
 /// How long what a side sent before it broke may take to be delivered.
 const DELIVERY: Duration = Duration::from_secs(2);
+
+/// How often the tunnel is nudged while data moves or did lately.
+const NUDGE_ACTIVE: Duration = Duration::from_secs(1);
+/// How often otherwise, and how long "lately" is.
+const NUDGE_IDLE: Duration = Duration::from_secs(10);
 
 /// Payload bytes moved so far, readable while the relay runs.
 #[derive(Debug, Default)]
@@ -261,6 +267,20 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// Has the kernel send again what it holds back, for ever.
+///
+/// When the last subflow of an MPTCP connection is closed and others join later, Linux (through 6.18)
+/// marks all data as unsent: its retransmission timer then finds nothing to repeat, and what is unsent
+/// waits for the next write, which may never come. Setting TCP_NODELAY again sends it.
+async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
+    loop {
+        let active = progress.last.get().elapsed() < NUDGE_IDLE;
+        sleep(if active { NUDGE_ACTIVE } else { NUDGE_IDLE }).await;
+        // It fails only on a connection that has ended, which the relay notices itself.
+        let _ = tunnel.set_nodelay(true);
+    }
+}
+
 /// Counts what a direction moves at a stretch.
 #[derive(Default)]
 struct Turn(usize);
@@ -295,6 +315,7 @@ async fn run(
     let (mut to_tunnel_done, mut to_lan_done) = (false, false);
     let half_closed = Cell::new(false);
     let mut idle = pin!(progress.idle(limits, &half_closed));
+    let mut nudge = pin!(nudge(tunnel, progress));
     let failure = loop {
         let ended = tokio::select! {
             biased;
@@ -309,6 +330,7 @@ async fn run(
             error = &mut lan_broken => Err(Failure::Broken { side: Side::Lan, error }),
             error = &mut tunnel_broken => Err(Failure::Broken { side: Side::Tunnel, error }),
             limit = &mut idle => Err(Failure::Idle(limit)),
+            never = &mut nudge => match never {},
         };
         match ended {
             Ok(()) if to_tunnel_done && to_lan_done => return Ok(()),

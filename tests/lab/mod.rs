@@ -20,8 +20,10 @@ mod baseline;
 mod forwarder;
 mod isp;
 mod namespace;
+mod network_state;
 mod process;
 mod programs;
+mod random;
 mod spec;
 mod topology;
 pub mod traffic;
@@ -31,8 +33,10 @@ mod wait;
 
 pub use baseline::PlainMptcp;
 pub use namespace::Namespace;
+pub use network_state::NetworkState;
 pub use process::Process;
 pub use programs::{AgentProgram, ServerProgram};
+pub use random::Random;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{
     LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6, TARGET_V4,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Lab, Namespace, Process, SERVER_V4, until};
@@ -132,6 +133,12 @@ impl<'lab> ServerProgram<'lab> {
         server
     }
 
+    /// Starts it without waiting.
+    #[track_caller]
+    pub fn launch(&mut self) {
+        self.program.start();
+    }
+
     /// Starts it (again) and waits until it answers.
     #[track_caller]
     pub fn restart(&mut self) {
@@ -148,6 +155,22 @@ impl<'lab> ServerProgram<'lab> {
             Some(uri) => uri.to_owned(),
             None => panic!("'server invite' printed no URI:\n{output}"),
         }
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The directory of run-time files.
+    pub fn run_dir(&self) -> &Path {
+        &self.program.run_dir
+    }
+
+    /// Waits until the status meets a condition, and gives that status.
+    #[track_caller]
+    pub fn wait_status(&mut self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        self.program.wait_status(what, LIMIT, condition)
     }
 
     /// The server's process.
@@ -234,7 +257,7 @@ impl<'lab> AgentProgram<'lab> {
     #[track_caller]
     pub fn restart(&mut self) {
         self.launch();
-        self.wait_status("tunnel and uplinks are up", is_ready);
+        self.wait_ready();
     }
 
     /// Waits until the status meets a condition, and gives that status.
@@ -257,6 +280,23 @@ impl<'lab> AgentProgram<'lab> {
     /// The configuration file.
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// The directory of run-time files.
+    pub fn run_dir(&self) -> &Path {
+        &self.program.run_dir
+    }
+
+    /// Waits until the tunnel and all uplinks are up.
+    #[track_caller]
+    pub fn wait_ready(&mut self) -> Value {
+        self.wait_status("tunnel and uplinks are up", is_ready)
+    }
+
+    /// Has it read its configuration again (SIGHUP).
+    #[track_caller]
+    pub fn reload(&mut self) {
+        self.program.process().signal(Signal::HUP);
     }
 
     /// The directory of the keys.

@@ -41,31 +41,6 @@ impl Uplink {
         let number = u8::try_from(index + 1).expect("fewer than 256 uplinks");
         let isp = Namespace::create(&format!("isp-{}", spec.device));
         isp::connect_core(&isp, inet, number);
-        let device = spec.device.clone();
-        let forwarder = match spec.access {
-            Access::Ethernet => {
-                router.ip_batch(&format!(
-                    "link add {device} type veth peer name {CUSTOMER_SIDE} netns {}",
-                    isp.name()
-                ));
-                None
-            }
-            Access::PointToPoint => {
-                let customer = tun::create(router, &device).expect("make the router's TUN device");
-                let network = tun::create(&isp, CUSTOMER_SIDE).expect("make the ISP's TUN device");
-                Some(Forwarder::start(customer, network).expect("start the forwarder"))
-            }
-        };
-        for (namespace, name) in [(router, device.as_str()), (&isp, CUSTOMER_SIDE)] {
-            // Segments of one packet each, so that shaper and loss see what a wire would carry.
-            namespace.ip_batch(&format!(
-                "link set {name} addrgenmode none mtu {} gso_max_segs 1 txqueuelen 10000",
-                spec.mtu
-            ));
-        }
-        if spec.slaac {
-            router.sysctl(&format!("net.ipv6.conf.{device}.accept_ra"), "2");
-        }
         // The first uplink's ISP delegates a prefix for the LAN.
         let delegated = (number == 1 && spec.ipv6).then(|| "2001:db8:1:77::/64".to_owned());
         let uplink = Uplink {
@@ -84,19 +59,54 @@ impl Uplink {
                 delay: Pair::default(),
                 host: number + 1,
                 extra: Vec::new(),
-                forwarder,
+                forwarder: None,
             }),
             spec,
         };
         uplink.assign();
-        uplink.isp.ip(&format!("link set {CUSTOMER_SIDE} up"));
-        uplink.configure_isp();
-        uplink.rate(Direction::Up, uplink.spec.rate.up);
-        uplink.rate(Direction::Down, uplink.spec.rate.down);
+        uplink.plug_in();
         uplink.delay(Direction::Up, uplink.spec.delay.up);
         uplink.delay(Direction::Down, uplink.spec.delay.down);
-        uplink.link_up();
         uplink
+    }
+
+    /// Makes the link and configures both its ends.
+    pub fn plug_in(&self) {
+        let Uplink { spec, router, isp, .. } = self;
+        let device = &spec.device;
+        match spec.access {
+            Access::Ethernet => router.ip_batch(&format!(
+                "link add {device} type veth peer name {CUSTOMER_SIDE} netns {}",
+                isp.name()
+            )),
+            Access::PointToPoint => {
+                let customer = tun::create(router, device).expect("make the router's TUN device");
+                let network = tun::create(isp, CUSTOMER_SIDE).expect("make the ISP's TUN device");
+                let forwarder = Forwarder::start(customer, network).expect("start the forwarder");
+                self.state().forwarder = Some(forwarder);
+            }
+        }
+        for (namespace, name) in [(router, device.as_str()), (isp, CUSTOMER_SIDE)] {
+            // Segments of one packet each, so that shaper and loss see what a wire would carry.
+            namespace.ip_batch(&format!(
+                "link set {name} addrgenmode none mtu {} gso_max_segs 1 txqueuelen 10000",
+                spec.mtu
+            ));
+        }
+        if spec.slaac {
+            router.sysctl(&format!("net.ipv6.conf.{device}.accept_ra"), "2");
+        }
+        isp.ip(&format!("link set {CUSTOMER_SIDE} up"));
+        self.configure_isp();
+        self.rate(Direction::Up, spec.rate.up);
+        self.rate(Direction::Down, spec.rate.down);
+        self.link_up();
+    }
+
+    /// The router's device is gone, as when a USB modem is pulled out.
+    pub fn unplug(&self) {
+        assert_eq!(self.spec.access, Access::Ethernet, "only Ethernet can be plugged in again");
+        self.router.ip(&format!("link delete {}", self.spec.device));
     }
 
     /// The router's device.

@@ -1,6 +1,6 @@
 //! Where connections come from and go to.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -60,6 +60,16 @@ impl Dialer {
     /// Opens a connection.
     pub fn connect(&self) -> io::Result<TcpStream> {
         self.namespace.enter(|| self.connect_here())
+    }
+
+    /// The address from which a new connection reaches a `TrafficServer`.
+    pub fn seen_as(&self) -> io::Result<IpAddr> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(Some(CONNECT_LIMIT))?;
+        stream.write_all(b"peer\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        answer.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     /// Opens a connection from the calling thread, which has entered the namespace.

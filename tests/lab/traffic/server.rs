@@ -7,6 +7,7 @@
 //! | `exchange ID SEED BYTES` | sends the pattern, meanwhile reads to the end into the recorder `ID` |
 //! | `echo` | sends back what comes, to the end |
 //! | `after-eof SEED BYTES` | reads to the end, then sends the pattern, then closes |
+//! | `peer` | answers with the address the connection comes from, closes |
 //! | `eof-first ID` | ends its own half at once, then reads to the end into the recorder `ID` |
 
 use std::collections::BTreeMap;
@@ -150,6 +151,7 @@ fn serve(stream: TcpStream, recorders: &Recorders) -> io::Result<()> {
             })
         }
         Some("echo") => io::copy(&mut reader, &mut &stream).map(drop),
+        Some("peer") => writeln!(&stream, "{}", stream.peer_addr()?.ip().to_canonical()),
         Some("after-eof") => {
             io::copy(&mut reader, &mut io::sink())?;
             send(&stream, Pattern { seed: number(1)? }, 0, number(2)?)

@@ -1,0 +1,132 @@
+//! SIGKILL at any moment, then a start: everything works, and a stop restores what was there first.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::lab::traffic::{Kind, TrafficServer, Transfer};
+use super::lab::{AgentProgram, Lab, NetworkState, Random, ServerProgram, TARGET_V4};
+use super::{LIMIT, assert_nothing_missing, assert_same, download_some, install_foreign_objects};
+
+/// When the program is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// While it starts.
+    Start,
+    /// While it carries data.
+    Transfer,
+    /// While it stops.
+    Teardown,
+}
+
+/// In this order, each a few times at random instants.
+const MOMENTS: [Moment; 9] = [
+    Moment::Start,
+    Moment::Teardown,
+    Moment::Transfer,
+    Moment::Start,
+    Moment::Start,
+    Moment::Teardown,
+    Moment::Teardown,
+    Moment::Transfer,
+    Moment::Teardown,
+];
+/// A start takes about this long until the tunnel is up.
+const START: Duration = Duration::from_millis(300);
+/// A stop takes about this long.
+const TEARDOWN: Duration = Duration::from_millis(15);
+
+#[test]
+fn a_killed_agent_recovers() {
+    let lab = Lab::two_uplinks("agent-killed");
+    install_foreign_objects(&lab.router);
+    let before = NetworkState::of(&lab.router);
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let running = NetworkState::of(&lab.router);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let mut random = Random::new(1);
+    for moment in MOMENTS {
+        let mut cut_off = None;
+        let after = match moment {
+            Moment::Start => {
+                agent.stop();
+                agent.launch();
+                random.between(Duration::ZERO, START)
+            }
+            Moment::Transfer => {
+                let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+                transfer.wait_bytes(1, LIMIT);
+                cut_off = Some(transfer);
+                random.between(Duration::ZERO, START)
+            }
+            Moment::Teardown => {
+                agent.process().signal(Signal::TERM);
+                random.between(Duration::ZERO, TEARDOWN)
+            }
+        };
+        println!("{moment:?}: killed after {after:?}");
+        sleep(after);
+        agent.kill();
+        if let Some(transfer) = cut_off {
+            assert_eq!(transfer.stop().corrupt_at, None);
+        }
+        assert_nothing_missing(&before, &NetworkState::of(&lab.router));
+        agent.restart();
+        assert_same("after the restart", &running, &NetworkState::of(&lab.router));
+        download_some(&dialer);
+    }
+    agent.stop();
+    assert_same("after the stop", &before, &NetworkState::of(&lab.router));
+}
+
+#[test]
+fn a_killed_server_recovers() {
+    let lab = Lab::two_uplinks("server-killed");
+    install_foreign_objects(&lab.server);
+    let before = NetworkState::of(&lab.server);
+    let mut server = ServerProgram::start(&lab);
+    let running = NetworkState::of(&lab.server);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let mut random = Random::new(2);
+    for moment in MOMENTS {
+        let mut cut_off = None;
+        let after = match moment {
+            Moment::Start => {
+                server.stop();
+                server.launch();
+                random.between(Duration::ZERO, START / 10)
+            }
+            Moment::Transfer => {
+                let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+                transfer.wait_bytes(1, LIMIT);
+                cut_off = Some(transfer);
+                random.between(Duration::ZERO, START)
+            }
+            Moment::Teardown => {
+                server.process().signal(Signal::TERM);
+                random.between(Duration::ZERO, TEARDOWN)
+            }
+        };
+        println!("{moment:?}: killed after {after:?}");
+        sleep(after);
+        server.kill();
+        if let Some(transfer) = cut_off {
+            // An end without the end record is no end of the data.
+            let error = transfer.finish(LIMIT).expect_err("the server was killed");
+            assert!(error.contains("reset"), "{error}");
+        }
+        assert_nothing_missing(&before, &NetworkState::of(&lab.server));
+        server.restart();
+        // No connection fails although the agent has to find out yet.
+        download_some(&dialer);
+        assert_same("after the restart", &running, &NetworkState::of(&lab.server));
+        agent.wait_ready();
+    }
+    server.stop();
+    assert_same("after the stop", &before, &NetworkState::of(&lab.server));
+}

@@ -1,0 +1,110 @@
+//! The server goes and comes back, and the internet does.
+
+use std::io;
+use std::net::IpAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::lab::traffic::{Kind, TrafficServer, Transfer};
+use super::lab::{AgentProgram, Direction, Lab, SERVER_V4, ServerProgram, TARGET_V4};
+use super::{assert_goes_on, assert_intact};
+
+/// How long a connection may take that should come about, or be refused, at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[test]
+fn without_its_server_connections_go_out_directly() {
+    let lab = Lab::two_uplinks("loss-direct");
+    let mut server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let through_the_server = IpAddr::from(SERVER_V4);
+    assert_eq!(dialer.seen_as().expect("connect"), through_the_server);
+    for kill in [true, false] {
+        if kill {
+            server.kill();
+        } else {
+            server.stop();
+        }
+        // Not yet noticed, and yet no connection fails.
+        let unnoticed = dialer.seen_as().expect("connect");
+        assert_ne!(unnoticed, through_the_server);
+        agent.wait_status("the loss is noticed", |status| status["state"] == "direct");
+        let begun = Instant::now();
+        assert_ne!(dialer.seen_as().expect("connect"), through_the_server);
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        let direct = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+        assert_goes_on(&direct);
+
+        server.restart();
+        agent.wait_status("the tunnel is back", |status| status["state"] == "bonding");
+        assert_eq!(dialer.seen_as().expect("connect"), through_the_server);
+        assert_goes_on(&direct);
+        assert_intact(direct);
+    }
+}
+
+#[test]
+fn without_its_server_connections_are_refused() {
+    let lab = Lab::two_uplinks("loss-block");
+    let mut server = ServerProgram::start(&lab);
+    let block = "config agent 'agent'\n\toption on_server_loss 'block'\n";
+    let mut agent = AgentProgram::start_with(&lab, &server, block);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let refused = || {
+        let begun = Instant::now();
+        let error = dialer.seen_as().expect_err("the server is lost");
+        let kind = error.kind();
+        let refusal =
+            matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset);
+        assert!(refusal, "{error}");
+        assert!(begun.elapsed() < 3 * AT_ONCE, "{:?}", begun.elapsed());
+    };
+    for kill in [true, false] {
+        if kill {
+            server.kill();
+        } else {
+            server.stop();
+        }
+        refused();
+        agent.wait_status("the loss is noticed", |status| status["state"] == "blocked");
+        refused();
+        server.restart();
+        agent.wait_status("the tunnel is back", |status| status["state"] == "bonding");
+        assert_eq!(dialer.seen_as().expect("connect"), IpAddr::from(SERVER_V4));
+    }
+}
+
+#[test]
+fn streams_survive_an_outage_of_all_uplinks() {
+    let lab = Lab::two_uplinks("outage");
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let down = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+    let up = Transfer::upload(&target, &dialer, Transfer::ENDLESS).expect("connect");
+    assert_goes_on(&down);
+    assert_goes_on(&up);
+    lab.uplinks().iter().for_each(|uplink| uplink.blackhole(Direction::Both));
+    sleep(Duration::from_secs(5));
+    agent.wait_status("the loss is noticed", |status| status["state"] == "direct");
+    let bytes = (down.report().bytes, up.report().bytes);
+    lab.uplinks().iter().for_each(|uplink| uplink.restore());
+    let begun = Instant::now();
+    down.wait_bytes(bytes.0 + 1, super::LIMIT);
+    up.wait_bytes(bytes.1 + 1, super::LIMIT);
+    println!("data flows again after {:?}", begun.elapsed());
+    agent.wait_ready();
+    for transfer in [&down, &up] {
+        let before = [0, 1].map(|index| lab.uplink(index).bytes());
+        assert_goes_on(transfer);
+        assert_goes_on(transfer);
+        let after = [0, 1].map(|index| lab.uplink(index).bytes());
+        println!("{before:?} {after:?}");
+    }
+    assert_intact(down);
+    assert_intact(up);
+}
