@@ -360,8 +360,9 @@ fn programs_out_of_descriptors_shed_and_recover() {
     }
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let honest = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
-    let transfer = Transfer::download(&honest, Transfer::ENDLESS).unwrap();
-    transfer.wait_bytes(1_000_000, LIMIT);
+    // It is quiet, so that the processor's time is that of the programs' waiting.
+    let mut early = open_idle(&honest, 1).expect("connect").remove(0);
+    let mut echo = || early.write_all(b"?").and_then(|()| early.read_exact(&mut [0]));
 
     // The server: strangers take what is left.
     limit_files(server.process(), 20);
@@ -369,6 +370,7 @@ fn programs_out_of_descriptors_shed_and_recover() {
         .map(|_| lab.target.enter(|| TcpStream::connect(SERVER)).expect("connect"))
         .collect();
     at_rest_at_the_limit(server.process());
+    echo().expect("the connection from before goes on");
     drop(strangers);
     until("the server serves again", LIMIT, || open_idle(&honest, 1).ok());
 
@@ -376,9 +378,9 @@ fn programs_out_of_descriptors_shed_and_recover() {
     limit_files(agent.process(), 20);
     let clients: Vec<_> = (0..100).map(|_| honest.connect()).collect();
     at_rest_at_the_limit(agent.process());
+    echo().expect("the connection from before goes on");
     drop(clients);
     until("the agent serves again", LIMIT, || open_idle(&honest, 1).ok());
-    assert_unharmed(transfer);
 }
 
 /// Asserts that a program says what it lacks, and does not burn the processor for it.
@@ -389,7 +391,7 @@ fn at_rest_at_the_limit(process: &Process) {
     thread::sleep(SPELL);
     let share = (process.cpu_time() - used).as_secs_f64() / started.elapsed().as_secs_f64();
     println!("{:.0} % of a processor at the limit", share * 100.0);
-    assert!(share < 0.7, "{share}");
+    assert!(share < 0.15, "{share}");
     assert_eq!(process.output().matches("cannot accept").count(), 1, "said once a minute");
 }
 
