@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Lab, Namespace, Process, SERVER_V4, until};
+use super::{Lab, Namespace, Process, SERVER_V4, until, wait_for};
 
 /// How long a program may take to become ready or to end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -78,12 +78,15 @@ impl Program<'_> {
         limit: Duration,
         condition: impl Fn(&Value) -> bool,
     ) -> Value {
-        until(&format!("{}: {what}", self.name), limit, || {
-            let name = self.name;
+        let name = self.name;
+        let mut last = None;
+        let met = wait_for(limit, || {
             let process = self.process();
             assert!(process.is_running(), "the {name} has ended:\n{}", process.output());
-            self.status().filter(|status| condition(status))
-        })
+            last = self.status().or(last.take());
+            last.clone().filter(|status| condition(status))
+        });
+        met.unwrap_or_else(|| panic!("waited {limit:?} in vain: {name}: {what}: {last:#?}"))
     }
 }
 
