@@ -15,10 +15,10 @@ use mptcp_bond::net::{Address, IfIndex, Kernel, Limits, Link, Prefix, Route, Rou
 use mptcp_bond::reconcile::{Operation, reconcile};
 use mptcp_bond::uplink::observe;
 
-/// Runs a script in a new network namespace, within 20 s; returns what it prints.
+/// Runs a script in a new network namespace, within 2 minutes; returns what it prints.
 fn in_namespace(script: &str) -> String {
     let mut child = Command::new("timeout")
-        .args(["20", "unshare", "-n", "bash", "-euo", "pipefail", "-s"])
+        .args(["120", "unshare", "-n", "bash", "-euo", "pipefail", "-s"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -77,8 +77,8 @@ fn lost_hints_are_reported() {
     in_namespace("changes::lost_hints_are_reported", async {
         uplinks();
         let (mut handle, mut watch) = KernelHandle::open().await.unwrap();
-        // Far more than the socket's buffer holds.
-        sh("seq 1 20000 | sed 's|.*|route add 10.0.0.0/8 dev wan0 table 77 metric &|' | ip -batch -
+        // Far more than the socket's buffer holds; each goes before those already there, which is quick.
+        sh("seq 20000 -1 1 | sed 's|.*|route add 10.0.0.0/8 dev wan0 table 77 metric &|' | ip -batch -
             ip rule add pref 5 lookup 7");
         let hints = hints(&mut watch).await;
         assert!(hints.contains(&Change::Overrun), "{hints:?}");

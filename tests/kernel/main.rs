@@ -24,7 +24,7 @@ const INSIDE: &str = "MPTCP_BOND_TEST_INSIDE";
 fn in_namespace(test: &str, body: impl Future<Output = ()>) {
     if std::env::var_os(INSIDE).is_none() {
         let output = Command::new("unshare")
-            .args(["-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "timeout", "60"])
+            .args(["-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "timeout", "180"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env(INSIDE, "1")
@@ -45,7 +45,7 @@ fn in_namespace(test: &str, body: impl Future<Output = ()>) {
 
 /// Runs a script with a time limit; its output, trimmed.
 fn sh(script: &str) -> String {
-    let output = Command::new("timeout").args(["20", "sh", "-ec", script]).output().unwrap();
+    let output = Command::new("timeout").args(["60", "sh", "-ec", script]).output().unwrap();
     let (out, err) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{script}: {err}");
