@@ -14,7 +14,7 @@ const MPTCP_INFO: i32 = 1;
 const MPTCP_TCPINFO: i32 = 2;
 const MPTCP_SUBFLOW_ADDRS: i32 = 3;
 pub(super) const MPTCP_FULL_INFO: i32 = 4;
-/// In `linux/tcp.h` since Linux 5.16.
+/// In `linux/tcp.h`; Linux 6.1 does not have it.
 const TCP_IS_MPTCP: i32 = 43;
 
 /// Subflows reported of one connection; the kernel allows 8 additional ones up to Linux 7.1.
@@ -98,11 +98,28 @@ impl Subflow {
 /// Whether a connection speaks MPTCP: false for plain TCP and after a fallback to it.
 ///
 /// # Errors
-/// Those of `getsockopt(2)`: `ENOPROTOOPT` before Linux 5.16.
+/// Those of `getsockopt(2)`.
 pub fn is_mptcp(socket: impl AsFd) -> io::Result<bool> {
     let mut value = [0; 4];
-    sys::option(socket.as_fd(), libc::IPPROTO_TCP, TCP_IS_MPTCP, &mut value)?;
-    Ok(i32::from_ne_bytes(value) != 0)
+    match sys::option(socket.as_fd(), libc::IPPROTO_TCP, TCP_IS_MPTCP, &mut value) {
+        Ok(_) => Ok(i32::from_ne_bytes(value) != 0),
+        // An older kernel does not know the option: on MPTCP the one error, on plain TCP the other.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT)) =>
+        {
+            is_mptcp_by_info(socket.as_fd())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The same by `MPTCP_INFO` (Linux 5.16), which a connection without MPTCP does not have.
+pub(super) fn is_mptcp_by_info(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    match connection_info(socket) {
+        Ok(info) => Ok(!info.fallback),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The connection as a whole.

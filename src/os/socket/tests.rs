@@ -115,9 +115,16 @@ fn a_broken_connection_is_noticed_without_reading_or_writing() {
 
 #[test]
 fn mptcp_is_told_from_tcp_at_both_ends() {
+    /// Both ways of asking, which have to agree.
+    fn mptcp(stream: &TcpStream) -> bool {
+        let answer = is_mptcp(stream).unwrap();
+        assert_eq!(info::is_mptcp_by_info(stream.as_fd()).unwrap(), answer);
+        answer
+    }
+
     block_on(async {
         let (client, server) = mptcp_pair("127.0.0.1").await;
-        assert!(is_mptcp(&client).unwrap() && is_mptcp(&server).unwrap());
+        assert_eq!((mptcp(&client), mptcp(&server)), (true, true));
         for stream in [&client, &server] {
             assert!(stream.nodelay().unwrap());
             let socket = socket2::SockRef::from(stream);
@@ -127,14 +134,14 @@ fn mptcp_is_told_from_tcp_at_both_ends() {
         let listener = mptcp_listen(any_port("127.0.0.1"), 8).unwrap();
         let client = tcp_connect(listener.local_addr().unwrap(), None).await.unwrap();
         let (client, server) = accept_from(listener, client).await;
-        assert!(!is_mptcp(&client).unwrap() && !is_mptcp(&server).unwrap());
+        assert_eq!((mptcp(&client), mptcp(&server)), (false, false));
         assert!(connection_info(&client).is_err());
         assert!(subflows(&client).is_err());
         // A plain listener answers an MPTCP connection: it falls back.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let remote = listener.local_addr().unwrap();
         let client = mptcp_connect(remote, None, None).await.unwrap();
-        assert!(!is_mptcp(&client).unwrap());
+        assert!(!mptcp(&client));
     });
 }
 
