@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Lab, Namespace, Process, SERVER_V4, until, wait_for};
 
 /// How long a program may take to become ready or to end.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The server's port, TCP and UDP.
 const SERVER_PORT: u16 = 443;
