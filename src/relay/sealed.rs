@@ -8,7 +8,9 @@ use std::pin::pin;
 
 use tokio::net::TcpStream;
 
-use super::{Counters, End, Failure, IdleLimits, Progress, Side, Turn, pool, run, unless_blocked};
+use super::{
+    Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, pool, run, unless_blocked,
+};
 use crate::os::socket;
 use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer, TAG_LEN};
 
@@ -62,24 +64,24 @@ pub async fn sealed(
 struct Outbound<'a> {
     tunnel: End<'a>,
     sealer: &'a mut Sealer,
-    /// A record is written in part: nothing but its rest may follow.
+    /// A sealed record is not yet written to its end: nothing but its rest may follow.
     torn: bool,
 }
 
 impl Outbound<'_> {
     /// Seals the record that begins the buffer; returns its length.
     fn seal(&mut self, kind: Kind, record: &mut [u8], plaintext: usize) -> Result<usize, Failure> {
-        self.sealer.seal(kind, record, plaintext).map_err(|error| {
-            self.tunnel.broken(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
-        })
+        let sealed = self.sealer.seal(kind, record, plaintext);
+        sealed.map_err(|error| self.tunnel.broken(message::invalid(error)))
     }
 
     async fn write_all(&mut self, mut data: &[u8]) -> Result<(), Failure> {
+        self.torn = true;
         while !data.is_empty() {
             let written = self.tunnel.write(|stream| stream.try_write(data)).await?;
             data = data.get(written..).unwrap_or_default();
-            self.torn = !data.is_empty();
         }
+        self.torn = false;
         Ok(())
     }
 
@@ -219,8 +221,7 @@ impl Inbound<'_> {
         for slot in &mut batch.plaintext {
             let start = batch.consumed;
             let opened = self.opener.next(received.get_mut(start..).unwrap_or_default());
-            let opened =
-                opened.map_err(|e| self.broken(io::ErrorKind::InvalidData, e.to_string()))?;
+            let opened = opened.map_err(|error| self.tunnel.broken(message::invalid(error)))?;
             let Opened::Record { kind, payload, consumed } = opened else {
                 batch.next = Next::Bytes;
                 break;
