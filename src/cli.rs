@@ -25,12 +25,8 @@ pub mod exit {
     pub const NOINPUT: u8 = 66;
     /// The other side, or the agent, does not answer.
     pub const UNAVAILABLE: u8 = 69;
-    /// A defect of the program.
-    pub const SOFTWARE: u8 = 70;
     /// The operating system lacks something.
     pub const OSERR: u8 = 71;
-    /// A file already exists, or cannot be made.
-    pub const CANTCREAT: u8 = 73;
     /// Reading or writing failed.
     pub const IOERR: u8 = 74;
     /// Not permitted: run as root.

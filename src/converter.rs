@@ -87,7 +87,7 @@ fn cause(error: PreambleError) -> Cause {
     match error {
         PreambleError::NotStream | PreambleError::UnknownCipher(_) => Cause::NotOurs,
         PreambleError::Version(_) => Cause::Version,
-        PreambleError::UnknownSession(_) | PreambleError::Expired => Cause::NoSession,
+        PreambleError::Expired => Cause::NoSession,
         PreambleError::Forged | PreambleError::CipherMismatch(_) => Cause::NotAuthentic,
         PreambleError::Replayed(_) => Cause::Replayed,
     }

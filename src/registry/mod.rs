@@ -115,12 +115,8 @@ pub struct Stream {
     registry: Rc<Streams>,
     client: Rc<Client>,
     id: u64,
-    /// Where it comes from.
-    pub peer: SocketAddr,
     /// Where it goes.
     pub target: SocketAddr,
-    /// When it was opened.
-    pub since: Instant,
     /// Bytes moved; "LAN" is the target's side.
     pub counters: Rc<Counters>,
 }
@@ -263,12 +259,16 @@ impl Registry {
         client.streams.set(client.streams.get() + 1);
         let id = self.streams.total.get();
         self.streams.total.set(id.wrapping_add(1));
-        let (since, counters) = (Instant::now(), Rc::new(Counters::default()));
-        let client_name = name.to_owned();
-        let view = StreamView { client: client_name, peer, target, since, counters };
-        let counters = view.counters.clone();
+        let counters = Rc::new(Counters::default());
+        let view = StreamView {
+            client: name.to_owned(),
+            peer,
+            target,
+            since: Instant::now(),
+            counters: counters.clone(),
+        };
         self.streams.open.borrow_mut().insert(id, view);
-        Some(Stream { registry: self.streams.clone(), client, id, peer, target, since, counters })
+        Some(Stream { registry: self.streams.clone(), client, id, target, counters })
     }
 
     /// Streams since the start.

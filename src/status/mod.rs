@@ -25,7 +25,7 @@ pub use events::{Event, EventLog, Level, Throttle};
 pub use rate::RateMeter;
 pub use render::{Style, render};
 pub use summary::agent_state;
-pub use text::{bytes, duration, printable, rate};
+pub use text::printable;
 
 /// Connections listed at most.
 pub const CONNECTIONS_SHOWN: usize = 50;
