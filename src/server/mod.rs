@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
@@ -22,7 +22,7 @@ use crate::converter;
 use crate::os::addresses::OwnAddresses;
 use crate::os::control::Control;
 use crate::os::socket::{self, Acceptor, UdpServer};
-use crate::os::{http, log as logging};
+use crate::os::{http, log as logging, runtime};
 use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
@@ -49,10 +49,8 @@ fn start(options: &ServerOptions) -> Result<(), Fatal> {
     let config = read_server_config(&options.config)?;
     let key = read_server_key(&options.config, &config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::os)?;
     let registry = Registry::new(options.config.clone(), config, key);
-    LocalSet::new().block_on(&runtime, serve(options, registry))
+    runtime::run(serve(options, registry)).map_err(Fatal::os)?
 }
 
 async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fatal> {
