@@ -27,13 +27,15 @@ use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
+use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
-/// How long a connection may take to show who it is.
+/// How long a connection may take to show who it is, by either kind of first byte.
 const HELLO_LIMIT: Duration = PREAMBLE_TIMEOUT;
+const _: () = assert!(HELLO_LIMIT.as_secs() == READY_TIMEOUT.as_secs());
 /// Wait after a datagram could not be received.
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
