@@ -26,6 +26,9 @@ use crate::tunnel::stream::{
 /// How long a refused client may take to hang up.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
+/// How many streams of one client may wait for their request: far more than an agent keeps warm.
+const WARM_LIMIT: u32 = 1024;
+
 /// An authenticated stream that waits for its request, or serves it.
 struct Authenticated {
     client: String,
@@ -102,7 +105,12 @@ async fn convert(
 ) -> io::Result<()> {
     let Authenticated { client, key: _, cipher, mut sealer, mut opener } = stream;
     let mut carried = Vec::new();
-    let warm = Warm::count(&registry.warm);
+    let state = registry.client(&client);
+    if state.warm.get() >= WARM_LIMIT {
+        registry.refuse(Cause::TooManyStreams, peer.ip());
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
+    let warm = Warm::count(&state.warm);
     let received = timeout(WARM_TIMEOUT, message::receive(tcp, &mut opener, &mut carried)).await;
     drop(warm);
     let request = match received {

@@ -293,3 +293,20 @@ fn what_a_client_says_early_reaches_the_target_untunnelled_too() {
         assert!(connection.tunnel().is_none(), "the broken stream is let go");
     });
 }
+
+#[test]
+fn a_client_that_only_opens_streams_is_stopped() {
+    run(async || {
+        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+        it.give_session(1, true);
+        let warm = &it.registry.client("home").warm;
+        warm.set(WARM_LIMIT - 1);
+        let _first = it.client().await;
+        let _target = it.accept().await;
+        assert_eq!(warm.get(), WARM_LIMIT - 1, "it waits no more");
+        warm.set(WARM_LIMIT);
+        assert_reset(&mut it.client().await).await;
+        assert_eq!(it.registry.refusals().get("too many streams"), Some(&1));
+        assert_eq!(warm.get(), WARM_LIMIT);
+    });
+}

@@ -76,6 +76,8 @@ pub struct Client {
     pub since: Cell<Option<Instant>>,
     /// Streams open now.
     pub streams: Cell<u32>,
+    /// Authenticated streams that wait for their request.
+    pub warm: Cell<u32>,
     /// How often it has opened a control connection.
     pub generation: Cell<u64>,
     /// Told when it opens another control connection, or when the configuration changes.
@@ -167,8 +169,6 @@ pub struct Registry {
     pub started: Instant,
     clients: RefCell<BTreeMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
-    /// Authenticated streams that wait for their request.
-    pub warm: Cell<u32>,
     own_addresses: RefCell<Vec<IpAddr>>,
     policy: RefCell<Policy>,
     refusals: RefCell<BTreeMap<Cause, u64>>,
@@ -190,7 +190,6 @@ impl Registry {
             started: Instant::now(),
             clients: RefCell::default(),
             streams: Rc::default(),
-            warm: Cell::new(0),
             own_addresses: RefCell::default(),
             refusals: RefCell::default(),
             failed: RefCell::default(),
@@ -269,6 +268,11 @@ impl Registry {
         };
         self.streams.open.borrow_mut().insert(id, view);
         Some(Stream { registry: self.streams.clone(), client, id, target, counters })
+    }
+
+    /// Authenticated streams of all clients that wait for their request.
+    pub fn warm(&self) -> u64 {
+        self.clients.borrow().values().map(|client| u64::from(client.warm.get())).sum()
     }
 
     /// Streams since the start.

@@ -50,7 +50,7 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
         clients: clients(registry, &config, now),
         streams: StreamCounts {
             open: connections.total,
-            warm: u64::from(registry.warm.get()),
+            warm: registry.warm(),
             opened_total: registry.streams_total(),
             failed_total: failed_by_cause.values().sum(),
             failed_by_cause,
