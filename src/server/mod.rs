@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
+use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
 use crate::os::control::Control;
@@ -95,9 +96,9 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         spawn_local(accept(registry.clone(), tcp));
         spawn_local(answer_probes(registry.clone(), udp));
     }
-    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    facts.listen = config.listen.iter().map(ToString::to_string).collect();
     let text =
-        format!("listening on {} for {} clients", addresses.join(", "), config.clients.len());
+        format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
 
     let mut second = interval(Duration::from_secs(1));
@@ -116,10 +117,16 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => match read_server_config(&options.config) {
-                Ok(config) => {
-                    logging::set_level(config.log_level);
-                    registry.reconfigure(config);
+                Ok(new) => {
+                    let restart = needs_restart(&config, &new);
+                    logging::set_level(new.log_level);
+                    registry.reconfigure(new);
                     registry.tell(log::Level::Info, "configuration reloaded".into());
+                    if restart {
+                        let text = "listen, metrics_listen, key_file and unauthenticated take \
+                                    effect at the next start";
+                        registry.tell(log::Level::Warn, text.into());
+                    }
                     facts.config_error = None;
                 }
                 Err(error) => {
@@ -142,6 +149,15 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     registry.tell(log::Level::Info, "stopping".into());
     kernel::restore(&mut kernel).await;
     Ok(())
+}
+
+/// Whether a configuration differs from the one started with in what is read only then.
+fn needs_restart(started: &ServerConfig, new: &ServerConfig) -> bool {
+    let fixed = |config: &ServerConfig| {
+        let ServerConfig { listen, metrics_listen, key_file, limits, .. } = config.clone();
+        (listen, metrics_listen, key_file, limits.unauthenticated)
+    };
+    fixed(started) != fixed(new)
 }
 
 /// Sockets for connections and probes at each address.
