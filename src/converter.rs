@@ -1,7 +1,6 @@
 //! The server's half of a connection: from an authenticated stream to the target it asks for.
 
 use std::cell::Cell;
-use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -133,10 +132,10 @@ async fn convert(
     answer(tcp, &mut sealer, &Message::connected()).await?;
     let (counters, limits) = (&stream.counters, IdleLimits::default());
     let result = match cipher {
-        Cipher::None => relay::plain(&target, tcp, ready(Ok(carried)), counters, limits).await,
+        Cipher::None => relay::plain(&target, tcp, carried, counters, limits).await,
         _ => {
-            let opened = ready(Ok((opener, carried)));
-            relay::sealed(&target, tcp, &mut sealer, opened, counters, limits).await
+            let records = (sealer, opener);
+            relay::sealed(&target, tcp, records, carried, counters, limits).await
         }
     };
     let Err(failure) = result else { return Ok(()) };

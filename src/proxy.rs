@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -200,7 +199,7 @@ impl Proxy {
             opened = self.open(lan, connection, &mut early) => opened,
             error = socket::broken(lan) => Err(Trouble::Client(error)),
         };
-        let Opened { tunnel, cipher, mut sealer, opener, carried } = match opened {
+        let Opened { tunnel, cipher, sealer, opener, carried } = match opened {
             Ok(opened) => opened,
             Err(Trouble::NoStream(error)) if self.on_server_loss.get() == OnServerLoss::Direct => {
                 log::debug!("{}: {error}: untunnelled", connection.target);
@@ -215,10 +214,10 @@ impl Proxy {
         };
         let (counters, limits) = (&connection.counters, IdleLimits::default());
         let relayed = match cipher {
-            Cipher::None => relay::plain(lan, &tunnel, ready(Ok(carried)), counters, limits).await,
+            Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
             _ => {
-                let opened = ready(Ok((opener, carried)));
-                relay::sealed(lan, &tunnel, &mut sealer, opened, counters, limits).await
+                let records = (sealer, opener);
+                relay::sealed(lan, &tunnel, records, carried, counters, limits).await
             }
         };
         relayed.map_err(Trouble::Relay)
@@ -280,8 +279,8 @@ impl Proxy {
         };
         connection.counters.add_to_tunnel(early.len());
         let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let opened = ready(Ok(Vec::new()));
-        relay::plain(lan, &target, opened, counters, limits).await.map_err(Trouble::Relay)
+        let relayed = relay::plain(lan, &target, Vec::new(), counters, limits).await;
+        relayed.map_err(Trouble::Relay)
     }
 }
 
