@@ -17,6 +17,8 @@ use crate::config::value::{self, HostPort};
 
 /// Exit codes of `sysexits.h`.
 pub mod exit {
+    /// All went well.
+    pub const OK: u8 = 0;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
     /// Input given on the command line is wrong.
@@ -25,14 +27,12 @@ pub mod exit {
     pub const NOINPUT: u8 = 66;
     /// The other side, or the agent, does not answer.
     pub const UNAVAILABLE: u8 = 69;
-    /// A defect of the program.
-    pub const SOFTWARE: u8 = 70;
     /// The operating system lacks something.
     pub const OSERR: u8 = 71;
-    /// A file already exists, or cannot be made.
-    pub const CANTCREAT: u8 = 73;
     /// Reading or writing failed.
     pub const IOERR: u8 = 74;
+    /// The other side answers in another language.
+    pub const PROTOCOL: u8 = 76;
     /// Not permitted: run as root.
     pub const NOPERM: u8 = 77;
     /// The configuration is wrong.

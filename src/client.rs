@@ -9,20 +9,9 @@ use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 
-use crate::cli::{StatusFormat, StatusOptions};
+use crate::cli::{StatusFormat, StatusOptions, exit};
 use crate::os::control::{CallError, call};
 use crate::status::{Snapshot, Style, printable, render};
-
-/// Exit code for success.
-const EX_OK: u8 = 0;
-/// Exit code (`sysexits.h`): nobody answers.
-const EX_UNAVAILABLE: u8 = 69;
-/// Exit code (`sysexits.h`): the output cannot be written, or the connection failed.
-const EX_IOERR: u8 = 74;
-/// Exit code (`sysexits.h`): the answer cannot be read.
-const EX_PROTOCOL: u8 = 76;
-/// Exit code (`sysexits.h`): the user may not ask.
-const EX_NOPERM: u8 = 77;
 
 /// Time between two pictures of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -66,15 +55,15 @@ fn status(run_dir: &Path, format: StatusFormat) -> u8 {
         match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => {}
             // Who reads has seen enough, as `head` does.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return EX_OK,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit::OK,
             Err(error) => {
                 complain(&format!("cannot write the status: {error}"));
-                return EX_IOERR;
+                return exit::IOERR;
             }
         }
         drop(out);
         if !watch {
-            return EX_OK;
+            return exit::OK;
         }
         sleep(PERIOD);
     }
@@ -86,17 +75,17 @@ fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<Stri
     if json {
         return Ok(format!("{answer}\n"));
     }
-    let snapshot = Snapshot::from_json(&answer).map_err(|error| (error, EX_PROTOCOL))?;
+    let snapshot = Snapshot::from_json(&answer).map_err(|error| (error, exit::PROTOCOL))?;
     Ok(render(&snapshot, style(terminal)))
 }
 
 fn code(error: &CallError) -> u8 {
     match error {
-        CallError::NotRunning(_) => EX_UNAVAILABLE,
-        CallError::NotPermitted(_) => EX_NOPERM,
-        CallError::Io(..) => EX_IOERR,
-        CallError::Protocol(_) => EX_PROTOCOL,
-        CallError::Refused(_) => EX_UNAVAILABLE,
+        CallError::NotRunning(_) => exit::UNAVAILABLE,
+        CallError::NotPermitted(_) => exit::NOPERM,
+        CallError::Io(..) => exit::IOERR,
+        CallError::Protocol(_) => exit::PROTOCOL,
+        CallError::Refused(_) => exit::UNAVAILABLE,
     }
 }
 

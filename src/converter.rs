@@ -1,7 +1,6 @@
 //! The server's half of a connection: from an authenticated stream to the target it asks for.
 
 use std::cell::Cell;
-use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,6 +24,9 @@ use crate::tunnel::stream::{
 
 /// How long a refused client may take to hang up.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many streams of one client may wait for their request: far more than an agent keeps warm.
+const WARM_LIMIT: u32 = 1024;
 
 /// An authenticated stream that waits for its request, or serves it.
 struct Authenticated {
@@ -87,7 +89,7 @@ fn cause(error: PreambleError) -> Cause {
     match error {
         PreambleError::NotStream | PreambleError::UnknownCipher(_) => Cause::NotOurs,
         PreambleError::Version(_) => Cause::Version,
-        PreambleError::UnknownSession(_) | PreambleError::Expired => Cause::NoSession,
+        PreambleError::Expired => Cause::NoSession,
         PreambleError::Forged | PreambleError::CipherMismatch(_) => Cause::NotAuthentic,
         PreambleError::Replayed(_) => Cause::Replayed,
     }
@@ -102,7 +104,12 @@ async fn convert(
 ) -> io::Result<()> {
     let Authenticated { client, key: _, cipher, mut sealer, mut opener } = stream;
     let mut carried = Vec::new();
-    let warm = Warm::count(&registry.warm);
+    let state = registry.client(&client);
+    if state.warm.get() >= WARM_LIMIT {
+        registry.refuse(Cause::TooManyStreams, peer.ip());
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
+    let warm = Warm::count(&state.warm);
     let received = timeout(WARM_TIMEOUT, message::receive(tcp, &mut opener, &mut carried)).await;
     drop(warm);
     let request = match received {
@@ -125,10 +132,10 @@ async fn convert(
     answer(tcp, &mut sealer, &Message::connected()).await?;
     let (counters, limits) = (&stream.counters, IdleLimits::default());
     let result = match cipher {
-        Cipher::None => relay::plain(&target, tcp, ready(Ok(carried)), counters, limits).await,
+        Cipher::None => relay::plain(&target, tcp, carried, counters, limits).await,
         _ => {
-            let opened = ready(Ok((opener, carried)));
-            relay::sealed(&target, tcp, &mut sealer, opened, counters, limits).await
+            let records = (sealer, opener);
+            relay::sealed(&target, tcp, records, carried, counters, limits).await
         }
     };
     let Err(failure) = result else { return Ok(()) };

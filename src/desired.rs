@@ -38,7 +38,7 @@ pub struct Input<'a> {
     pub uplinks: &'a [Uplink],
     /// Their roles in force.
     pub assignments: &'a [Assignment],
-    /// All addresses of all configured servers.
+    /// All addresses of the server.
     pub servers: &'a [IpAddr],
     /// The address of the server in use, when there is one.
     pub server: Option<IpAddr>,

@@ -13,7 +13,7 @@ pub struct Interception<'a> {
     pub lan: &'a [String],
     /// The agent's TPROXY listeners.
     pub ports: TproxyPorts,
-    /// All addresses of all servers.
+    /// All addresses of the server.
     pub servers: &'a [IpAddr],
     /// Destinations that this router reaches otherwise than through an uplink.
     pub local: &'a [Prefix],

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -195,15 +194,16 @@ impl Proxy {
     }
 
     async fn relay(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
+        let mut early = Vec::new();
         let opened = tokio::select! {
-            opened = self.open(lan, connection) => opened,
+            opened = self.open(lan, connection, &mut early) => opened,
             error = socket::broken(lan) => Err(Trouble::Client(error)),
         };
-        let Opened { tunnel, cipher, mut sealer, opener, carried } = match opened {
+        let Opened { tunnel, cipher, sealer, opener, carried } = match opened {
             Ok(opened) => opened,
             Err(Trouble::NoStream(error)) if self.on_server_loss.get() == OnServerLoss::Direct => {
                 log::debug!("{}: {error}: untunnelled", connection.target);
-                return self.relay_direct(lan, connection).await;
+                return self.relay_direct(lan, connection, &early).await;
             }
             Err(trouble) => {
                 if let Some(tunnel) = connection.tunnel() {
@@ -214,10 +214,10 @@ impl Proxy {
         };
         let (counters, limits) = (&connection.counters, IdleLimits::default());
         let relayed = match cipher {
-            Cipher::None => relay::plain(lan, &tunnel, ready(Ok(carried)), counters, limits).await,
+            Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
             _ => {
-                let opened = ready(Ok((opener, carried)));
-                relay::sealed(lan, &tunnel, &mut sealer, opened, counters, limits).await
+                let records = (sealer, opener);
+                relay::sealed(lan, &tunnel, records, carried, counters, limits).await
             }
         };
         relayed.map_err(Trouble::Relay)
@@ -225,14 +225,18 @@ impl Proxy {
 
     /// Has the server connect to the target. A stream that breaks before the server has answered,
     /// as those do which a server that was started anew does not know, gives way to another one.
-    async fn open(&self, lan: &TcpStream, connection: &Connection) -> Result<Opened, Trouble> {
-        let mut early = Vec::new();
+    async fn open(
+        &self,
+        lan: &TcpStream,
+        connection: &Connection,
+        early: &mut Vec<u8>,
+    ) -> Result<Opened, Trouble> {
         let mut rejected = None;
         let mut attempt = 1;
         loop {
             let stream = self.pool.take(rejected).await.map_err(Trouble::NoStream)?;
             let (session, warm) = (stream.session, stream.preamble.is_empty());
-            let error = match ask(lan, connection, stream, &mut early).await {
+            let error = match ask(lan, connection, stream, early).await {
                 Err(Trouble::Tunnel(error)) => error,
                 result => {
                     connection.counters.add_to_tunnel(early.len());
@@ -252,18 +256,31 @@ impl Proxy {
         }
     }
 
-    /// Without a tunnel the agent itself connects to the target.
-    async fn relay_direct(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
+    /// Without a tunnel the agent itself connects to the target, and sends it what the client had
+    /// said by then.
+    async fn relay_direct(
+        &self,
+        lan: &TcpStream,
+        connection: &Connection,
+        early: &[u8],
+    ) -> Result<(), Trouble> {
         count(&self.tally.direct);
+        *connection.tunnel.borrow_mut() = None;
+        let connect = async {
+            let target = socket::tcp_connect(connection.target, None).await?;
+            message::send(&target, early).await?;
+            Ok(target)
+        };
         let target = tokio::select! {
-            connected = socket::tcp_connect(connection.target, None) => {
+            connected = connect => {
                 connected.map_err(|error| Trouble::Refused(Failure::from_io(&error)))?
             }
             error = socket::broken(lan) => return Err(Trouble::Client(error)),
         };
+        connection.counters.add_to_tunnel(early.len());
         let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let opened = ready(Ok(Vec::new()));
-        relay::plain(lan, &target, opened, counters, limits).await.map_err(Trouble::Relay)
+        let relayed = relay::plain(lan, &target, Vec::new(), counters, limits).await;
+        relayed.map_err(Trouble::Relay)
     }
 }
 

@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::config::agent::CipherChoice;
 use crate::config::keys::PrivateKey;
 use crate::config::pairing::PairingUri;
-use crate::os::socket;
+use crate::os::{runtime, socket};
 use crate::session::{hello, open, read_sealed, shake_hands};
 use crate::tunnel::control::ServerMessage;
 
@@ -23,14 +22,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// # Errors
 /// What went wrong, in words: no such host, no answer, or the server's reason to refuse.
 pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    let enrolled = LocalSet::new().block_on(&runtime, async {
+    runtime::run(async {
         timeout(LIMIT, try_enrol(uri, key)).await.unwrap_or_else(|_| Err("no answer".to_owned()))
-    });
-    enrolled.map_err(|error| format!("{}: {error}", uri.server))
+    })
+    .map_err(|error| error.to_string())?
 }
 
 async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {

@@ -174,8 +174,13 @@ impl Link {
 
     /// Sends a probe; whether it left.
     pub fn probe(&mut self, slot: u8) -> Option<Event> {
-        let (counter, request) = self.last.as_ref()?.probe();
+        let session = self.last.as_ref()?;
+        let (counter, request) = session.probe();
         let sent = self.probers.send(slot, &request).is_ok();
+        if !sent {
+            // For want of file descriptors, say, a socket may not have been made.
+            self.probers.set(&self.outlets, session.server);
+        }
         Some(Event::ProbeSent { slot, counter, sent })
     }
 
@@ -255,6 +260,19 @@ mod tests {
                 counters.push(counter);
             }
             assert_eq!(counters, [0, 1, 0]);
+        });
+    }
+
+    #[test]
+    fn a_socket_that_could_not_be_made_is_made_later() {
+        run(async |mut link| {
+            link.outlets =
+                vec![Outlet { slot: 3, source: [127, 0, 0, 1].into(), device: "lo".into() }];
+            let News::Session(session::Event::Up { session, .. }) = up(1) else { panic!() };
+            link.last = Some(session);
+            let sent = |event| matches!(event, Some(Event::ProbeSent { sent: true, .. }));
+            assert!(!sent(link.probe(3)));
+            assert!(sent(link.probe(3)));
         });
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{AgentOptions, Fatal};
@@ -28,7 +28,7 @@ use crate::interception::TproxyPorts;
 use crate::os::control::{Control, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
-use crate::os::{http, log as logging, socket};
+use crate::os::{http, log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
@@ -57,12 +57,11 @@ pub fn run(options: &AgentOptions) -> ExitCode {
 fn start(options: &AgentOptions) -> Result<(), Fatal> {
     let config = read_agent_config(&options.config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::os)?;
-    LocalSet::new().block_on(&runtime, async {
+    runtime::run(async {
         let (agent, inputs) = Agent::new(options, config).await?;
         agent.serve(inputs).await
     })
+    .map_err(Fatal::os)?
 }
 
 /// What the agent waits for.

@@ -13,7 +13,7 @@ use crate::failover::InForce;
 use crate::health::{Health, State};
 use crate::net::{EndpointId, Family};
 use crate::os::counters::mptcp_counters;
-use crate::reconcile::Operation;
+use crate::reconcile::{Conflict, Operation};
 use crate::registry::unix_seconds;
 use crate::status::{
     AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
@@ -208,6 +208,9 @@ fn kernel(agent: &Agent) -> KernelStatus {
     let controller = &agent.controller;
     let kernel = controller.kernel();
     let look_failure = controller.look_failure().map(str::to_owned);
+    // Other path managers have a field of their own.
+    let conflicts =
+        controller.conflicts().iter().filter(|it| !matches!(it, Conflict::OtherManager(_)));
     KernelStatus {
         counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
         limits: kernel.limits.map(|limits| LimitsStatus {
@@ -216,10 +219,7 @@ fn kernel(agent: &Agent) -> KernelStatus {
         }),
         sysctls_not_set: sysctls_not_set(controller),
         other_path_managers: kernel.other_managers.iter().cloned().collect(),
-        conflicts: look_failure
-            .into_iter()
-            .chain(controller.conflicts().iter().map(ToString::to_string))
-            .collect(),
+        conflicts: look_failure.into_iter().chain(conflicts.map(ToString::to_string)).collect(),
     }
 }
 

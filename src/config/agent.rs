@@ -29,7 +29,7 @@ pub struct AgentConfig {
     pub quic: Quic,
     /// Where the status is served over HTTP.
     pub http_listen: Option<SocketAddr>,
-    /// Servers in order of preference.
+    /// Servers; the first is used.
     pub servers: Vec<ServerConfig>,
     /// Uplinks in order of appearance.
     pub uplinks: Vec<UplinkConfig>,

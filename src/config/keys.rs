@@ -23,13 +23,6 @@ impl PrivateKey {
         PrivateKey(bytes)
     }
 
-    /// A new key from a source of random bytes.
-    pub fn generate(random: &mut dyn FnMut(&mut [u8])) -> PrivateKey {
-        let mut key = PrivateKey([0; 32]);
-        random(&mut key.0);
-        key
-    }
-
     /// The bytes, for the handshake.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -117,13 +110,6 @@ impl Token {
     /// The token of these bytes.
     pub fn from_bytes(bytes: [u8; TOKEN_BYTES]) -> Token {
         Token(bytes)
-    }
-
-    /// A new token from a source of random bytes.
-    pub fn generate(random: &mut dyn FnMut(&mut [u8])) -> Token {
-        let mut token = Token([0; TOKEN_BYTES]);
-        random(&mut token.0);
-        token
     }
 
     /// The bytes, for the enrolment.
@@ -239,10 +225,10 @@ mod tests {
         let public: PublicKey = PUBLIC.parse().unwrap();
         assert_eq!(public.to_string(), PUBLIC);
         assert_eq!(public_key_from_url_text(&public_key_to_url_text(&public)), Some(public));
-        let token = Token::generate(&mut |bytes| bytes.fill(7));
+        let token = Token::from_bytes([7; 32]);
         assert_eq!(Token::from_url_text(&token.to_url_text()), Some(token.clone()));
         assert_eq!(token.hash().to_string().parse(), Ok(token.hash()));
-        let other = Token::generate(&mut |bytes| bytes.fill(8));
+        let other = Token::from_bytes([8; 32]);
         assert_ne!(token.hash(), other.hash());
     }
 

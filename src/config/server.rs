@@ -32,7 +32,7 @@ pub struct ServerConfig {
     pub limits: ServerLimits,
     /// Clients that may connect; names, keys and forwards are unique.
     pub clients: Vec<ClientConfig>,
-    /// Where metrics and status are served over HTTP.
+    /// Where the status is served over HTTP.
     pub metrics_listen: Option<SocketAddr>,
 }
 

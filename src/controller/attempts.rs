@@ -9,7 +9,7 @@ use crate::reconcile::{Operation, Plan};
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 /// The longest such wait.
 pub(super) const WAIT_LAST: Duration = Duration::from_secs(15);
-/// An operation without an error that is needed for the so manieth time has no effect.
+/// An operation that gave no error and was still needed after so many tries has no effect.
 const IN_VAIN: u32 = 3;
 
 struct Attempt {

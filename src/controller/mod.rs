@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use attempts::Failing;
 pub use event::{Action, Event, Failed};
 pub use outlets::Outlet;
-pub use server::{SERVER_SILENCE, Server};
+pub use server::Server;
 
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};

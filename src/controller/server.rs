@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How long the server may be silent before it counts as lost.
-pub const SERVER_SILENCE: Duration = Duration::from_secs(3);
+const SERVER_SILENCE: Duration = Duration::from_secs(3);
 /// How long it may be silent before it is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(1);
 

@@ -271,3 +271,42 @@ fn without_a_tunnel_connections_go_untunnelled_or_are_reset() {
         assert_eq!(it.failed("no tunnel"), (1, 0));
     });
 }
+
+#[test]
+fn what_a_client_says_early_reaches_the_target_untunnelled_too() {
+    run(async || {
+        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Direct).await;
+        it.give_session(1, true);
+        it.breaks.set(1);
+        let mut client = it.client().await;
+        client.write_all(b"early").await.unwrap();
+        // No other session comes.
+        let mut target = it.accept().await;
+        client.write_all(b" and late").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut received = String::new();
+        timeout(SOON, target.read_to_string(&mut received)).await.unwrap().unwrap();
+        assert_eq!(received, "early and late");
+        assert_eq!((it.proxy.tally.retried.get(), it.proxy.tally.direct.get()), (1, 1));
+        let connection = &it.proxy.connections()[0];
+        assert_eq!(connection.counters.to_tunnel(), 14);
+        assert!(connection.tunnel().is_none(), "the broken stream is let go");
+    });
+}
+
+#[test]
+fn a_client_that_only_opens_streams_is_stopped() {
+    run(async || {
+        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+        it.give_session(1, true);
+        let warm = &it.registry.client("home").warm;
+        warm.set(WARM_LIMIT - 1);
+        let _first = it.client().await;
+        let _target = it.accept().await;
+        assert_eq!(warm.get(), WARM_LIMIT - 1, "it waits no more");
+        warm.set(WARM_LIMIT);
+        assert_reset(&mut it.client().await).await;
+        assert_eq!(it.registry.refusals().get("too many streams"), Some(&1));
+        assert_eq!(warm.get(), WARM_LIMIT);
+    });
+}

@@ -33,9 +33,7 @@ impl OwnAddresses {
     /// # Errors
     /// The kernel's reason.
     pub async fn list(&mut self) -> io::Result<Vec<IpAddr>> {
-        let addresses = route::addresses(&mut self.requester).await.map_err(|refusal| {
-            io::Error::new(io::Error::from_raw_os_error(refusal.errno).kind(), refusal.to_string())
-        })?;
+        let addresses = route::addresses(&mut self.requester).await?;
         Ok(addresses.into_iter().map(|address| address.prefix.address).collect())
     }
 

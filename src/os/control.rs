@@ -44,22 +44,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Request {
     /// What to do, for instance `status`.
     pub method: String,
-    /// Parameters; `Null` when there are none.
-    pub params: serde_json::Value,
     /// Takes the answer: the result as JSON text, or an error in words.
     pub reply: oneshot::Sender<Result<String, String>>,
 }
 
 /// Asks the owner of the state and waits for the answer.
-pub(super) async fn ask(
-    owner: &mpsc::Sender<Request>,
-    method: String,
-    params: serde_json::Value,
-) -> Result<String, String> {
+pub(super) async fn ask(owner: &mpsc::Sender<Request>, method: String) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
         let stopping = || "the program is stopping".to_owned();
-        owner.send(Request { method, params, reply }).await.map_err(|_| stopping())?;
+        owner.send(Request { method, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     };
     match timeout(OWNER_TIMEOUT, asked).await {
@@ -200,8 +194,6 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 #[derive(Deserialize)]
 struct Question {
     method: String,
-    #[serde(default)]
-    params: serde_json::Value,
 }
 
 async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> io::Result<()> {
@@ -216,7 +208,7 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
             Err(format!("the request is longer than {REQUEST_LIMIT} bytes"))
         }
         Ok(Ok(_)) => match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => ask(owner, question.method, question.params).await,
+            Ok(question) => ask(owner, question.method).await,
             Err(error) => {
                 Err(format!("the request is no line such as {{\"method\":\"status\"}}: {error}"))
             }

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::control::{Request, ask};
+use super::socket::Acceptor;
 
 /// The one resource.
 const STATUS_PATH: &str = "/api/v1/status";
@@ -25,8 +26,6 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long, and for how many bytes, a client is listened to after its answer. A connection closed
 /// on unread data is reset, and the client might lose its answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
-/// Pause after a failed accept, which is mostly for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the status on `listener`, asking `owner` for it, until the returned future is dropped.
 pub async fn serve(listener: TcpListener, owner: mpsc::Sender<Request>) {
@@ -35,27 +34,21 @@ pub async fn serve(listener: TcpListener, owner: mpsc::Sender<Request>) {
     let local_names_only = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let places = Arc::new(Semaphore::new(CONNECTIONS_LIMIT));
     let mut connections = JoinSet::new();
+    let mut acceptor = Acceptor::new(listener);
     loop {
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let Ok(place) = places.clone().try_acquire_owned() else {
-                    let busy = Answer::error(503, "too many connections").bytes(true);
-                    let _ = stream.try_write(&busy);
-                    continue;
-                };
-                let owner = owner.clone();
-                connections.spawn(async move {
-                    // Whatever goes wrong with a connection concerns its client alone.
-                    let _ = serve_connection(stream, local_names_only, &owner).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                log::debug!("http: accept: {error}");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, _) = acceptor.next().await;
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            let busy = Answer::error(503, "too many connections").bytes(true);
+            let _ = stream.try_write(&busy);
+            continue;
+        };
+        let owner = owner.clone();
+        connections.spawn(async move {
+            // Whatever goes wrong with a connection concerns its client alone.
+            let _ = serve_connection(stream, local_names_only, &owner).await;
+            drop(place);
+        });
     }
 }
 
@@ -75,7 +68,7 @@ async fn serve_connection(
         Ok(asked) => {
             let answer = match route(&asked, local_names_only) {
                 Err(answer) => answer,
-                Ok(()) => match ask(owner, "status".to_owned(), serde_json::Value::Null).await {
+                Ok(()) => match ask(owner, "status".to_owned()).await {
                     Ok(status) => Answer { code: 200, allow: false, body: status },
                     Err(error) => Answer::error(503, &error),
                 },

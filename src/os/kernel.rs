@@ -8,7 +8,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Listener, Refusal, Requester, errno_text, messages};
 use super::nft::{self, Nft};
-use super::path_manager::{self, HIGHEST_LIMIT, PathManager, PmEvent};
+use super::path_manager::{self, PathManager, PmEvent};
 use super::{route, rule, sysctl};
 use crate::net::{Endpoint, Limits};
 use crate::reconcile::{Kernel, NftTable, Operation};
@@ -159,12 +159,6 @@ impl KernelHandle {
             errno: libc::EOPNOTSUPP,
             explanation: "the kernel has no MPTCP".into(),
         })
-    }
-
-    /// The highest MPTCP limits this kernel accepts, as far as is known: a wish beyond them would
-    /// never come true. Falls after the first refusal.
-    pub fn limit_ceiling(&self) -> u32 {
-        self.path_manager.as_ref().map_or(HIGHEST_LIMIT, PathManager::limit_ceiling)
     }
 }
 

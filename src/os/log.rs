@@ -9,8 +9,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
-pub use crate::status::Throttle;
-
 /// The program's name in syslog.
 const TAG: &str = "mptcp-bond";
 /// Where syslog listens.

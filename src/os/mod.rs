@@ -14,6 +14,7 @@ pub mod probe;
 pub mod random;
 pub mod route;
 pub mod rule;
+pub mod runtime;
 pub mod saved;
 pub mod socket;
 pub mod sysctl;

@@ -68,11 +68,6 @@ impl<'a> Attribute<'a> {
         read(self.value, 0).map(u16::from_ne_bytes)
     }
 
-    /// The value as a number in network order.
-    pub fn be16(&self) -> Option<u16> {
-        read(self.value, 0).map(u16::from_be_bytes)
-    }
-
     /// The value as a number in host order.
     pub fn u32(&self) -> Option<u32> {
         read(self.value, 0).map(u32::from_ne_bytes)

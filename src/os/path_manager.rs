@@ -49,17 +49,11 @@ const FLAG_SUBFLOW: u32 = 2;
 const FLAG_BACKUP: u32 = 4;
 const FLAG_IMPLICIT: u32 = 16;
 
-/// The limit every kernel accepts; those before 7.2 refuse more (`MPTCP_PM_ADDR_MAX`).
-pub const COMMON_LIMIT: u32 = 8;
-/// The limit of the newest kernels.
-pub const HIGHEST_LIMIT: u32 = 64;
-
 /// The path manager of this network namespace.
 pub struct PathManager {
     requester: Requester,
     family: u16,
     event_group: Option<u32>,
-    limit_ceiling: u32,
 }
 
 impl PathManager {
@@ -80,22 +74,12 @@ impl PathManager {
                 _ => {}
             }
         }
-        Ok(family.map(|family| PathManager {
-            requester,
-            family,
-            event_group,
-            limit_ceiling: HIGHEST_LIMIT,
-        }))
+        Ok(family.map(|family| PathManager { requester, family, event_group }))
     }
 
     /// A socket that hears the path manager's events.
     pub fn listen(&self) -> io::Result<Listener> {
         Listener::open(NETLINK_GENERIC, self.event_group.as_slice())
-    }
-
-    /// The limits this kernel accepts, as far as is known: [`HIGHEST_LIMIT`] until it refused.
-    pub fn limit_ceiling(&self) -> u32 {
-        self.limit_ceiling
     }
 
     /// All endpoints but the implicit ones. The kernel makes those for itself and numbers them
@@ -180,26 +164,8 @@ impl PathManager {
         Ok(limits)
     }
 
-    /// `ip mptcp limits set`. Where the kernel refuses, sets what every kernel accepts and lowers
-    /// [`PathManager::limit_ceiling`].
+    /// `ip mptcp limits set`.
     pub async fn set_limits(&mut self, limits: Limits) -> Result<(), Refusal> {
-        match self.try_limits(limits).await {
-            Err(refusal)
-                if refusal.is_one_of(&[Errno::INVAL, Errno::RANGE])
-                    && limits.subflows.max(limits.add_addr_accepted) > COMMON_LIMIT =>
-            {
-                self.limit_ceiling = COMMON_LIMIT;
-                let clamped = Limits {
-                    subflows: limits.subflows.min(COMMON_LIMIT),
-                    add_addr_accepted: limits.add_addr_accepted.min(COMMON_LIMIT),
-                };
-                self.try_limits(clamped).await
-            }
-            result => result,
-        }
-    }
-
-    async fn try_limits(&mut self, limits: Limits) -> Result<(), Refusal> {
         let request = Request::new(self.family, 0, &[SET_LIMITS, VERSION, 0, 0])
             .u32(ATTR_RCV_ADD_ADDRS, limits.add_addr_accepted)
             .u32(ATTR_SUBFLOWS, limits.subflows);
@@ -305,36 +271,20 @@ impl PmEventKind {
     }
 }
 
-/// An event of the path manager (`enum mptcp_event_attr`); which fields there are depends on the
-/// kind and on the kernel.
+/// What matters of an event of the path manager (`enum mptcp_event_attr`); which fields there are
+/// depends on the kind and on the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PmEvent {
     /// What happened.
     pub kind: PmEventKind,
     /// The connection's token.
     pub token: Option<u32>,
-    /// The family of the addresses.
-    pub family: Option<Family>,
     /// Local address.
     pub saddr: Option<IpAddr>,
     /// Remote address.
     pub daddr: Option<IpAddr>,
-    /// Local port.
-    pub sport: Option<u16>,
-    /// Remote port.
-    pub dport: Option<u16>,
-    /// Local address id: the endpoint's, 0 for the initial subflow.
-    pub local_id: Option<u8>,
-    /// Remote address id.
-    pub remote_id: Option<u8>,
-    /// The device the subflow is bound to; `None` for an unbound initial subflow.
-    pub if_index: Option<IfIndex>,
     /// `errno` of the subflow's socket.
     pub error: Option<u8>,
-    /// RFC 8684 reset reason.
-    pub reset_reason: Option<u32>,
-    /// The peer (not this host) marked the subflow as backup.
-    pub backup: Option<bool>,
     /// This host accepted the connection.
     pub server_side: bool,
 }
@@ -351,41 +301,21 @@ fn event(message: &Message<'_>) -> Option<PmEvent> {
     let mut event = PmEvent {
         kind: PmEventKind::from_command(*message.payload.first()?),
         token: None,
-        family: None,
         saddr: None,
         daddr: None,
-        sport: None,
-        dport: None,
-        local_id: None,
-        remote_id: None,
-        if_index: None,
         error: None,
-        reset_reason: None,
-        backup: None,
         server_side: false,
     };
     for attribute in message.attributes(HEADER) {
         match attribute.kind {
             1 => event.token = attribute.u32(),
-            2 => {
-                event.family = Family::ALL
-                    .into_iter()
-                    .find(|f| attribute.u16() == Some(u16::from(family_number(*f))));
-            }
-            3 => event.local_id = attribute.u8(),
-            4 => event.remote_id = attribute.u8(),
             5 | 6 => event.saddr = attribute.address(),
             7 | 8 => event.daddr = attribute.address(),
-            9 => event.sport = attribute.be16(),
-            10 => event.dport = attribute.be16(),
-            11 => event.backup = attribute.u8().map(|backup| backup != 0),
             12 => event.error = attribute.u8(),
             13 => {
                 let flags = attribute.u16().unwrap_or(0);
                 event.server_side |= flags & EVENT_FLAG_SERVER_SIDE != 0;
             }
-            15 => event.if_index = attribute.u32().filter(|index| *index != 0).map(IfIndex),
-            16 => event.reset_reason = attribute.u32(),
             18 => event.server_side |= attribute.u8().unwrap_or(0) != 0,
             _ => {}
         }

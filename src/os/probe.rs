@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -90,6 +91,7 @@ impl Probers {
     /// The kernel's, or `NotConnected` where there is no socket.
     pub fn send(&self, slot: u8, probe: &[u8]) -> io::Result<()> {
         let prober = self.sockets.get(&slot).ok_or(io::ErrorKind::NotConnected)?;
-        prober.socket.try_send_to(probe, prober.server).map(drop)
+        // Not by the runtime, to which a new socket is not writable before its next look.
+        SockRef::from(&*prober.socket).send_to(probe, &prober.server.into()).map(drop)
     }
 }

@@ -2,21 +2,16 @@
 
 use std::io;
 
-/// How many bytes a source gives: more than any one caller draws.
-const POOL: usize = 256;
-
-/// A source of up to 256 unpredictable bytes, drawn from the kernel at once so that it cannot fail
-/// later.
+/// A source of unpredictable bytes.
 ///
 /// # Errors
-/// When the kernel has no random numbers.
+/// When the kernel has no random numbers. Once it has it does not stop to; if it did, the program
+/// would end rather than make keys that can be guessed.
 pub fn source() -> io::Result<impl FnMut(&mut [u8])> {
-    let mut pool = [0; POOL];
-    getrandom::fill(&mut pool).map_err(io::Error::other)?;
-    let mut unused = pool.into_iter();
-    Ok(move |buffer: &mut [u8]| {
-        for byte in buffer {
-            *byte = unused.next().unwrap_or_default();
+    getrandom::fill(&mut [0]).map_err(io::Error::other)?;
+    Ok(|buffer: &mut [u8]| {
+        if getrandom::fill(buffer).is_err() {
+            std::process::abort();
         }
     })
 }

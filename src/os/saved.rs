@@ -1,4 +1,4 @@
-//! What sysctls and limits were before the agent changed them, to be restored at a clean stop.
+//! What sysctls and limits were before this program changed them, to be restored at a clean stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -97,7 +97,7 @@ fn device_index(key: &str, links: &BTreeMap<IfIndex, Link>) -> Option<u32> {
     links.values().find(|link| link.name == name).map(|link| link.index.0)
 }
 
-/// The original values, kept in a file that survives a crash of the agent (but not a reboot, which
+/// The original values, kept in a file that survives a crash (but not a reboot, which
 /// resets the values themselves).
 #[derive(Debug)]
 pub struct SavedState {

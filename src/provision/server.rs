@@ -100,7 +100,6 @@ fn initial_config(options: &InitOptions) -> String {
          deny = []\n\n\
          [limits]\n\
          streams_per_client = 4096\n\
-         rate_per_client = \"0\"    # for instance \"100Mbit\"; 0 = unlimited\n\
          unauthenticated = 256\n",
         listen.join(", "),
         options.public

@@ -76,6 +76,8 @@ pub struct Client {
     pub since: Cell<Option<Instant>>,
     /// Streams open now.
     pub streams: Cell<u32>,
+    /// Authenticated streams that wait for their request.
+    pub warm: Cell<u32>,
     /// How often it has opened a control connection.
     pub generation: Cell<u64>,
     /// Told when it opens another control connection, or when the configuration changes.
@@ -115,12 +117,8 @@ pub struct Stream {
     registry: Rc<Streams>,
     client: Rc<Client>,
     id: u64,
-    /// Where it comes from.
-    pub peer: SocketAddr,
     /// Where it goes.
     pub target: SocketAddr,
-    /// When it was opened.
-    pub since: Instant,
     /// Bytes moved; "LAN" is the target's side.
     pub counters: Rc<Counters>,
 }
@@ -171,8 +169,6 @@ pub struct Registry {
     pub started: Instant,
     clients: RefCell<BTreeMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
-    /// Authenticated streams that wait for their request.
-    pub warm: Cell<u32>,
     own_addresses: RefCell<Vec<IpAddr>>,
     policy: RefCell<Policy>,
     refusals: RefCell<BTreeMap<Cause, u64>>,
@@ -194,7 +190,6 @@ impl Registry {
             started: Instant::now(),
             clients: RefCell::default(),
             streams: Rc::default(),
-            warm: Cell::new(0),
             own_addresses: RefCell::default(),
             refusals: RefCell::default(),
             failed: RefCell::default(),
@@ -263,12 +258,21 @@ impl Registry {
         client.streams.set(client.streams.get() + 1);
         let id = self.streams.total.get();
         self.streams.total.set(id.wrapping_add(1));
-        let (since, counters) = (Instant::now(), Rc::new(Counters::default()));
-        let client_name = name.to_owned();
-        let view = StreamView { client: client_name, peer, target, since, counters };
-        let counters = view.counters.clone();
+        let counters = Rc::new(Counters::default());
+        let view = StreamView {
+            client: name.to_owned(),
+            peer,
+            target,
+            since: Instant::now(),
+            counters: counters.clone(),
+        };
         self.streams.open.borrow_mut().insert(id, view);
-        Some(Stream { registry: self.streams.clone(), client, id, peer, target, since, counters })
+        Some(Stream { registry: self.streams.clone(), client, id, target, counters })
+    }
+
+    /// Authenticated streams of all clients that wait for their request.
+    pub fn warm(&self) -> u64 {
+        self.clients.borrow().values().map(|client| u64::from(client.warm.get())).sum()
     }
 
     /// Streams since the start.

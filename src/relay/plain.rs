@@ -1,7 +1,5 @@
 //! The relay without encryption: splice(2) from socket to pipe to socket.
 
-use std::future::Future;
-use std::io;
 use std::pin::pin;
 
 use tokio::io::Interest;
@@ -16,15 +14,14 @@ const FIRST_FILL: usize = 16 * 1024;
 
 /// Relays until both directions have ended.
 ///
-/// `opening` is what has to come from the tunnel before the payload (an answer), and resolves to
-/// payload that was read along with it; payload from the LAN side does not wait for it.
+/// `carried` is payload that was read from the tunnel already, along with an answer.
 ///
 /// # Errors
 /// Why it ended early: both streams have then been reset.
 pub async fn plain(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    opening: impl Future<Output = io::Result<Vec<u8>>>,
+    carried: Vec<u8>,
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
@@ -33,7 +30,6 @@ pub async fn plain(
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
     let to_tunnel = copy(lan_end, tunnel_end, &progress);
     let to_lan = async {
-        let carried = opening.await.map_err(|error| tunnel_end.broken(error))?;
         write_all(lan_end, &carried, &progress).await?;
         drop(carried);
         copy(tunnel_end, lan_end, &progress).await

@@ -1,14 +1,15 @@
 //! The relay through AEAD records: plaintext on the LAN side, records on the tunnel.
 
 use std::array;
-use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::pin::pin;
 
 use tokio::net::TcpStream;
 
-use super::{Counters, End, Failure, IdleLimits, Progress, Side, Turn, pool, run, unless_blocked};
+use super::{
+    Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, pool, run, unless_blocked,
+};
 use crate::os::socket;
 use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer, TAG_LEN};
 
@@ -22,9 +23,7 @@ const BATCH: usize = 16;
 
 /// Relays until both directions have ended.
 ///
-/// `opening` is what has to come from the tunnel before the payload (an answer), and resolves to
-/// the opener and to the bytes, not opened yet, that were read along with it; payload from the LAN
-/// side does not wait for it.
+/// `carried` is what was read from the tunnel already, along with an answer, and is not opened yet.
 ///
 /// # Errors
 /// Why it ended early. The streams have then been reset, the tunnel by a record where only the LAN
@@ -32,8 +31,8 @@ const BATCH: usize = 16;
 pub async fn sealed(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    sealer: &mut Sealer,
-    opening: impl Future<Output = io::Result<(Opener, Vec<u8>)>>,
+    (sealer, opener): (Sealer, Opener),
+    carried: Vec<u8>,
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
@@ -42,11 +41,8 @@ pub async fn sealed(
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
     let mut outbound = Outbound { tunnel: tunnel_end, sealer, torn: false };
     let to_tunnel = seal(lan_end, &mut outbound, &progress);
-    let to_lan = async {
-        let (opener, carried) = opening.await.map_err(|error| tunnel_end.broken(error))?;
-        let mut inbound = Inbound { tunnel: tunnel_end, opener, carried };
-        open(&mut inbound, lan_end, &progress).await
-    };
+    let mut inbound = Inbound { tunnel: tunnel_end, opener, carried };
+    let to_lan = open(&mut inbound, lan_end, &progress);
     let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if let Err(failure) = &result {
         socket::abort(lan);
@@ -61,25 +57,25 @@ pub async fn sealed(
 /// The sealing half of the tunnel.
 struct Outbound<'a> {
     tunnel: End<'a>,
-    sealer: &'a mut Sealer,
-    /// A record is written in part: nothing but its rest may follow.
+    sealer: Sealer,
+    /// A sealed record is not yet written to its end: nothing but its rest may follow.
     torn: bool,
 }
 
 impl Outbound<'_> {
     /// Seals the record that begins the buffer; returns its length.
     fn seal(&mut self, kind: Kind, record: &mut [u8], plaintext: usize) -> Result<usize, Failure> {
-        self.sealer.seal(kind, record, plaintext).map_err(|error| {
-            self.tunnel.broken(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
-        })
+        let sealed = self.sealer.seal(kind, record, plaintext);
+        sealed.map_err(|error| self.tunnel.broken(message::invalid(error)))
     }
 
     async fn write_all(&mut self, mut data: &[u8]) -> Result<(), Failure> {
+        self.torn = true;
         while !data.is_empty() {
             let written = self.tunnel.write(|stream| stream.try_write(data)).await?;
             data = data.get(written..).unwrap_or_default();
-            self.torn = !data.is_empty();
         }
+        self.torn = false;
         Ok(())
     }
 
@@ -219,8 +215,7 @@ impl Inbound<'_> {
         for slot in &mut batch.plaintext {
             let start = batch.consumed;
             let opened = self.opener.next(received.get_mut(start..).unwrap_or_default());
-            let opened =
-                opened.map_err(|e| self.broken(io::ErrorKind::InvalidData, e.to_string()))?;
+            let opened = opened.map_err(|error| self.tunnel.broken(message::invalid(error)))?;
             let Opened::Record { kind, payload, consumed } = opened else {
                 batch.next = Next::Bytes;
                 break;
@@ -333,12 +328,17 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let tunnel = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut peer, _) = listener.accept().await.unwrap();
-            let [(mut sealer, _), _] = keys();
+            let [(sealer, _), _] = keys();
             let tunnel = End { side: Side::Tunnel, stream: &tunnel };
-            let mut outbound = Outbound { tunnel, sealer: &mut sealer, torn: false };
+            let mut outbound = Outbound { tunnel, sealer, torn: false };
             let much = vec![0; 64 << 20];
             let write = outbound.write_all(&much);
             assert!(timeout(Duration::from_millis(300), write).await.is_err());
+            assert!(outbound.torn);
+            // Nor one of which nothing was written: its number is used up.
+            outbound.torn = false;
+            let write = outbound.write_all(&[0]);
+            assert!(timeout(Duration::from_millis(100), write).await.is_err());
             peer.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
             tunnel.stream.writable().await.unwrap();
             assert!(!outbound.reset());

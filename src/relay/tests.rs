@@ -1,9 +1,7 @@
-use std::future::{pending, ready};
 use std::process::Command;
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::sleep;
 
@@ -65,26 +63,21 @@ struct Relay {
 fn start_plain(lan: TcpStream, tunnel: TcpStream, limits: IdleLimits) -> Relay {
     let counters = Rc::new(Counters::default());
     let of_task = Rc::clone(&counters);
-    let task =
-        spawn_local(
-            async move { plain(&lan, &tunnel, ready(Ok(Vec::new())), &of_task, limits).await },
-        );
+    let task = spawn_local(async move { plain(&lan, &tunnel, Vec::new(), &of_task, limits).await });
     Relay { task, counters }
 }
 
 fn start_sealed(
     lan: TcpStream,
     tunnel: TcpStream,
-    mut sealer: Sealer,
-    opening: impl Future<Output = io::Result<(Opener, Vec<u8>)>> + 'static,
+    records: (Sealer, Opener),
+    carried: Vec<u8>,
     limits: IdleLimits,
 ) -> Relay {
     let counters = Rc::new(Counters::default());
     let of_task = Rc::clone(&counters);
     let task =
-        spawn_local(
-            async move { sealed(&lan, &tunnel, &mut sealer, opening, &of_task, limits).await },
-        );
+        spawn_local(async move { sealed(&lan, &tunnel, records, carried, &of_task, limits).await });
     Relay { task, counters }
 }
 
@@ -105,12 +98,10 @@ async fn chain(mode: Mode, limits: IdleLimits) -> Chain {
             (start_plain(near_lan, near_tunnel, limits), start_plain(far_lan, far_tunnel, limits))
         }
         Mode::Sealed => {
-            let [(sealer, opener), (far_sealer, far_opener)] = keys();
-            let opening = ready(Ok((opener, Vec::new())));
-            let far_opening = ready(Ok((far_opener, Vec::new())));
+            let [near, far] = keys();
             (
-                start_sealed(near_lan, near_tunnel, sealer, opening, limits),
-                start_sealed(far_lan, far_tunnel, far_sealer, far_opening, limits),
+                start_sealed(near_lan, near_tunnel, near, Vec::new(), limits),
+                start_sealed(far_lan, far_tunnel, far, Vec::new(), limits),
             )
         }
     };
@@ -380,45 +371,19 @@ fn a_silent_connection_is_reset_after_the_idle_limit() {
 }
 
 #[test]
-fn payload_of_the_lan_side_does_not_wait_for_the_opening() {
+fn what_was_read_along_with_an_answer_comes_first() {
     block_on(async {
         let (mut client, lan) = tcp_pair().await;
         let (tunnel, mut peer) = mptcp_pair().await;
-        let (open, opened) = oneshot::channel();
-        let task = spawn_local(async move {
-            let opening = async { Ok(opened.await.unwrap()) };
-            plain(&lan, &tunnel, opening, &Counters::default(), IdleLimits::default()).await
-        });
-        client.write_all(b"first").await.unwrap();
-        let mut buffer = [0; 16];
-        peer.read_exact(&mut buffer[..5]).await.unwrap();
-        assert_eq!(&buffer[..5], b"first");
-        // What was read along with the opening comes before the rest.
         peer.write_all(b", rest").await.unwrap();
-        open.send(b"carried".to_vec()).unwrap();
-        client.read_exact(&mut buffer[..13]).await.unwrap();
-        assert_eq!(&buffer[..13], b"carried, rest");
+        let carried = b"carried".to_vec();
+        let task = spawn_local(async move {
+            plain(&lan, &tunnel, carried, &Counters::default(), IdleLimits::default()).await
+        });
+        let mut buffer = [0; 13];
+        client.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"carried, rest");
         drop((client, peer));
         task.await.unwrap().unwrap();
-    });
-}
-
-#[test]
-fn a_failed_opening_resets_the_lan_side() {
-    block_on(async {
-        let (mut client, lan) = tcp_pair().await;
-        let (tunnel, _peer) = mptcp_pair().await;
-        let [(sealer, _), _] = keys();
-        let opening = ready(Err(io::ErrorKind::ConnectionRefused.into()));
-        let mut relay = start_sealed(lan, tunnel, sealer, opening, IdleLimits::default());
-        assert_reset(&mut client, ()).await;
-        assert_eq!(failure(&mut relay).await, (Side::Tunnel, io::ErrorKind::ConnectionRefused));
-        // A client that goes before the opening is done is noticed.
-        let (client, lan) = tcp_pair().await;
-        let (tunnel, _peer) = mptcp_pair().await;
-        let [(sealer, _), _] = keys();
-        let mut relay = start_sealed(lan, tunnel, sealer, pending(), IdleLimits::default());
-        socket::abort(&client);
-        assert_eq!(failure(&mut relay).await.0, Side::Lan);
     });
 }

@@ -82,12 +82,15 @@ pub async fn restore(tuned: &mut Option<Tuned>) {
     let Some(Tuned { handle, saved }) = tuned else { return };
     let restored = async {
         let kernel = look(handle, saved).await?;
+        let mut all_put_back = true;
         for operation in saved.restore_plan(&kernel) {
             if let Err(error) = handle.apply(&operation).await {
-                log::warn!("{}: {}", error.operation, error.reason);
+                all_put_back = false;
+                log::warn!("{error}");
             }
         }
-        saved.forget_all()
+        // What could not be put back is left to the next stop.
+        if all_put_back { saved.forget_all() } else { Ok(()) }
     };
     if let Err(error) = restored.await {
         log::warn!("cannot restore sysctls and limits: {error}");

@@ -14,26 +14,29 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
+use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
 use crate::os::control::Control;
 use crate::os::socket::{self, Acceptor, UdpServer};
-use crate::os::{http, log as logging};
+use crate::os::{http, log as logging, runtime};
 use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
+use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
-/// How long a connection may take to show who it is.
+/// How long a connection may take to show who it is, by either kind of first byte.
 const HELLO_LIMIT: Duration = PREAMBLE_TIMEOUT;
+const _: () = assert!(HELLO_LIMIT.as_secs() == READY_TIMEOUT.as_secs());
 /// Wait after a datagram could not be received.
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
@@ -49,10 +52,8 @@ fn start(options: &ServerOptions) -> Result<(), Fatal> {
     let config = read_server_config(&options.config)?;
     let key = read_server_key(&options.config, &config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::os)?;
     let registry = Registry::new(options.config.clone(), config, key);
-    LocalSet::new().block_on(&runtime, serve(options, registry))
+    runtime::run(serve(options, registry)).map_err(Fatal::os)?
 }
 
 async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fatal> {
@@ -95,9 +96,9 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         spawn_local(accept(registry.clone(), tcp));
         spawn_local(answer_probes(registry.clone(), udp));
     }
-    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    facts.listen = config.listen.iter().map(ToString::to_string).collect();
     let text =
-        format!("listening on {} for {} clients", addresses.join(", "), config.clients.len());
+        format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
 
     let mut second = interval(Duration::from_secs(1));
@@ -116,10 +117,16 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => match read_server_config(&options.config) {
-                Ok(config) => {
-                    logging::set_level(config.log_level);
-                    registry.reconfigure(config);
+                Ok(new) => {
+                    let restart = needs_restart(&config, &new);
+                    logging::set_level(new.log_level);
+                    registry.reconfigure(new);
                     registry.tell(log::Level::Info, "configuration reloaded".into());
+                    if restart {
+                        let text = "listen, metrics_listen, key_file and unauthenticated take \
+                                    effect at the next start";
+                        registry.tell(log::Level::Warn, text.into());
+                    }
                     facts.config_error = None;
                 }
                 Err(error) => {
@@ -142,6 +149,15 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     registry.tell(log::Level::Info, "stopping".into());
     kernel::restore(&mut kernel).await;
     Ok(())
+}
+
+/// Whether a configuration differs from the one started with in what is read only then.
+fn needs_restart(started: &ServerConfig, new: &ServerConfig) -> bool {
+    let fixed = |config: &ServerConfig| {
+        let ServerConfig { listen, metrics_listen, key_file, limits, .. } = config.clone();
+        (listen, metrics_listen, key_file, limits.unauthenticated)
+    };
+    fixed(started) != fixed(new)
 }
 
 /// Sockets for connections and probes at each address.

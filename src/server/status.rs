@@ -14,6 +14,8 @@ use crate::status::{
 /// What the status needs beside the registry.
 #[derive(Default)]
 pub struct Facts {
+    /// The addresses listened on.
+    pub listen: Vec<String>,
     /// Why the last reload failed.
     pub config_error: Option<String>,
     /// The limits in force.
@@ -44,13 +46,13 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
         version: env!("CARGO_PKG_VERSION").into(),
         time_unix_seconds: unix_seconds(),
         uptime_seconds: seconds(registry.started),
-        listen: config.listen.iter().map(ToString::to_string).collect(),
+        listen: facts.listen.clone(),
         public: config.public.to_string(),
         config_error: facts.config_error.clone(),
         clients: clients(registry, &config, now),
         streams: StreamCounts {
             open: connections.total,
-            warm: u64::from(registry.warm.get()),
+            warm: registry.warm(),
             opened_total: registry.streams_total(),
             failed_total: failed_by_cause.values().sum(),
             failed_by_cause,

@@ -25,7 +25,7 @@ pub use events::{Event, EventLog, Level, Throttle};
 pub use rate::RateMeter;
 pub use render::{Style, render};
 pub use summary::agent_state;
-pub use text::{bytes, duration, printable, rate};
+pub use text::printable;
 
 /// Connections listed at most.
 pub const CONNECTIONS_SHOWN: usize = 50;
@@ -87,7 +87,7 @@ pub struct AgentSnapshot {
     pub config_error: Option<String>,
     /// Uplinks in order of configuration.
     pub uplinks: Vec<UplinkStatus>,
-    /// Servers in order of preference.
+    /// Servers in order of configuration.
     pub servers: Vec<ServerStatus>,
     /// Streams: LAN connections carried to the server.
     pub streams: StreamCounts,
@@ -237,7 +237,7 @@ pub enum ServerState {
     Connected,
     /// Does not answer; tried again with backoff.
     Lost,
-    /// Not tried: a server preferred to it is in use.
+    /// Not tried: only the first is used.
     Standby,
 }
 

@@ -19,11 +19,6 @@ pub struct RateMeter {
 }
 
 impl RateMeter {
-    /// A meter that has seen nothing.
-    pub fn new() -> RateMeter {
-        RateMeter::default()
-    }
-
     /// Takes a sample: the counter showed `bytes` at `now`. Spurious calls do no harm.
     pub fn sample(&mut self, now: Instant, bytes: u64) {
         let Some((then, before)) = self.last else {
@@ -65,7 +60,7 @@ mod tests {
     #[test]
     fn a_steady_flow_shows_its_rate_from_the_second_sample_on() {
         let start = Instant::now();
-        let mut meter = RateMeter::new();
+        let mut meter = RateMeter::default();
         for second in 0..5 {
             meter.sample(at(start, second * 1000), 7 + second * MEGABYTE);
             assert_eq!(meter.bps(), if second == 0 { 0 } else { 8_000_000 });
@@ -76,7 +71,7 @@ mod tests {
     fn a_change_arrives_within_seconds_however_often_it_is_sampled() {
         let start = Instant::now();
         for period in [100, 250, 1000] {
-            let mut meter = RateMeter::new();
+            let mut meter = RateMeter::default();
             meter.sample(start, 0);
             meter.sample(at(start, period), 0);
             for step in 1..=2000 / period {
@@ -91,7 +86,7 @@ mod tests {
     #[test]
     fn a_counter_that_goes_back_makes_no_peak() {
         let start = Instant::now();
-        let mut meter = RateMeter::new();
+        let mut meter = RateMeter::default();
         meter.sample(start, 500 * MEGABYTE);
         meter.sample(at(start, 1000), 501 * MEGABYTE);
         meter.sample(at(start, 2000), 3);
@@ -103,7 +98,7 @@ mod tests {
     #[test]
     fn samples_at_the_same_time_or_in_the_past_change_nothing() {
         let start = Instant::now();
-        let mut meter = RateMeter::new();
+        let mut meter = RateMeter::default();
         meter.sample(at(start, 1000), 0);
         meter.sample(at(start, 1000), MEGABYTE);
         meter.sample(start, 2 * MEGABYTE);
@@ -115,7 +110,7 @@ mod tests {
     #[test]
     fn the_largest_counters_do_not_overflow() {
         let start = Instant::now();
-        let mut meter = RateMeter::new();
+        let mut meter = RateMeter::default();
         meter.sample(start, 0);
         meter.sample(at(start, 50), u64::MAX);
         assert_eq!(meter.bps(), u64::MAX);

@@ -89,19 +89,19 @@ fn scaled(value: u64) -> (String, &'static str) {
 }
 
 /// Bits a second, such as `93.4 Mbit/s`.
-pub fn rate(bits_per_second: u64) -> String {
+pub(super) fn rate(bits_per_second: u64) -> String {
     let (number, prefix) = scaled(bits_per_second);
     format!("{number} {prefix}bit/s")
 }
 
 /// Bytes, such as `1.23 GB`.
-pub fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let (number, prefix) = scaled(bytes);
     format!("{number} {prefix}B")
 }
 
 /// A time span in its two largest units, such as `3 d 4 h` or `2 min 10 s`.
-pub fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (large, large_unit, small, small_unit) = match seconds {
         0..60 => return format!("{seconds} s"),
         60..3600 => (seconds / 60, "min", seconds % 60, "s"),

@@ -164,20 +164,6 @@ impl Failure {
             _ => "not understood",
         }
     }
-
-    /// What a connect(2) to the target would have told the client.
-    pub fn to_io(self) -> io::ErrorKind {
-        match (self.code, self.detail) {
-            (ErrorCode::ConnectionReset, _) => io::ErrorKind::ConnectionRefused,
-            (ErrorCode::DestinationUnreachable, ICMP_NETWORK) => io::ErrorKind::NetworkUnreachable,
-            (ErrorCode::DestinationUnreachable, ICMP_PROHIBITED)
-            | (ErrorCode::NotAuthorized, _) => io::ErrorKind::PermissionDenied,
-            (ErrorCode::DestinationUnreachable, _) => io::ErrorKind::HostUnreachable,
-            (ErrorCode::NetworkFailure, _) => io::ErrorKind::TimedOut,
-            (ErrorCode::ResourceExceeded, _) => io::ErrorKind::ResourceBusy,
-            _ => io::ErrorKind::InvalidData,
-        }
-    }
 }
 
 impl fmt::Display for Failure {
@@ -446,14 +432,6 @@ impl Message {
                 _ => None,
             })
             .ok_or(ConvertError::NoConnect)
-    }
-
-    /// The cookie shown, if any.
-    pub fn cookie(&self) -> Option<&[u8]> {
-        self.tlvs.iter().find_map(|tlv| match tlv {
-            Tlv::Cookie(cookie) => Some(cookie.as_slice()),
-            _ => None,
-        })
     }
 
     /// What an answer says: the connection stands, or why it does not. TLVs that are not known

@@ -11,7 +11,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, TransportState};
 use zeroize::Zeroizing;
 
-pub use super::hello::{ClientHello, HelloError, Refusal, SOFTWARE_MAX, ServerHello, Versions};
+pub use super::hello::{ClientHello, HelloError, Refusal, ServerHello, Versions};
 use super::{Rng, VERSION_MAX, take};
 
 /// The first byte of a control connection.
@@ -140,14 +140,6 @@ fn bounded(length: u16, min: usize, max: usize) -> Result<usize, HandshakeError>
 /// The answer to a version this program does not speak: its newest, and length 0.
 pub fn version_answer() -> [u8; ANSWER_HEADER_LEN] {
     [VERSION_MAX, 0, 0]
-}
-
-/// The X25519 public key that belongs to a private key.
-pub fn public_key(private: &[u8; KEY_LEN]) -> Result<[u8; KEY_LEN], HandshakeError> {
-    let mut dh =
-        DefaultResolver.resolve_dh(&DHChoice::Curve25519).ok_or(HandshakeError::Library)?;
-    dh.set(private);
-    dh.pubkey().try_into().map_err(|_| HandshakeError::Library)
 }
 
 /// Gives snow an ephemeral key drawn by the caller in place of a system random number generator.

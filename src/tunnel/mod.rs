@@ -228,7 +228,7 @@ mod tests {
         use convert::Message;
         use handshake::{
             ClientHandshake, ClientHello, MESSAGE_HEADER_LEN, ServerHandshake, ServerHello,
-            Versions, public_key,
+            Versions,
         };
         use record::{Kind, Opened};
         use session::{ClientSession, ServerSession, SessionId, StreamSecret};
@@ -247,12 +247,12 @@ mod tests {
             },
             token: None,
         };
-        let server_public = public_key(&server_key).unwrap();
+        let server_public = testing::public_key(&server_key);
         let (router, request) =
             ClientHandshake::start(&router_key, &server_public, &hello, &mut rng).unwrap();
         let (server, client, hello) =
             ServerHandshake::accept(&server_key, &request, &mut rng).unwrap();
-        assert_eq!(client, public_key(&router_key).unwrap());
+        assert_eq!(client, testing::public_key(&router_key));
         let ours = CipherOffer { ciphers: CipherSet::all(), prefers_aes: true };
         let cipher = negotiate(hello.ciphers, ours).unwrap();
         let (answer, mut server) = server.reply(&ServerHello::ours("server")).unwrap();

@@ -74,8 +74,6 @@ pub enum RecordError {
     OutOfOrder(Kind),
     /// The record was altered, or made with another key or for another place.
     Forged,
-    /// The connection ended without an end record.
-    Truncated,
     /// The cryptographic library refused to work; not caused by input.
     Library,
 }
@@ -88,7 +86,6 @@ impl fmt::Display for RecordError {
             RecordError::BufferTooShort => f.write_str("buffer too short for a record"),
             RecordError::OutOfOrder(kind) => write!(f, "{kind:?} record out of order"),
             RecordError::Forged => f.write_str("record that is not authentic"),
-            RecordError::Truncated => f.write_str("stream cut off before its end"),
             RecordError::Library => f.write_str("the cryptographic library failed"),
         }
     }
@@ -331,22 +328,6 @@ impl Opener {
             .map_err(|_| RecordError::Forged)?;
         sequence.advance(kind);
         Ok(Opened::Record { kind, payload: HEADER_LEN..HEADER_LEN + length, consumed })
-    }
-
-    /// Whether the end, or a reset, was read.
-    pub fn ended(&self) -> bool {
-        self.0.ended
-    }
-
-    /// Says that the connection ended (FIN) where a record would have started.
-    ///
-    /// # Errors
-    /// [`RecordError::Truncated`] unless the end was read, or, from the client, nothing at all:
-    /// that is a warm connection given up unused. Not to be asked when plain bytes follow the
-    /// first record.
-    pub fn finish(&self) -> Result<(), RecordError> {
-        let unused = self.0.counter == 0 && self.0.first == Kind::Request;
-        if self.0.ended || unused { Ok(()) } else { Err(RecordError::Truncated) }
     }
 }
 

@@ -222,11 +222,6 @@ impl ServerSession {
         &self.keys
     }
 
-    /// The cipher of its streams.
-    pub fn cipher(&self) -> Cipher {
-        self.cipher
-    }
-
     /// Marks the session as superseded: new streams are accepted for [`RETIREMENT`] more.
     pub fn retire(&mut self, now: Instant) {
         self.accept_until.get_or_insert(now + RETIREMENT);

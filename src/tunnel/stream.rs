@@ -14,7 +14,7 @@ pub const PREAMBLE_LEN: usize = SIGNED_LEN + MAC_LEN;
 
 /// For how long a server waits for a whole preamble.
 pub const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For how long a server keeps a stream that sends no request; a client gives it up at half that.
+/// For how long a server keeps a stream that sends no request; a client gives it up well before.
 pub const WARM_TIMEOUT: Duration = Duration::from_secs(600);
 
 const SIGNED_LEN: usize = 20;
@@ -41,8 +41,6 @@ pub enum PreambleError {
     Version(u8),
     /// A cipher this program does not know.
     UnknownCipher(u8),
-    /// No such session: to be said by whoever keeps the sessions.
-    UnknownSession(SessionId),
     /// Not made with the session's key.
     Forged,
     /// The session was superseded too long ago.
@@ -63,7 +61,6 @@ impl fmt::Display for PreambleError {
             PreambleError::UnknownCipher(number) => {
                 write!(f, "stream with cipher {number}, which is not supported")
             }
-            PreambleError::UnknownSession(id) => write!(f, "stream of session {id}, not known"),
             PreambleError::Forged => f.write_str("stream whose preamble is not authentic"),
             PreambleError::Expired => f.write_str("stream of a session that was superseded"),
             PreambleError::CipherMismatch(cipher) => {

@@ -1,5 +1,12 @@
 //! Shared by the tunnel's tests: reproducible randomness and mutated inputs.
 
+use crate::config::keys::PrivateKey;
+
+/// The X25519 public key that belongs to a private key.
+pub fn public_key(private: &[u8; 32]) -> [u8; 32] {
+    PrivateKey::from_bytes(*private).public().0
+}
+
 /// Marsaglia's xorshift64.
 pub struct Xorshift(u64);
 

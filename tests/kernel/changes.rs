@@ -51,7 +51,6 @@ fn connections_give_events() {
         let (_handle, mut watch) = KernelHandle::open().await.unwrap();
         hints(&mut watch).await;
         let (client, server) = connection("127.0.0.1:0");
-        let port = server.local_addr().unwrap().port();
         let mut events = hints(&mut watch).await;
         drop((client, server));
         events.extend(hints(&mut watch).await);
@@ -63,7 +62,6 @@ fn connections_give_events() {
         });
         let created = created.unwrap_or_else(|| panic!("{events:?}"));
         assert_eq!(created.daddr, Some("127.0.0.1".parse().unwrap()));
-        assert_eq!(created.dport, Some(port));
         assert!(events.iter().any(|change| matches!(
             change,
             Change::PathManager(event)

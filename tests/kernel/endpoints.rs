@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use mptcp_bond::net::{Endpoint, EndpointId, Limits};
 use mptcp_bond::os::kernel::KernelHandle;
-use mptcp_bond::os::path_manager::{COMMON_LIMIT, HIGHEST_LIMIT};
 use mptcp_bond::reconcile::Operation;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -133,22 +132,14 @@ fn an_implicit_endpoint_gives_up_its_id() {
 }
 
 #[test]
-fn limits_are_set_up_to_the_kernels() {
-    in_namespace("endpoints::limits_are_set_up_to_the_kernels", async {
+fn limits_are_set() {
+    in_namespace("endpoints::limits_are_set", async {
         let (mut handle, _watch) = KernelHandle::open().await.unwrap();
         let initial = Limits { subflows: 2, add_addr_accepted: 0 };
         assert_eq!(dump(&mut handle).await.limits, Some(initial));
-        assert_eq!(handle.limit_ceiling(), HIGHEST_LIMIT);
         let wish = Limits { subflows: 5, add_addr_accepted: 3 };
         apply_twice(&mut handle, Operation::SetLimits(wish)).await;
         assert_eq!(dump(&mut handle).await.limits, Some(wish));
         assert_eq!(sh("ip mptcp limits show"), "add_addr_accepted 3 subflows 5");
-
-        let most = Limits { subflows: HIGHEST_LIMIT, add_addr_accepted: HIGHEST_LIMIT };
-        apply(&mut handle, Operation::SetLimits(most)).await;
-        let ceiling = handle.limit_ceiling();
-        assert!([COMMON_LIMIT, HIGHEST_LIMIT].contains(&ceiling));
-        let expected = Limits { subflows: ceiling, add_addr_accepted: ceiling };
-        assert_eq!(dump(&mut handle).await.limits, Some(expected));
     });
 }

@@ -45,14 +45,14 @@ fn raw(run_dir: &Path, request: &[u8]) -> String {
 fn a_request_reaches_the_owner_and_its_answer_the_client_unchanged() {
     let answer = |request: &Request| match request.method.as_str() {
         "status" => Ok(r#"{"z":1,"a":[2.50]}"#.to_owned()),
-        other => Err(format!("there is no method '{other}'\n{}", request.params)),
+        other => Err(format!("there is no method '{other}'\nat all")),
     };
     with_control(answer, |run_dir| {
         assert_eq!(call(run_dir, "status").unwrap(), r#"{"z":1,"a":[2.50]}"#);
         let Err(CallError::Refused(text)) = call(run_dir, "dance") else { panic!() };
-        assert_eq!(text, "there is no method 'dance'\nnull");
-        let asked = raw(run_dir, b"{\"method\":\"x\",\"params\":{\"n\":1}}\n");
-        assert_eq!(asked, "{\"error\":\"there is no method 'x'\\n{\\\"n\\\":1}\"}\n");
+        assert_eq!(text, "there is no method 'dance'\nat all");
+        let asked = raw(run_dir, b"{\"method\":\"x\",\"since\":\"later versions\"}\n");
+        assert_eq!(asked, "{\"error\":\"there is no method 'x'\\nat all\"}\n");
     });
 }
 
@@ -133,10 +133,12 @@ fn bad_requests_are_refused_and_others_served() {
             }
             let answer = raw(run_dir, &vec![b'x'; 2 * REQUEST_LIMIT as usize]);
             assert!(answer.is_empty() || answer.contains("longer than 65536"), "{answer}");
-            let mut deep = b"{\"method\":\"status\",\"params\":".to_vec();
+            let mut deep = b"{\"method\":\"status\",\"other\":".to_vec();
             deep.extend(std::iter::repeat_n(b'[', 60_000));
             deep.push(b'\n');
-            assert!(raw(run_dir, &deep).contains("recursion limit"));
+            assert!(raw(run_dir, &deep).contains("the request is no line"));
+            let deep = [&b"{\"method\":"[..], &[b'['; 60_000], b"\n"].concat();
+            assert!(raw(run_dir, &deep).contains("the request is no line"));
             assert_eq!(call(run_dir, "status").unwrap(), "1");
         },
     );

@@ -150,7 +150,7 @@ fn no_bytes_make_the_readers_panic() {
         for message in messages(&bytes) {
             let _ = (acknowledgement(&message), dump_end(&message));
             for attribute in message.attributes(noise.below(24)) {
-                let _ = (attribute.u8(), attribute.u16(), attribute.be16(), attribute.u32());
+                let _ = (attribute.u8(), attribute.u16(), attribute.u32());
                 let _ = (attribute.text(), attribute.address(), attribute.nested().count());
             }
         }

@@ -11,7 +11,7 @@ mod udp;
 mod tests;
 
 pub use accept::Acceptor;
-pub use info::{ConnectionInfo, Subflow, connection_info, is_mptcp, subflows};
+pub use info::{Subflow, is_mptcp, subflows};
 pub use pipe::Pipe;
 pub use stream::{
     abort, broken, mptcp_connect, mptcp_listen, shutdown_write, tcp_connect, tproxy_listen,

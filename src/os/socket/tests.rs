@@ -135,7 +135,6 @@ fn mptcp_is_told_from_tcp_at_both_ends() {
         let client = tcp_connect(listener.local_addr().unwrap(), None).await.unwrap();
         let (client, server) = accept_from(listener, client).await;
         assert_eq!((mptcp(&client), mptcp(&server)), (false, false));
-        assert!(connection_info(&client).is_err());
         assert!(subflows(&client).is_err());
         // A plain listener answers an MPTCP connection: it falls back.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -146,34 +145,20 @@ fn mptcp_is_told_from_tcp_at_both_ends() {
 }
 
 #[test]
-fn the_kernel_tells_about_a_connection_and_its_subflows() {
+fn the_kernel_tells_about_a_connections_subflows() {
     block_on(async {
         for address in ["127.0.0.1", "::1"] {
             let (mut client, mut server) = mptcp_pair(address).await;
             exchange(&mut client, &mut server).await;
-            client.write_all(&[1; 100_000]).await.unwrap();
-            server.read_exact(&mut [0; 100_000]).await.unwrap();
-            let info = connection_info(&client).unwrap();
-            assert!(!info.fallback);
-            assert_ne!(info.token, 0);
-            assert_eq!(info.subflows, 0);
             let of_client = subflows(&client).unwrap();
             let of_server = subflows(&server).unwrap();
             assert_eq!((of_client.len(), of_server.len()), (1, 1));
             assert_eq!(of_client[0].local, client.local_addr().unwrap());
             assert_eq!(of_client[0].remote, server.local_addr().unwrap());
             assert_eq!(of_server[0].remote, client.local_addr().unwrap());
-            assert_eq!(of_client[0].state, 1);
-            assert!(of_client[0].bytes_sent >= 100_005, "{:?}", of_client[0]);
-            assert!(of_server[0].bytes_received >= 100_005, "{:?}", of_server[0]);
-            assert!(of_client[0].srtt > Duration::ZERO && of_client[0].srtt < SOON);
-            assert!(of_client[0].congestion_window > 0);
+            assert!(of_client[0].is_established());
             // Kernels without MPTCP_FULL_INFO report the same.
-            let separately = info::separate_info(client.as_fd()).unwrap();
-            assert_eq!(separately.len(), 1);
-            assert_eq!(separately[0].local, of_client[0].local);
-            assert_eq!(separately[0].remote, of_client[0].remote);
-            assert_eq!(separately[0].bytes_sent, of_client[0].bytes_sent);
+            assert_eq!(info::separate_info(client.as_fd()).unwrap(), of_client);
         }
     });
 }
@@ -204,7 +189,6 @@ fn subflows_and_the_device_and_address_of_the_first_one() {
         }
         let locals: Vec<IpAddr> = found.iter().map(|subflow| subflow.local.ip()).collect();
         assert_eq!(locals, ["192.0.2.1", "198.51.100.1"].map(|a| a.parse::<IpAddr>().unwrap()));
-        assert_eq!(connection_info(&client).unwrap().subflows, 1);
         assert_eq!(info::separate_info(client.as_fd()).unwrap().len(), 2);
         // An IPv4-mapped remote makes a dual-stack socket, whose addresses still read as IPv4.
         let mapped =

@@ -14,9 +14,8 @@ struct Half {
 async fn half() -> Half {
     let (client, lan) = tcp_pair().await;
     let (tunnel, peer) = mptcp_pair().await;
-    let [(relay_sealer, relay_opener), (sealer, opener)] = keys();
-    let opening = ready(Ok((relay_opener, Vec::new())));
-    let relay = start_sealed(lan, tunnel, relay_sealer, opening, IdleLimits::default());
+    let [records, (sealer, opener)] = keys();
+    let relay = start_sealed(lan, tunnel, records, Vec::new(), IdleLimits::default());
     Half { client, relay, peer, sealer, opener }
 }
 
@@ -148,7 +147,7 @@ fn what_was_read_before_the_relay_began_comes_first() {
         for cut in [1, 30, 40, 300_000] {
             let (mut client, lan) = tcp_pair().await;
             let (tunnel, mut peer) = mptcp_pair().await;
-            let [(relay_sealer, relay_opener), (mut sealer, _)] = keys();
+            let [records, (mut sealer, _)] = keys();
             let mut bytes = Vec::new();
             let mut expected = Vec::new();
             for index in 0..10 {
@@ -158,8 +157,7 @@ fn what_was_read_before_the_relay_began_comes_first() {
             }
             bytes.extend(record(&mut sealer, Kind::End, b""));
             let carried = bytes[..cut].to_vec();
-            let opening = ready(Ok((relay_opener, carried)));
-            let _relay = start_sealed(lan, tunnel, relay_sealer, opening, IdleLimits::default());
+            let _relay = start_sealed(lan, tunnel, records, carried, IdleLimits::default());
             let (written, received) =
                 tokio::join!(peer.write_all(&bytes[cut..]), rest(&mut client));
             written.unwrap();

@@ -151,8 +151,8 @@ fn a_busy_stream_leaves_others_their_turn() {
             let relay = match mode {
                 Mode::Plain => start_plain(lan, tunnel, limits),
                 Mode::Sealed => {
-                    let [(sealer, _), _] = keys();
-                    start_sealed(lan, tunnel, sealer, pending(), limits)
+                    let [records, _] = keys();
+                    start_sealed(lan, tunnel, records, Vec::new(), limits)
                 }
             };
             let mut longest = 0;

@@ -55,7 +55,6 @@ fn every_tlv_comes_back() {
     assert_eq!(bytes.len(), 4 + 4 + 24 + 8 + 8 + 12 + 4);
     assert_eq!(message_length(bytes.first_chunk().unwrap()), Ok(bytes.len()));
     assert_eq!(Message::decode(&bytes), Ok(everything()));
-    assert_eq!(everything().cookie(), Some([9; 8].as_slice()));
 }
 
 #[test]
@@ -112,26 +111,24 @@ fn unreadable_messages_are_answered_within_bounds() {
 
 #[test]
 fn connect_errors_travel() {
-    use io::ErrorKind;
-    for (errno, code, detail, back) in [
-        (libc::ECONNREFUSED, 96, 0, ErrorKind::ConnectionRefused),
-        (libc::ECONNRESET, 96, 0, ErrorKind::ConnectionRefused),
-        (libc::ENETUNREACH, 97, 0, ErrorKind::NetworkUnreachable),
-        (libc::EHOSTUNREACH, 97, 1, ErrorKind::HostUnreachable),
-        (libc::EACCES, 97, 13, ErrorKind::PermissionDenied),
-        (libc::EPERM, 97, 13, ErrorKind::PermissionDenied),
-        (libc::ETIMEDOUT, 65, 0, ErrorKind::TimedOut),
-        (libc::ENETDOWN, 65, 0, ErrorKind::TimedOut),
-        (libc::EMFILE, 64, 0, ErrorKind::ResourceBusy),
-        (libc::EADDRNOTAVAIL, 64, 0, ErrorKind::ResourceBusy),
+    for (errno, code, detail) in [
+        (libc::ECONNREFUSED, 96, 0),
+        (libc::ECONNRESET, 96, 0),
+        (libc::ENETUNREACH, 97, 0),
+        (libc::EHOSTUNREACH, 97, 1),
+        (libc::EACCES, 97, 13),
+        (libc::EPERM, 97, 13),
+        (libc::ETIMEDOUT, 65, 0),
+        (libc::ENETDOWN, 65, 0),
+        (libc::EMFILE, 64, 0),
+        (libc::EADDRNOTAVAIL, 64, 0),
     ] {
         let failure = Failure::from_io(&io::Error::from_raw_os_error(errno));
         assert_eq!((failure.code.to_wire(), failure.detail), (code, detail), "errno {errno}");
         let bytes = Message::failed(failure).encode().unwrap();
-        let arrived = Message::decode(&bytes).unwrap().outcome().unwrap_err();
-        assert_eq!(arrived.to_io(), back, "errno {errno}");
+        assert_eq!(Message::decode(&bytes).unwrap().outcome(), Err(failure), "errno {errno}");
     }
-    let timed_out = Failure::from_io(&io::Error::from(ErrorKind::TimedOut));
+    let timed_out = Failure::from_io(&io::Error::from(io::ErrorKind::TimedOut));
     assert_eq!(timed_out, Failure::TIMED_OUT);
     assert_eq!(Failure::NOT_AUTHORIZED.code.to_wire(), 32);
 }
@@ -151,7 +148,7 @@ fn mutated_messages_do_not_panic() {
     mutations(&mut random, &everything().encode().unwrap(), 100_000, |bytes| {
         if let Ok(message) = Message::decode(bytes) {
             read += 1;
-            let _ = (message.target(), message.outcome(), message.cookie());
+            let _ = (message.target(), message.outcome());
             let known = Message { unknown: Vec::new(), ..message };
             assert_eq!(Message::decode(&known.encode().unwrap()), Ok(known));
         }
