@@ -26,9 +26,10 @@ fn in_namespace(script: &str) -> String {
         .expect("timeout, unshare and bash are there");
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{errors}\n{script}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    assert!(output.status.success(), "{}\n{printed}\n{errors}\n{script}", output.status);
+    printed
 }
 
 fn prefixes(texts: &[&str]) -> Vec<Prefix> {
@@ -146,6 +147,8 @@ fn kernel() -> Kernel {
 /// The uplinks have the same subnet; the second one's gateway lies outside of it.
 const SETUP: &str = "
 ip link set lo up
+# No link-local address that comes while the kernel looks for duplicates of it.
+sysctl -qw net.ipv6.conf.default.addr_gen_mode=1
 for n in 1 2; do
   ip link add eth$n index $((9 + n)) type veth peer name peer$n
   ip link set peer$n up
