@@ -52,9 +52,10 @@ fn a_multipath_route_is_one_route_per_live_next_hop() {
     for (device, flags, gateway) in
         [(3_u32, 0, [192, 0, 2, 1]), (4, 5, [192, 0, 2, 9]), (5, 4, [198, 51, 100, 1])]
     {
-        hops.extend([16, 0, flags, 0]);
+        hops.extend(16_u16.to_ne_bytes());
+        hops.extend([flags, 0]);
         hops.extend(device.to_ne_bytes());
-        hops.extend([8, 0, 5, 0]);
+        hops.extend([8_u16, 5].map(u16::to_ne_bytes).concat());
         hops.extend(gateway);
     }
     let request = Request::new(RTM_NEWROUTE, 0, &header(2, 0, 254, RTN_UNICAST, 0))
