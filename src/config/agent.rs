@@ -54,6 +54,26 @@ impl AgentConfig {
         }
         None
     }
+
+    /// What is configured but has no effect yet, a line each.
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for server in self.servers.iter().skip(1) {
+            lines.push(format!("server '{}' is not used: only the first one is", server.name));
+        }
+        for uplink in &self.uplinks {
+            if uplink.quota.is_some() {
+                lines.push(format!("uplink '{}': the quota is not watched yet", uplink.name));
+            }
+            if uplink.role == Role::Overflow {
+                lines.push(format!("uplink '{}': 'overflow' acts like 'backup'", uplink.name));
+            }
+        }
+        for forward in &self.forwards {
+            lines.push(format!("forward '{}': ports are not forwarded yet", forward.name));
+        }
+        lines
+    }
 }
 
 /// `option on_server_loss`.

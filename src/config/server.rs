@@ -41,6 +41,16 @@ impl ServerConfig {
     pub fn key_path(&self, config_file: &Path) -> PathBuf {
         config_file.parent().unwrap_or(Path::new("")).join(&self.key_file)
     }
+
+    /// What is configured but has no effect yet, a line each.
+    pub fn without_effect(&self) -> Vec<String> {
+        let rate = (self.limits.rate_per_client > 0)
+            .then(|| "rate_per_client: rates are not limited yet".to_owned());
+        let forwarding = self.clients.iter().filter(|client| !client.forwards.is_empty());
+        let forwards = forwarding
+            .map(|client| format!("client '{}': ports are not forwarded yet", client.name));
+        rate.into_iter().chain(forwards).collect()
+    }
 }
 
 /// Caps a server keeps.

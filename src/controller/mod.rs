@@ -176,6 +176,8 @@ impl Controller {
         let idle = self.config.idle_reason();
         let server = self.config.servers.first().filter(|_| idle.is_none());
         actions.push(Action::KeepSession(server.cloned()));
+        let without_effect = self.config.without_effect().into_iter();
+        actions.extend(without_effect.map(|text| Action::Log(log::Level::Warn, text)));
         if let Some(reason) = idle {
             let text = format!("waiting for a configuration: {reason}");
             actions.push(Action::Log(log::Level::Info, text));

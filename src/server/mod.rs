@@ -100,6 +100,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     let text =
         format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
+    tell_without_effect(&registry);
 
     let mut second = interval(Duration::from_secs(1));
     let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
@@ -122,6 +123,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
                     logging::set_level(new.log_level);
                     registry.reconfigure(new);
                     registry.tell(log::Level::Info, "configuration reloaded".into());
+                    tell_without_effect(&registry);
                     if restart {
                         let text = "listen, metrics_listen, key_file and unauthenticated take \
                                     effect at the next start";
@@ -149,6 +151,11 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     registry.tell(log::Level::Info, "stopping".into());
     kernel::restore(&mut kernel).await;
     Ok(())
+}
+
+fn tell_without_effect(registry: &Registry) {
+    let lines = registry.config.borrow().without_effect();
+    lines.into_iter().for_each(|text| registry.tell(log::Level::Warn, text));
 }
 
 /// Whether a configuration differs from the one started with in what is read only then.

@@ -124,6 +124,21 @@ fn everything_is_read() {
 }
 
 #[test]
+fn what_has_no_effect_yet_is_named() {
+    let text = full().replace("role 'backup'", "role 'overflow'");
+    assert_eq!(
+        parse(&text).without_effect(),
+        [
+            "server 'second' is not used: only the first one is",
+            "uplink 'lte': the quota is not watched yet",
+            "uplink 'lte': 'overflow' acts like 'backup'",
+            "forward 'ssh': ports are not forwarded yet",
+        ]
+    );
+    assert_eq!(parse("").without_effect(), [""; 0]);
+}
+
+#[test]
 fn an_unconfigured_file_is_valid() {
     let config = parse("");
     assert_eq!(config.lan, ["lan"]);

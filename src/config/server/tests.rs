@@ -72,6 +72,17 @@ fn everything_is_read() {
 }
 
 #[test]
+fn what_has_no_effect_yet_is_named() {
+    assert_eq!(
+        parse(&full()).without_effect(),
+        [
+            "rate_per_client: rates are not limited yet",
+            "client 'home': ports are not forwarded yet",
+        ]
+    );
+}
+
+#[test]
 fn defaults() {
     let config = parse("listen = '[::]:443'\npublic = '[2001:db8::1]:443'\n");
     assert_eq!(config.listen, ["[::]:443".parse().unwrap()]);

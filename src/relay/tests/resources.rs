@@ -65,10 +65,13 @@ fn a_slow_reader_holds_up_the_writer_and_one_buffer_a_direction() {
     block_on(async {
         for mode in MODES {
             let mut chain = chain(mode, IdleLimits::default()).await;
-            let filled = fill(&chain.client).await;
             let counters = &chain.near.counters;
-            let stuck_at = at_rest(counters).await;
-            assert!(stuck_at < filled as u64);
+            // On a busy machine the client may have to wait before everything is full.
+            let (mut filled, mut stuck_at) = (0, 0);
+            while stuck_at == filled as u64 {
+                filled += fill(&chain.client).await;
+                stuck_at = at_rest(counters).await;
+            }
             let lent = if mode == Mode::Sealed { 2 } else { 0 };
             assert_eq!(pool::lent(), lent, "{mode:?}");
             sleep(Duration::from_millis(100)).await;
