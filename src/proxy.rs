@@ -299,7 +299,7 @@ async fn ask(
     let request = request.map_err(|error| Trouble::Tunnel(io::Error::other(error)))?;
     let mut first = preamble;
     first.extend(seal(&mut sealer, Kind::Request, &request)?);
-    let mut listening = read_early(lan, early);
+    let mut listening = read_early(lan, early)?;
     first.extend(seal_data(&mut sealer, cipher, early)?);
     message::send(&tunnel, &first).await.map_err(Trouble::Tunnel)?;
     let carried = {
@@ -311,8 +311,8 @@ async fn ask(
                     break answered
                         .unwrap_or_else(|_| Err(Trouble::Tunnel(io::ErrorKind::TimedOut.into())))?;
                 }
-                // An end or an error shows again when the relay reads.
-                _ = lan.readable(), if listening => listening = read_early(lan, early),
+                // An end shows again when the relay reads.
+                _ = lan.readable(), if listening => listening = read_early(lan, early)?,
             }
             let more = seal_data(&mut sealer, cipher, early.get(sent..).unwrap_or_default())?;
             message::send(&tunnel, &more).await.map_err(Trouble::Tunnel)?;
@@ -321,18 +321,20 @@ async fn ask(
     Ok(Opened { tunnel, cipher, sealer, opener, carried })
 }
 
-/// Reads what the client has said already; whether more may be read.
-fn read_early(lan: &TcpStream, early: &mut Vec<u8>) -> bool {
+/// Reads what the client has said already; whether more may be read. An error is told: reading takes
+/// it from the socket, and nobody would see it again.
+fn read_early(lan: &TcpStream, early: &mut Vec<u8>) -> Result<bool, Trouble> {
     let mut buffer = [0; 4096];
     while let Some(room) = EARLY.checked_sub(early.len()).filter(|room| *room > 0) {
         let room = room.min(buffer.len());
         match lan.try_read(buffer.get_mut(..room).unwrap_or_default()) {
-            Ok(0) => return false,
+            Ok(0) => return Ok(false),
             Ok(length) => early.extend(buffer.iter().take(length)),
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(Trouble::Client(error)),
         }
     }
-    false
+    Ok(false)
 }
 
 fn seal(sealer: &mut Sealer, kind: Kind, plaintext: &[u8]) -> Result<Vec<u8>, Trouble> {
