@@ -16,10 +16,8 @@ pub const FORWARDER_CUSTOMER: &str = "fwd-cpe";
 /// The forwarder's device on the side of the core.
 pub const FORWARDER_CORE: &str = "fwd-core";
 
-/// The shapers hold this many milliseconds of traffic, as a modem's queue does,
-const QUEUE_MS: u64 = 50;
-/// but this many full frames at least, as in the kernel's simult_flows.sh.
-const QUEUE_FRAMES: u64 = 50;
+/// The shapers hold this much traffic, as a modem's queue does.
+const QUEUE: &str = "50ms";
 /// Bytes of a full Ethernet frame at the usual MTU.
 const FRAME: u64 = 1514;
 
@@ -152,13 +150,11 @@ pub fn shape(isp: &Namespace, device: &str, rate: u32) {
     }
     // One millisecond's worth absorbs late timers; less than two frames could stall.
     let burst = (u64::from(rate) * 1_000_000 / 8 / 1000).max(2 * FRAME);
-    let queue = (u64::from(rate) * 1_000_000 / 8 / 1000 * QUEUE_MS).max(QUEUE_FRAMES * FRAME);
-    let (rate, burst, limit) =
-        (format!("{rate}mbit"), burst.to_string(), (burst + queue).to_string());
+    let (rate, burst) = (format!("{rate}mbit"), burst.to_string());
     #[rustfmt::skip]
     let arguments = [
         "qdisc", "replace", "dev", device, "root",
-        "tbf", "rate", &rate, "burst", &burst, "limit", &limit,
+        "tbf", "rate", &rate, "burst", &burst, "latency", QUEUE,
     ];
     isp.run("tc", &arguments);
 }
