@@ -115,8 +115,9 @@ async fn convert(
     let request = match received {
         Err(_) => return Ok(()),
         Ok(received) => match received? {
-            None => return Ok(()),
-            Some((_, request)) => request,
+            Some((Kind::Request, request)) => request,
+            // Given up, without a record or with a Reset: none but these can come first.
+            Some(_) | None => return Ok(()),
         },
     };
     let (target, stream) = match open(registry, &client, &request, tcp, peer).await {

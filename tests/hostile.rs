@@ -177,6 +177,11 @@ fn recorded_streams_are_refused(attacker: &Attacker) {
     forged.extend([7; 24 + 16]);
     refused_silently(attacker.send(&forged));
 
+    // A stream that is given up asks for nothing, and is answered with nothing.
+    let (preamble, keys) = session.open_stream();
+    let reset = keys.client().0.seal_new(Record::Reset, &[]).unwrap();
+    refused_silently(attacker.send(&[&preamble[..], &reset].concat()));
+
     // Unknown sessions, and known ones with another key.
     refused_silently(attacker.send(&attacker.forged_preamble()));
     let keys = SessionKeys::new(session.keys().id(), &StreamSecret::from_bytes([0; 32]));
