@@ -209,7 +209,7 @@ fn truncated_and_oversized_frames_are_refused(attacker: &Attacker) {
     let mut control = attacker.connect_control(None).expect("a known key");
     let mut session = control.session();
     control.write(&[0xff, 0xff]);
-    control.wait_for_end();
+    assert_eq!(control.wait_for_close(), Refusal::ProtocolError);
     for header in [[1, 0, 0xff, 0xff], [1, 0, 0x10, 0], [3, 0, 0, 1], [1, 1, 0, 24], [99, 0, 0, 24]]
     {
         let (preamble, _) = session.open_stream();

@@ -245,15 +245,21 @@ async fn attend(
         } else {
             tokio::select! {
                 sealed = incoming.next() => {
-                    let Ok(sealed) = sealed else { return "it hung up".to_owned() };
                     heard = Instant::now();
-                    match open(&mut channel, &sealed) {
+                    match sealed.and_then(|sealed| open(&mut channel, &sealed)) {
                         Ok(Some(ClientMessage::Ping { nonce })) => {
                             reply = Some(ServerMessage::Pong { nonce });
                         }
                         Ok(Some(ClientMessage::Close)) => return "it said goodbye".to_owned(),
                         Ok(Some(ClientMessage::Ready) | None) => {}
-                        Err(error) => return error.to_string(),
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            let reason = Refusal::ProtocolError;
+                            let close = [ServerMessage::Close { reason }];
+                            // The client may be gone; the connection ends either way.
+                            let _ = write(&mut channel, &mut writing, &close).await;
+                            return error.to_string();
+                        }
+                        Err(_) => return "it hung up".to_owned(),
                     }
                 }
                 () = changed => {}

@@ -12,7 +12,7 @@ use mptcp_bond::tunnel::handshake::{
     ANSWER_HEADER_LEN, Channel, ClientHandshake, HandshakeError, MESSAGE_HEADER_LEN, answer_length,
     message_length,
 };
-use mptcp_bond::tunnel::hello::{ClientHello, Versions};
+use mptcp_bond::tunnel::hello::{ClientHello, Refusal, Versions};
 use mptcp_bond::tunnel::session::{ClientSession, SessionId, SessionKeys, StreamSecret};
 use mptcp_bond::tunnel::stream::{PREAMBLE_LEN, Preamble};
 use mptcp_bond::tunnel::{Cipher, CipherOffer, CipherSet};
@@ -201,6 +201,18 @@ impl Control {
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("write");
+    }
+
+    /// Waits until the server closes the connection, and gives the reason it names.
+    #[track_caller]
+    pub fn wait_for_close(mut self) -> Refusal {
+        let reason = match self.receive() {
+            Ok(ServerMessage::Close { reason }) => reason,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => panic!("the server closes without a reason: {error}"),
+        };
+        read_to_end(self.stream);
+        reason
     }
 
     /// Waits until the server hangs up.
