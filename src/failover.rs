@@ -61,9 +61,8 @@ impl fmt::Display for Reason {
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
             Reason::TookOver => f.write_str("no bond uplink is live"),
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
-            Reason::Unanswered(time) => {
-                write!(f, "probes unanswered for {:.1} s", time.as_secs_f64())
-            }
+            Reason::Unanswered(time) if time.as_secs() == 0 => f.write_str("probes unanswered"),
+            Reason::Unanswered(time) => write!(f, "probes unanswered for {} s", time.as_secs()),
             Reason::Fault(fault) => fault.fmt(f),
             Reason::TooMany => {
                 write!(

@@ -91,7 +91,7 @@ fn roles_in_force_follow_the_live_bond_uplinks() {
     assert_eq!(
         reasons,
         [
-            "probes unanswered for 4.0 s",
+            "probes unanswered for 4 s",
             "no bond uplink is live",
             "no bond uplink is live",
             "switched off: its role is 'off'",
