@@ -305,11 +305,20 @@ impl Registry {
 
     /// Samples all rates; to be called about once a second.
     pub fn measure(&self, now: Instant) {
-        for stream in self.streams.open.borrow().values() {
-            stream.counters.measure(now);
+        let open = self.streams.open.borrow();
+        let mut moved: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for StreamView { client, counters, .. } in open.values() {
+            counters.measure(now);
+            let (down, up) = moved.entry(client).or_default();
+            *down = down.saturating_add(counters.to_tunnel());
+            *up = up.saturating_add(counters.to_lan());
         }
         for (name, client) in self.clients.borrow().iter() {
-            let (down, up) = self.bytes_of(name, client);
+            let (down, up) = moved.get(name.as_str()).copied().unwrap_or_default();
+            let (down, up) = (
+                down.saturating_add(client.down.ended.get()),
+                up.saturating_add(client.up.ended.get()),
+            );
             client.down.rate.borrow_mut().sample(now, down);
             client.up.rate.borrow_mut().sample(now, up);
         }
