@@ -278,6 +278,11 @@ fn endpoint_changes(kernel: &Kernel, desired: &Desired) -> Plan {
 }
 
 impl Operation {
+    /// Whether it changes a value that was there before us: the limits, or a sysctl.
+    pub fn changes_for_good(&self) -> bool {
+        matches!(self, Operation::SetLimits(_) | Operation::SetSysctl { .. })
+    }
+
     /// The command line that does the same, with the names of the devices in the dump.
     pub fn describe(&self, kernel: &Kernel) -> String {
         let names = kernel.links.iter().map(|(index, link)| (*index, link.name.as_str())).collect();

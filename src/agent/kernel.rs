@@ -9,7 +9,7 @@ use crate::desired;
 use crate::net;
 use crate::os::kernel::{KernelHandle, Look, Watch};
 use crate::os::saved::SavedState;
-use crate::reconcile::{Operation, Plan};
+use crate::reconcile::Plan;
 use crate::uplink::Uplink;
 
 /// The kernel, and what it was like before.
@@ -51,7 +51,7 @@ impl Kernel {
         for operation in plan {
             log::debug!("{}", operation.describe(kernel));
             // What cannot be put back is not changed.
-            if let (Some(error), true) = (&unsaved, changes_for_good(&operation)) {
+            if let (Some(error), true) = (&unsaved, operation.changes_for_good()) {
                 let reason = format!("not changed, as its old value cannot be saved: {error}");
                 failed.push(Failed { operation, reason, errno: None });
             } else if let Err(error) = self.handle.apply(&operation).await {
@@ -80,16 +80,11 @@ impl Kernel {
         let plan = Controller::farewell(&kernel);
         for operation in plan.into_iter().chain(self.saved.restore_plan(&kernel)) {
             if let Err(error) = self.handle.apply(&operation).await {
-                all_put_back &= !changes_for_good(&operation);
+                all_put_back &= !operation.changes_for_good();
                 log::warn!("{error}");
             }
         }
         // What could not be put back is left to the next stop.
         if all_put_back { self.saved.forget_all() } else { Ok(()) }
     }
-}
-
-/// Whether it changes a value that was there before us.
-fn changes_for_good(operation: &Operation) -> bool {
-    matches!(operation, Operation::SetLimits(_) | Operation::SetSysctl { .. })
 }

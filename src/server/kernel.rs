@@ -50,7 +50,9 @@ async fn try_tune(run_dir: &Path, facts: &mut Facts) -> io::Result<Tuned> {
         sysctls: desired::server_sysctls(&kernel.sysctls),
         ..Desired::default()
     };
-    let plan: Plan = reconcile(&kernel, &wish).into_iter().filter(concerns_server).collect();
+    // Rules, routes and endpoints in our ranges may be those of an agent on the same host.
+    let plan = reconcile(&kernel, &wish).into_iter().filter(Operation::changes_for_good);
+    let plan: Plan = plan.collect();
     saved.remember(&plan, &kernel)?;
     facts.limits = kernel.limits.map(|_| desired::LIMITS);
     for operation in &plan {
@@ -64,11 +66,6 @@ async fn try_tune(run_dir: &Path, facts: &mut Facts) -> io::Result<Tuned> {
         }
     }
     Ok(Tuned { handle, saved })
-}
-
-/// Rules, routes and endpoints in our ranges may be those of an agent on the same host.
-fn concerns_server(operation: &Operation) -> bool {
-    matches!(operation, Operation::SetLimits(_) | Operation::SetSysctl { .. })
 }
 
 async fn look(handle: &mut KernelHandle, saved: &SavedState) -> io::Result<Kernel> {
