@@ -2,15 +2,22 @@
 //!
 //! A probe is lost when no reply came within a timeout made from the RTT as TCP makes its own
 //! (RFC 6298), so that a far or congested uplink is slow and not down; a reply that comes later
-//! still shows that the uplink is alive.
+//! still shows that the uplink is alive. On an uplink that carries traffic, silence together with an
+//! unanswered probe is enough: waiting for more losses would be a pause that people notice.
+
+mod traffic;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use traffic::Traffic;
+
 /// When to probe, and what to make of the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Between probes while the uplink carries data or is under suspicion.
+    /// Between probes while the uplink is under suspicion.
+    pub urgent: Duration,
+    /// Between probes while the uplink carries data.
     pub dense: Duration,
     /// Between probes while it is idle; short enough to keep a NAT's UDP mapping.
     pub sparse: Duration,
@@ -22,6 +29,8 @@ pub struct Policy {
     pub down_settled: Duration,
     /// A probe is lost this much after the smoothed RTT, or more where the RTT varies.
     pub margin: Duration,
+    /// The same while there is silence where traffic flowed.
+    pub margin_in_silence: Duration,
     /// The longest time after which a probe is lost, and the one in use while the RTT is unknown.
     pub timeout_max: Duration,
     /// Down after so many consecutive losses.
@@ -39,12 +48,14 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
+            urgent: Duration::from_millis(100),
             dense: Duration::from_millis(250),
             sparse: Duration::from_secs(2),
             down_first: Duration::from_millis(500),
             down_last: Duration::from_secs(2),
             down_settled: Duration::from_secs(300),
             margin: Duration::from_millis(300),
+            margin_in_silence: Duration::from_millis(50),
             timeout_max: Duration::from_secs(3),
             losses: 3,
             replies: 2,
@@ -102,6 +113,7 @@ pub struct Health {
     policy: Policy,
     probing: bool,
     active: bool,
+    traffic: Traffic,
     state: State,
     since: Instant,
     probes: VecDeque<Probe>,
@@ -131,6 +143,7 @@ impl Health {
             policy,
             probing: true,
             active: false,
+            traffic: Traffic::default(),
             state: State::Unknown,
             since: now,
             probes: VecDeque::new(),
@@ -193,18 +206,28 @@ impl Health {
         self.last_reply
     }
 
-    /// Since when no probe is answered: when the first of the consecutive losses was noticed.
+    /// Since when no probe is answered: when the first of the consecutive losses was noticed, or
+    /// traffic fell silent.
     pub fn failing_since(&self) -> Option<Instant> {
         self.failing_since
     }
 
+    /// Whether there is a sign that the path may have failed.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        self.failing_since.is_some() || self.traffic.quiet_since(now).is_some()
+    }
+
     /// After what time a probe counts as lost.
     pub fn timeout(&self) -> Duration {
+        self.timeout_with(self.policy.margin)
+    }
+
+    /// Without a least margin a steady far link would lose probes to a millisecond's jitter.
+    fn timeout_with(&self, least_margin: Duration) -> Duration {
         match self.srtt {
             None => self.policy.timeout_max,
-            // Without a least margin a steady far link would lose probes to a millisecond's jitter.
             Some(srtt) => {
-                let margin = self.rttvar.saturating_mul(4).max(self.policy.margin);
+                let margin = self.rttvar.saturating_mul(4).max(least_margin);
                 srtt.saturating_add(margin).min(self.policy.timeout_max)
             }
         }
@@ -223,6 +246,19 @@ impl Health {
     /// Says whether data flows over the uplink: an active one is probed densely.
     pub fn set_active(&mut self, active: bool) {
         self.active = active;
+        if !active {
+            self.traffic.stop();
+        }
+    }
+
+    /// Whether [`Health::on_received`] should be told how many packets arrive.
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// The uplink's device has received so many packets since it exists.
+    pub fn on_received(&mut self, now: Instant, packets: u64) {
+        self.traffic.count(now, packets);
     }
 
     /// Probes densely until the next reply: something else gives rise to doubt.
@@ -261,6 +297,9 @@ impl Health {
             None => self.count_outcome(true),
         }
         self.last_reply = Some(now);
+        if self.traffic.quiet_since(now).is_some_and(|since| probe.sent > since) {
+            self.traffic.revive(now);
+        }
         self.answered = self.answered.max(Some(probe.sent));
         self.clear_losses();
         self.replies = self.replies.saturating_add(1);
@@ -299,9 +338,10 @@ impl Health {
                 policy.down_first + Duration::from_millis(more)
             }
             // Three losses take two intervals and a timeout: these keep that near half a second.
+            _ if self.suspected || self.traffic.quiet_since(now).is_some() => policy.urgent,
             _ if self.losses > 0 => (self.timeout() / 3).min(policy.dense),
             State::Unknown => policy.dense,
-            _ if self.active || self.suspected => policy.dense,
+            _ if self.active => policy.dense,
             _ => policy.sparse,
         }
     }
@@ -320,6 +360,17 @@ impl Health {
                 self.lose(now);
             }
         }
+    }
+
+    /// Since when there is silence where traffic flowed, with a probe that should have been answered.
+    fn dead_since(&self, now: Instant) -> Option<Instant> {
+        let since = self.traffic.dead_since(now)?;
+        let timeout = self.timeout_with(self.policy.margin_in_silence);
+        let unanswered = |probe: &Probe| {
+            self.answered.is_none_or(|answered| probe.sent > answered)
+                && now.saturating_duration_since(probe.sent) >= timeout
+        };
+        self.probes.iter().any(unanswered).then_some(since)
     }
 
     fn lose(&mut self, now: Instant) {
@@ -347,6 +398,7 @@ impl Health {
 
     fn judge(&mut self, now: Instant) {
         let policy = &self.policy;
+        let dead_since = self.dead_since(now);
         let next = match self.state {
             State::Down => {
                 let held = self
@@ -354,7 +406,7 @@ impl Health {
                     .is_some_and(|since| now.saturating_duration_since(since) >= self.hold_down());
                 if self.replies >= policy.replies && held { State::Up } else { State::Down }
             }
-            _ if self.losses >= policy.losses => State::Down,
+            _ if self.losses >= policy.losses || dead_since.is_some() => State::Down,
             State::Unknown if self.replies == 0 => State::Unknown,
             State::Degraded if self.lost_recently() > RECOVERED_AT => State::Degraded,
             _ if self.lost_recently() >= DEGRADED_AT => State::Degraded,
@@ -364,6 +416,9 @@ impl Health {
             return;
         }
         if next == State::Down {
+            self.failing_since = dead_since.or(self.failing_since);
+            self.replies = 0;
+            self.replying_since = None;
             self.note_down(now);
         }
         if self.state == State::Down {

@@ -15,10 +15,6 @@ const RETURN_LIMIT: Duration = Duration::from_secs(3);
 /// Bytes on an uplink's device within [`RETURN_LIMIT`] that count as carrying traffic.
 const CARRIES: u64 = 500_000;
 
-/// Attempts at a cut, one of which has to keep the limits; none may lose the connection. A black hole
-/// shows by the server's retransmission timeouts, of which it now and then takes a second one.
-const ATTEMPTS: usize = 3;
-
 /// How an uplink goes and comes, and the longest pause this may make.
 struct Cut {
     name: &'static str,
@@ -122,18 +118,12 @@ fn survives(name: &str, start: Start, cuts: &[Cut]) {
     let mut wrong = Vec::new();
     let transfer = start(&target, &dialer).expect("start a transfer");
     for cut in cuts {
-        let mut found = Vec::new();
-        for _ in 0..ATTEMPTS {
-            found = cut_and_return(&lab, &transfer, cut);
-            agent.wait_status("both uplinks are up again", |status| {
-                let uplinks = status["uplinks"].as_array().expect("uplinks");
-                uplinks.iter().all(|uplink| uplink["state"] == "up" && uplink["subflows"] != 0)
-            });
-            if found.is_empty() {
-                break;
-            }
-        }
+        let found = cut_and_return(&lab, &transfer, cut);
         wrong.extend(found.into_iter().map(|what| format!("{}: {what}", cut.name)));
+        agent.wait_status("both uplinks are up again", |status| {
+            let uplinks = status["uplinks"].as_array().expect("uplinks");
+            uplinks.iter().all(|uplink| uplink["state"] == "up" && uplink["subflows"] != 0)
+        });
     }
     let report = transfer.stop();
     assert_eq!(report.corrupt_at, None);

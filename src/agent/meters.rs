@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::os::counters::device_bytes;
+use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket;
 use crate::proxy::{Connection, Proxy};
 use crate::status::RateMeter;
@@ -35,21 +35,15 @@ pub struct Meters {
 impl Meters {
     /// Reads the devices' counters; the rates in bits a second, both directions added, by slot.
     pub fn measure(&mut self, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, u64> {
-        self.by_slot.retain(|slot, _| uplinks.iter().any(|uplink| uplink.slot == *slot));
         let mut rates = BTreeMap::new();
-        let counters = device_bytes().unwrap_or_default();
-        for uplink in uplinks {
-            let device = uplink.device.as_ref();
-            let Some((rx, tx)) = device.and_then(|device| counters.get(&device.name).copied())
-            else {
-                self.by_slot.remove(&uplink.slot);
-                continue;
-            };
-            let meter = self.by_slot.entry(uplink.slot).or_default();
-            meter.rx.sample(now, rx);
-            meter.tx.sample(now, tx);
-            (meter.rx_bytes, meter.tx_bytes) = (rx, tx);
-            rates.insert(uplink.slot, meter.rx.bps().saturating_add(meter.tx.bps()));
+        let counters = counters_of(uplinks);
+        self.by_slot.retain(|slot, _| counters.contains_key(slot));
+        for (slot, DeviceCounters { rx_bytes, tx_bytes, .. }) in counters {
+            let meter = self.by_slot.entry(slot).or_default();
+            meter.rx.sample(now, rx_bytes);
+            meter.tx.sample(now, tx_bytes);
+            (meter.rx_bytes, meter.tx_bytes) = (rx_bytes, tx_bytes);
+            rates.insert(slot, meter.rx.bps().saturating_add(meter.tx.bps()));
         }
         rates
     }
@@ -58,6 +52,21 @@ impl Meters {
     pub fn of(&self, slot: u8) -> Option<&Meter> {
         self.by_slot.get(&slot)
     }
+}
+
+/// Packets received so far by the uplinks' devices, by slot.
+pub fn received(uplinks: &[Uplink]) -> BTreeMap<u8, u64> {
+    let counters = counters_of(uplinks).into_iter();
+    counters.map(|(slot, counters)| (slot, counters.rx_packets)).collect()
+}
+
+fn counters_of(uplinks: &[Uplink]) -> BTreeMap<u8, DeviceCounters> {
+    let counters = device_counters().unwrap_or_default();
+    let of = |uplink: &Uplink| {
+        let device = uplink.device.as_ref()?;
+        Some((uplink.slot, *counters.get(&device.name)?))
+    };
+    uplinks.iter().filter_map(of).collect()
 }
 
 /// The local addresses of a connection's established subflows; `None` for one that is not MPTCP.

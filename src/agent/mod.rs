@@ -43,6 +43,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How often the path manager's endpoints and limits are looked at: the kernel does not announce
 /// their changes, and what others delete has to be back within a second.
 const PATH_MANAGER_LOOK: Duration = Duration::from_millis(400);
+/// How often the packets received are counted while traffic flows: its silence has to show fast.
+const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
 /// Every so many seconds connections are searched for subflows that are missing.
 const SUBFLOW_SEARCH: u32 = 5;
 
@@ -124,7 +126,8 @@ impl Agent {
         let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
         let mut second = interval(SECOND);
         let mut path_manager_look = interval(PATH_MANAGER_LOOK);
-        for interval in [&mut second, &mut path_manager_look] {
+        let mut traffic_look = interval(TRAFFIC_LOOK);
+        for interval in [&mut second, &mut path_manager_look, &mut traffic_look] {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         self.put_in_force().await;
@@ -162,6 +165,9 @@ impl Agent {
                         continue;
                     }
                     Event::Changed
+                }
+                _ = traffic_look.tick(), if self.controller.watches_traffic() => {
+                    Event::Received(meters::received(self.controller.uplinks()))
                 }
                 () = sleep_until(deadline.into()) => Event::Tick,
             };

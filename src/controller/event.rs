@@ -62,6 +62,9 @@ pub enum Event {
     },
     /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
     Rates(BTreeMap<u8, u64>),
+    /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
+    /// [`Controller::watches_traffic`](super::Controller::watches_traffic).
+    Received(BTreeMap<u8, u64>),
     /// Time went by.
     Tick,
 }

@@ -45,7 +45,7 @@ pub struct Controller {
     ports: TproxyPorts,
     uplinks: Vec<Uplink>,
     health: BTreeMap<u8, Health>,
-    /// Slots whose newest probes are lost.
+    /// Slots that show signs of failure.
     failing: BTreeSet<u8>,
     /// Slots over which a probe was asked for that has not left yet.
     probing: BTreeSet<u8>,
@@ -132,6 +132,13 @@ impl Controller {
             Event::Rates(rates) => {
                 for (slot, health) in &mut self.health {
                     health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
+                }
+            }
+            Event::Received(packets) => {
+                for (slot, health) in self.health.iter_mut().filter(|(_, h)| h.is_active()) {
+                    if let Some(&packets) = packets.get(slot) {
+                        health.on_received(now, packets);
+                    }
                 }
             }
             Event::Tick => {}
@@ -359,7 +366,7 @@ impl Controller {
         for health in self.health.values_mut() {
             health.poll(now);
         }
-        self.spread_suspicion();
+        self.spread_suspicion(now);
         for &Outlet { slot, .. } in &self.probers {
             let due = self.health.get_mut(&slot).is_some_and(|health| health.poll(now).send);
             if due && self.probing.insert(slot) {
@@ -368,11 +375,11 @@ impl Controller {
         }
     }
 
-    /// When an uplink begins to lose probes the others are probed at once: they tell whether it is
-    /// the uplink or the server.
-    fn spread_suspicion(&mut self) {
-        let loses = |(slot, health): (&u8, &Health)| health.failing_since().map(|_| *slot);
-        let failing: BTreeSet<u8> = self.health.iter().filter_map(loses).collect();
+    /// When an uplink begins to fail the others are probed at once: they tell whether it is the
+    /// uplink or the server.
+    fn spread_suspicion(&mut self, now: Instant) {
+        let fails = |(slot, health): (&u8, &Health)| health.is_doubtful(now).then_some(*slot);
+        let failing: BTreeSet<u8> = self.health.iter().filter_map(fails).collect();
         if !failing.is_subset(&self.failing) {
             let well = self.health.iter_mut().filter(|(slot, _)| !failing.contains(slot));
             well.for_each(|(_, health)| health.suspect());

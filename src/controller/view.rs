@@ -70,6 +70,12 @@ impl Controller {
         desired::absent_sysctls(&self.kernel.sysctls)
     }
 
+    /// Whether traffic flows whose sudden silence [`Event::Received`](super::Event::Received) would
+    /// show.
+    pub fn watches_traffic(&self) -> bool {
+        self.health.values().any(Health::is_active)
+    }
+
     /// Slots and local addresses of the subflows that every settled connection should have.
     pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
         let Some(server) = self.server.in_use else { return Vec::new() };

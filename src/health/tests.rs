@@ -9,6 +9,9 @@ struct Line {
     replies: Vec<(Instant, u64)>,
     log: Vec<(u64, State)>,
     sent: u64,
+    packets: u64,
+    /// Packets that arrive each millisecond, counted every 50.
+    flow: u64,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -24,6 +27,8 @@ impl Line {
             replies: Vec::new(),
             log: Vec::new(),
             sent: 0,
+            packets: 0,
+            flow: 0,
         }
     }
 
@@ -58,6 +63,11 @@ impl Line {
             });
             for seq in due {
                 self.health.on_reply(now, seq);
+                wake = now;
+            }
+            self.packets += self.flow;
+            if self.packets > 0 && self.ms().is_multiple_of(50) {
+                self.health.on_received(now, self.packets);
                 wake = now;
             }
             // Polled only when it asked for it, so that a wrong `wake` shows.
@@ -304,6 +314,43 @@ fn unknown_and_repeated_replies_are_ignored() {
     assert_eq!(line.health.on_reply(line.now + MS * 8, 1 << 40), None);
 }
 
+/// A line that has carried 1,000 packets a second for two seconds.
+fn busy() -> Line {
+    let mut line = Line::settled(true);
+    line.flow = 1;
+    line.run(2000, |_| Some(20));
+    line.start = line.now;
+    line
+}
+
+#[test]
+fn silence_of_traffic_and_an_unanswered_probe_are_a_dead_path() {
+    let mut line = busy();
+    line.flow = 0;
+    line.run(1000, |_| None);
+    let [(at, State::Down)] = line.log[..] else { panic!("{:?}", line.log) };
+    assert!((200..=300).contains(&at), "after {at} ms");
+    let silence = line.health.failing_since().unwrap().saturating_duration_since(line.start);
+    assert!(silence <= MS * 50, "it counts from the silence on, not from {silence:?}");
+}
+
+#[test]
+fn a_transfer_that_ends_is_no_dead_path() {
+    let mut line = busy();
+    line.flow = 0;
+    line.run(3000, |_| Some(20));
+    assert_eq!(line.log, []);
+}
+
+#[test]
+fn silence_of_an_idle_uplink_is_no_dead_path() {
+    let mut line = busy();
+    line.health.set_active(false);
+    line.flow = 0;
+    line.run(600, |_| None);
+    assert_eq!(line.log, []);
+}
+
 #[test]
 fn any_sequence_of_calls_is_harmless() {
     let mut x = 0x9e37_79b9_7f4a_7c15u64;
@@ -317,13 +364,14 @@ fn any_sequence_of_calls_is_harmless() {
     let mut health = Health::new(Policy::default(), start);
     let mut now = start;
     for _ in 0..100_000 {
-        match random() % 8 {
+        match random() % 9 {
             0 => health.on_send_failed(now),
             1 | 2 => health.on_sent(now, random() % 64),
             3 => drop(health.on_reply(now, random() % 64)),
             4 => health.suspect(),
             5 => health.set_active(random() % 2 == 0),
             6 => drop(health.poll(start)),
+            7 => health.on_received(now, random() % 1000),
             _ => now += MS * (random() % 3000) as u32,
         }
         let poll = health.poll(now);

@@ -11,23 +11,37 @@ pub fn mptcp_counters() -> io::Result<BTreeMap<String, u64>> {
     Ok(parse(&std::fs::read_to_string("/proc/net/netstat")?, "MPTcpExt:"))
 }
 
-/// Bytes received and sent by each device of this network namespace since it exists.
+/// What went over a device since it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounters {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// The counters of each device of this network namespace.
 ///
 /// Not from `/sys/class/net`, which shows the namespace that mounted it.
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn device_bytes() -> io::Result<BTreeMap<String, (u64, u64)>> {
+pub fn device_counters() -> io::Result<BTreeMap<String, DeviceCounters>> {
     Ok(parse_devices(&std::fs::read_to_string("/proc/net/dev")?))
 }
 
-/// Lines of `NAME: ` and 16 numbers, the first and the ninth are bytes; two lines of headings.
-fn parse_devices(text: &str) -> BTreeMap<String, (u64, u64)> {
+/// Lines of `NAME: ` and 16 numbers: eight of what was received, bytes and packets first, and the
+/// same of what was sent; two lines of headings.
+fn parse_devices(text: &str) -> BTreeMap<String, DeviceCounters> {
     let line = |line: &str| {
         let (name, numbers) = line.rsplit_once(':')?;
-        let mut numbers = numbers.split_whitespace();
-        let received = numbers.next()?.parse().ok()?;
-        Some((name.trim().to_owned(), (received, numbers.nth(7)?.parse().ok()?)))
+        let mut numbers = numbers.split_whitespace().map(str::parse);
+        let mut number = |skipped| numbers.nth(skipped)?.ok();
+        let counters =
+            DeviceCounters { rx_bytes: number(0)?, rx_packets: number(0)?, tx_bytes: number(6)? };
+        Some((name.trim().to_owned(), counters))
     };
     text.lines().filter_map(line).collect()
 }
@@ -61,13 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn devices_have_two_byte_counters() {
+    fn devices_have_counters() {
         let text = "Inter-|   Receive\n face |bytes packets\n    lo: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n\
-                    eth0.2:700 1 0 0 0 0 0 0 800 1 0 0 0 0 0 0\nodd: 1\n";
+                    eth0.2:700 2 0 0 0 0 0 0 800 1 0 0 0 0 0 0\nodd: 1\n";
         let devices = parse_devices(text);
-        let expected = [("eth0.2".to_owned(), (700, 800)), ("lo".to_owned(), (5, 6))];
-        assert_eq!(devices, expected.into());
-        assert!(device_bytes().unwrap().contains_key("lo"));
+        let counters =
+            |(rx_bytes, rx_packets, tx_bytes)| DeviceCounters { rx_bytes, rx_packets, tx_bytes };
+        let expected = [("eth0.2".to_owned(), (700, 2, 800)), ("lo".to_owned(), (5, 1, 6))];
+        assert_eq!(devices, expected.map(|(name, numbers)| (name, counters(numbers))).into());
+        assert!(device_counters().unwrap().contains_key("lo"));
     }
 
     #[test]
