@@ -33,6 +33,8 @@ pub enum Reason {
     Live,
     /// A bond uplink that loses many probes.
     Lossy,
+    /// A bond uplink with a much longer RTT than it can have.
+    Slow(Duration),
     /// There is no session to probe with, or no reply could come yet.
     Unprobed,
     /// A backup while a bond uplink is live.
@@ -56,6 +58,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::Live => f.write_str("probes answered"),
             Reason::Lossy => f.write_str("probes answered, many lost"),
+            Reason::Slow(rtt) => {
+                write!(f, "probes answered, but only after {} ms", rtt.as_millis())
+            }
             Reason::Unprobed => f.write_str("not probed yet"),
             Reason::Standby => f.write_str("stands by for the bond uplinks"),
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
@@ -186,6 +191,11 @@ impl Failover {
     fn judge(&self, health: &Health, all: &[&Health], now: Instant) -> Fitness {
         match health.state() {
             State::Up => Fitness::Live(Reason::Live),
+            State::Degraded if health.is_slow() => {
+                // To a tenth of a second: the reason is not another one with each probe.
+                let tenths = health.srtt().unwrap_or_default().as_millis() / 100;
+                Fitness::Live(Reason::Slow(Duration::from_millis(tenths as u64 * 100)))
+            }
             State::Degraded => Fitness::Live(Reason::Lossy),
             State::Unknown => Fitness::Live(Reason::Unprobed),
             State::Down => {

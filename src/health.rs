@@ -5,11 +5,13 @@
 //! still shows that the uplink is alive. On an uplink that carries traffic, silence together with an
 //! unanswered probe is enough: waiting for more losses would be a pause that people notice.
 
+mod rtt;
 mod traffic;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use rtt::Rtt;
 use traffic::Traffic;
 
 /// When to probe, and what to make of the answers.
@@ -33,6 +35,8 @@ pub struct Policy {
     pub margin_in_silence: Duration,
     /// The longest time after which a probe is lost, and the one in use while the RTT is unknown.
     pub timeout_max: Duration,
+    /// Slow when the smoothed RTT is so much over the least, until it is half as much.
+    pub slow: Duration,
     /// Down after so many consecutive losses.
     pub losses: u8,
     /// Up after so many consecutive replies.
@@ -57,6 +61,7 @@ impl Default for Policy {
             margin: Duration::from_millis(300),
             margin_in_silence: Duration::from_millis(50),
             timeout_max: Duration::from_secs(3),
+            slow: Duration::from_millis(400),
             losses: 3,
             replies: 2,
             hold_first: Duration::from_secs(2),
@@ -73,7 +78,7 @@ pub enum State {
     Unknown,
     /// Probes are answered.
     Up,
-    /// Probes are answered, but many are lost.
+    /// Probes are answered, but many are lost, or the answers take long.
     Degraded,
     /// Probes are not answered.
     Down,
@@ -129,9 +134,7 @@ pub struct Health {
     /// A bit for each of the last outcomes, the newest lowest, set when a reply came.
     history: u32,
     outcomes: u32,
-    srtt: Option<Duration>,
-    rttvar: Duration,
-    min_rtt: Option<Duration>,
+    rtt: Rtt,
     downs: [Option<Instant>; 2],
     level: u8,
 }
@@ -157,9 +160,7 @@ impl Health {
             replying_since: None,
             history: 0,
             outcomes: 0,
-            srtt: None,
-            rttvar: Duration::ZERO,
-            min_rtt: None,
+            rtt: Rtt::default(),
             downs: [None; 2],
             level: 0,
         }
@@ -187,18 +188,28 @@ impl Health {
 
     /// Smoothed RTT (RFC 6298).
     pub fn srtt(&self) -> Option<Duration> {
-        self.srtt
+        self.rtt.smoothed()
     }
 
-    /// The least RTT seen.
-    pub fn min_rtt(&self) -> Option<Duration> {
-        self.min_rtt
+    /// The round-trip times.
+    pub fn rtt(&self) -> &Rtt {
+        &self.rtt
     }
 
     /// The share of probes lost, 0 to 1, over the last 32; `None` before the first outcome.
     pub fn loss(&self) -> Option<f32> {
         let counted = self.outcomes.min(HISTORY);
         (counted > 0).then(|| self.lost_recently() as f32 / counted as f32)
+    }
+
+    /// Whether it is the round-trip time that it is degraded for.
+    pub fn is_slow(&self) -> bool {
+        let limit = match self.state {
+            State::Degraded => self.policy.slow / 2,
+            _ => self.policy.slow,
+        };
+        let (smoothed, least) = (self.rtt.smoothed(), self.rtt.least());
+        smoothed.zip(least).is_some_and(|(smoothed, least)| smoothed.saturating_sub(least) > limit)
     }
 
     /// When the last reply came.
@@ -224,13 +235,8 @@ impl Health {
 
     /// Without a least margin a steady far link would lose probes to a millisecond's jitter.
     fn timeout_with(&self, least_margin: Duration) -> Duration {
-        match self.srtt {
-            None => self.policy.timeout_max,
-            Some(srtt) => {
-                let margin = self.rttvar.saturating_mul(4).max(least_margin);
-                srtt.saturating_add(margin).min(self.policy.timeout_max)
-            }
-        }
+        let longest = self.policy.timeout_max;
+        self.rtt.timeout(least_margin).map_or(longest, |timeout| timeout.min(longest))
     }
 
     /// How long replies must keep coming before a down uplink is up again.
@@ -288,7 +294,7 @@ impl Health {
         let position = self.probes.iter().position(|probe| probe.seq == seq)?;
         let probe = self.probes.remove(position)?;
         let rtt = now.saturating_duration_since(probe.sent);
-        self.sample(rtt);
+        self.rtt.sample(rtt);
         match probe.lost {
             Some(outcome) => {
                 let age = self.outcomes.wrapping_sub(outcome);
@@ -409,7 +415,7 @@ impl Health {
             _ if self.losses >= policy.losses || dead_since.is_some() => State::Down,
             State::Unknown if self.replies == 0 => State::Unknown,
             State::Degraded if self.lost_recently() > RECOVERED_AT => State::Degraded,
-            _ if self.lost_recently() >= DEGRADED_AT => State::Degraded,
+            _ if self.lost_recently() >= DEGRADED_AT || self.is_slow() => State::Degraded,
             _ => State::Up,
         };
         if next == self.state {
@@ -444,20 +450,6 @@ impl Health {
             self.level = self.level.saturating_sub(u8::try_from(quiet).unwrap_or(u8::MAX));
         }
         self.downs = [self.downs[1], Some(now)];
-    }
-
-    fn sample(&mut self, rtt: Duration) {
-        self.min_rtt = Some(self.min_rtt.map_or(rtt, |least| least.min(rtt)));
-        match self.srtt {
-            None => {
-                self.srtt = Some(rtt);
-                self.rttvar = rtt / 2;
-            }
-            Some(srtt) => {
-                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
-                self.srtt = Some((srtt * 7 + rtt) / 8);
-            }
-        }
     }
 }
 

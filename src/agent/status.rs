@@ -10,7 +10,7 @@ use crate::config::agent::{Role, ServerConfig};
 use crate::controller::Controller;
 use crate::desired;
 use crate::failover::InForce;
-use crate::health::{Health, State};
+use crate::health::{Health, Rtt, State};
 use crate::net::{EndpointId, Family};
 use crate::os::counters::mptcp_counters;
 use crate::reconcile::{Conflict, Operation};
@@ -107,6 +107,7 @@ fn uplink_status(
     // Where MPTCP gets through nowhere, plain TCP over the uplink is as good as it gets.
     let useless = without_mptcp && agent.link.view().mptcp == Some(true);
     let endpoints = controller.kernel().endpoints.iter();
+    let rtt = |of: fn(&Rtt) -> Option<Duration>| health.and_then(|h| of(h.rtt())).map(millis);
     UplinkStatus {
         name: uplink.name.clone(),
         device: uplink.device.as_ref().map(|device| device.name.clone()),
@@ -140,8 +141,10 @@ fn uplink_status(
         rx_bytes: meter.map_or(0, |meter| meter.rx_bytes),
         tx_bytes: meter.map_or(0, |meter| meter.tx_bytes),
         subflows: u32::try_from(subflows.iter().filter(own).count()).unwrap_or(u32::MAX),
-        rtt_ms: health.and_then(Health::srtt).map(millis),
-        rtt_min_ms: health.and_then(Health::min_rtt).map(millis),
+        rtt_ms: rtt(Rtt::smoothed),
+        rtt_min_ms: rtt(Rtt::least),
+        rtt_p95_ms: rtt(Rtt::p95),
+        jitter_ms: rtt(Rtt::jitter),
         loss_percent: health.and_then(Health::loss).map(|loss| f64::from(loss * 100.0).round()),
     }
 }

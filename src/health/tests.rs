@@ -99,8 +99,8 @@ fn starts_unknown_and_comes_up_with_the_first_reply() {
     let mut line = Line::new();
     line.run(1000, |_| Some(20));
     assert_eq!(line.log, [(20, State::Up)]);
-    assert_eq!(line.health.srtt(), Some(MS * 20));
-    assert_eq!(line.health.min_rtt(), Some(MS * 20));
+    assert_eq!(line.health.rtt().smoothed(), Some(MS * 20));
+    assert_eq!(line.health.rtt().least(), Some(MS * 20));
     assert_eq!(line.health.loss(), Some(0.0));
 }
 
@@ -198,7 +198,7 @@ fn an_uplink_that_became_far_comes_back_by_late_replies() {
     let mut line = Line::settled(true);
     line.run(20_000, |_| Some(2500));
     let states: Vec<State> = line.log.iter().map(|&(_, state)| state).collect();
-    assert_eq!(states, [State::Down, State::Up]);
+    assert_eq!(states, [State::Down, State::Degraded]);
     assert!(line.log[1].0 < 4000, "{:?}", line.log);
 }
 
@@ -379,4 +379,21 @@ fn any_sequence_of_calls_is_harmless() {
         assert!(health.probes.len() <= OUTSTANDING);
         assert!(health.loss().is_none_or(|loss| (0.0..=1.0).contains(&loss)));
     }
+}
+
+#[test]
+fn much_longer_round_trips_degrade_an_uplink() {
+    let mut line = Line::settled(true);
+    line.run(5000, |_| Some(700));
+    assert_eq!(line.health.state(), State::Degraded);
+    assert!(line.health.is_slow());
+    line.run(20_000, |_| Some(20));
+    assert_eq!(line.health.state(), State::Up);
+}
+
+#[test]
+fn a_far_uplink_is_not_degraded() {
+    let mut line = Line::new();
+    line.run(20_000, |_| Some(650));
+    assert!(matches!(line.log[..], [(_, State::Up)]), "{:?}", line.log);
 }

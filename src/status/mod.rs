@@ -183,6 +183,10 @@ pub struct UplinkStatus {
     pub rtt_ms: Option<f64>,
     /// The least round-trip time seen of late.
     pub rtt_min_ms: Option<f64>,
+    /// The 95th percentile of the last round-trip times.
+    pub rtt_p95_ms: Option<f64>,
+    /// The mean difference of round-trip times that follow each other.
+    pub jitter_ms: Option<f64>,
     /// Probes lost, in per cent.
     pub loss_percent: Option<f64>,
 }
@@ -209,6 +213,8 @@ impl Default for UplinkStatus {
             subflows: 0,
             rtt_ms: None,
             rtt_min_ms: None,
+            rtt_p95_ms: None,
+            jitter_ms: None,
             loss_percent: None,
         }
     }

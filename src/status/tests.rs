@@ -22,6 +22,8 @@ fn agent() -> AgentSnapshot {
         subflows: 14,
         rtt_ms: Some(12.34),
         rtt_min_ms: Some(10.0),
+        rtt_p95_ms: Some(21.5),
+        jitter_ms: Some(1.25),
         loss_percent: Some(0.0),
         ..Default::default()
     };
@@ -483,6 +485,7 @@ uplinks[].endpoints[].backup
 uplinks[].endpoints[].id
 uplinks[].gateways[]
 uplinks[].in_use
+uplinks[].jitter_ms
 uplinks[].loss_percent
 uplinks[].mtu
 uplinks[].name
@@ -490,6 +493,7 @@ uplinks[].reason
 uplinks[].role
 uplinks[].rtt_min_ms
 uplinks[].rtt_ms
+uplinks[].rtt_p95_ms
 uplinks[].rx_bps
 uplinks[].rx_bytes
 uplinks[].since_seconds
