@@ -35,6 +35,10 @@ pub enum Reason {
     Lossy,
     /// A bond uplink with a much longer RTT than it can have.
     Slow(Duration),
+    /// Its subflows carry data, but no probe gets through.
+    BySubflows,
+    /// It was down, and may be able to carry subflows though not probes.
+    Trial,
     /// There is no session to probe with, or no reply could come yet.
     Unprobed,
     /// A backup while a bond uplink is live.
@@ -61,6 +65,10 @@ impl fmt::Display for Reason {
             Reason::Slow(rtt) => {
                 write!(f, "probes answered, but only after {} ms", rtt.as_millis())
             }
+            Reason::BySubflows => {
+                f.write_str("subflows get through; UDP does not, so failures show later")
+            }
+            Reason::Trial => f.write_str("on trial: probes are not answered, subflows may be"),
             Reason::Unprobed => f.write_str("not probed yet"),
             Reason::Standby => f.write_str("stands by for the bond uplinks"),
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
@@ -190,7 +198,9 @@ impl Failover {
 
     fn judge(&self, health: &Health, all: &[&Health], now: Instant) -> Fitness {
         match health.state() {
+            State::Up if health.is_by_subflows() => Fitness::Live(Reason::BySubflows),
             State::Up => Fitness::Live(Reason::Live),
+            State::Unknown if health.is_trial() => Fitness::Live(Reason::Trial),
             State::Degraded if health.is_slow() => {
                 // To a tenth of a second: the reason is not another one with each probe.
                 let tenths = health.srtt().unwrap_or_default().as_millis() / 100;
@@ -242,7 +252,7 @@ pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health])
                 .find(|(uplink, _)| uplink.slot == assignment.slot)
                 .map(|(_, health)| health);
             let srtt = health.and_then(|health| health.srtt()).unwrap_or(Duration::MAX);
-            let down = health.is_some_and(|health| health.state() == State::Down);
+            let down = health.is_some_and(|h| h.state() == State::Down || h.is_trial());
             ((assignment.in_force == InForce::Backup, down, srtt), assignment.slot)
         })
         .collect();

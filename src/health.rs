@@ -3,73 +3,19 @@
 //! A probe is lost when no reply came within a timeout made from the RTT as TCP makes its own
 //! (RFC 6298), so that a far or congested uplink is slow and not down; a reply that comes later
 //! still shows that the uplink is alive. On an uplink that carries traffic, silence together with an
-//! unanswered probe is enough: waiting for more losses would be a pause that people notice.
+//! unanswered probe is enough: waiting for more losses would be a pause that people notice. Where a
+//! network lets no probe through, what subflows hear decides alone.
 
+mod policy;
 mod rtt;
 mod traffic;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use policy::Policy;
 pub use rtt::Rtt;
 use traffic::Traffic;
-
-/// When to probe, and what to make of the answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Between probes while the uplink is under suspicion.
-    pub urgent: Duration,
-    /// Between probes while the uplink carries data.
-    pub dense: Duration,
-    /// Between probes while it is idle; short enough to keep a NAT's UDP mapping.
-    pub sparse: Duration,
-    /// Between probes once it is down, at first.
-    pub down_first: Duration,
-    /// Between probes once it has been down for `down_settled`.
-    pub down_last: Duration,
-    /// How long the interval takes to grow from `down_first` to `down_last`.
-    pub down_settled: Duration,
-    /// A probe is lost this much after the smoothed RTT, or more where the RTT varies.
-    pub margin: Duration,
-    /// The same while there is silence where traffic flowed.
-    pub margin_in_silence: Duration,
-    /// The longest time after which a probe is lost, and the one in use while the RTT is unknown.
-    pub timeout_max: Duration,
-    /// Slow when the smoothed RTT is so much over the least, until it is half as much.
-    pub slow: Duration,
-    /// Down after so many consecutive losses.
-    pub losses: u8,
-    /// Up after so many consecutive replies.
-    pub replies: u8,
-    /// The first hold-down of an uplink that flaps; it doubles each time.
-    pub hold_first: Duration,
-    /// The longest hold-down.
-    pub hold_max: Duration,
-    /// Three times down within this time is flapping; so much time up halves the hold-down.
-    pub flap_window: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy {
-            urgent: Duration::from_millis(100),
-            dense: Duration::from_millis(250),
-            sparse: Duration::from_secs(2),
-            down_first: Duration::from_millis(500),
-            down_last: Duration::from_secs(2),
-            down_settled: Duration::from_secs(300),
-            margin: Duration::from_millis(300),
-            margin_in_silence: Duration::from_millis(50),
-            timeout_max: Duration::from_secs(3),
-            slow: Duration::from_millis(400),
-            losses: 3,
-            replies: 2,
-            hold_first: Duration::from_secs(2),
-            hold_max: Duration::from_secs(60),
-            flap_window: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What is known of an uplink's way to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +39,20 @@ pub struct Poll {
     pub wake: Option<Instant>,
 }
 
+/// What the subflows on an uplink show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signs {
+    /// When one of them last heard the server: data or an acknowledgement.
+    pub heard: Instant,
+    /// Whether data waits for an acknowledgement on one, and none of them hears anything any more.
+    pub stalled: bool,
+    /// The least of their smoothed round-trip times.
+    pub rtt: Duration,
+}
+
+/// Subflows that heard something so long after the first probe that was not answered left show that
+/// the path is alive: it had not failed meanwhile.
+const OUTLIVES: Duration = Duration::from_millis(500);
 /// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
 const OUTSTANDING: usize = 32;
 /// Outcomes that the loss is taken over.
@@ -127,6 +87,13 @@ pub struct Health {
     /// When the newest of the answered probes was sent; older losses say nothing any more.
     answered: Option<Instant>,
     losses: u8,
+    /// When the first of the consecutive unanswered probes was sent.
+    unanswered_since: Option<Instant>,
+    by_subflows: bool,
+    trial_at: Option<Instant>,
+    trial_wait: Duration,
+    /// During a trial, since when it was down.
+    trial_of: Option<Instant>,
     failing_since: Option<Instant>,
     suspected: bool,
     replies: u8,
@@ -154,6 +121,11 @@ impl Health {
             last_reply: None,
             answered: None,
             losses: 0,
+            unanswered_since: None,
+            by_subflows: false,
+            trial_at: None,
+            trial_wait: policy.trial_first,
+            trial_of: None,
             failing_since: None,
             suspected: false,
             replies: 0,
@@ -196,10 +168,27 @@ impl Health {
         &self.rtt
     }
 
-    /// The share of probes lost, 0 to 1, over the last 32; `None` before the first outcome.
+    /// Whether it counts as up only to find out whether subflows get through.
+    pub fn is_trial(&self) -> bool {
+        self.trial_of.is_some()
+    }
+
+    /// Whether no probe gets through and its subflows show that it is alive.
+    pub fn is_by_subflows(&self) -> bool {
+        self.by_subflows
+    }
+
+    /// Whether [`Health::on_subflows`] should be told at once what subflows show.
+    pub fn wants_subflows(&self) -> bool {
+        let losing = self.losses > 0 && self.state != State::Down;
+        if self.by_subflows { self.active } else { losing }
+    }
+
+    /// The share of probes lost, 0 to 1, over the last 32; `None` before the first outcome, and where
+    /// no probe gets through.
     pub fn loss(&self) -> Option<f32> {
         let counted = self.outcomes.min(HISTORY);
-        (counted > 0).then(|| self.lost_recently() as f32 / counted as f32)
+        (counted > 0 && !self.by_subflows).then(|| self.lost_recently() as f32 / counted as f32)
     }
 
     /// Whether it is the round-trip time that it is degraded for.
@@ -285,7 +274,7 @@ impl Health {
     pub fn on_send_failed(&mut self, now: Instant) {
         self.last_sent = Some(now);
         self.count_outcome(false);
-        self.lose(now);
+        self.lose(now, now);
         self.judge(now);
     }
 
@@ -312,6 +301,24 @@ impl Health {
         self.replying_since.get_or_insert(now);
         self.judge(now);
         Some(rtt)
+    }
+
+    /// Takes what the subflows on the uplink show; it counts only while probes are not answered.
+    pub fn on_subflows(&mut self, now: Instant, signs: Signs) {
+        let Some(since) = self.unanswered_since.filter(|_| self.state != State::Down) else {
+            return;
+        };
+        // Where a probe was answered before, subflows may have heard something just before the path
+        // failed.
+        let margin = self.answered.map_or(Duration::ZERO, |_| OUTLIVES);
+        self.by_subflows = !signs.stalled && (self.by_subflows || signs.heard > since + margin);
+        if self.by_subflows {
+            self.answered = None;
+            self.rtt.sample(signs.rtt);
+            self.last_reply = self.last_reply.max(Some(signs.heard));
+            self.failing_since = None;
+        }
+        self.judge(now);
     }
 
     /// Takes account of the time: losses, and whether a probe is due. Spurious calls are harmless.
@@ -344,6 +351,7 @@ impl Health {
                 policy.down_first + Duration::from_millis(more)
             }
             // Three losses take two intervals and a timeout: these keep that near half a second.
+            _ if self.by_subflows => policy.sparse,
             _ if self.suspected || self.traffic.quiet_since(now).is_some() => policy.urgent,
             _ if self.losses > 0 => (self.timeout() / 3).min(policy.dense),
             State::Unknown => policy.dense,
@@ -363,7 +371,7 @@ impl Health {
             probe.lost = Some(self.outcomes.wrapping_add(1));
             self.count_outcome(false);
             if self.answered.is_none_or(|answered| sent > answered) {
-                self.lose(now);
+                self.lose(now, sent);
             }
         }
     }
@@ -379,15 +387,20 @@ impl Health {
         self.probes.iter().any(unanswered).then_some(since)
     }
 
-    fn lose(&mut self, now: Instant) {
+    fn lose(&mut self, now: Instant, sent: Instant) {
         self.losses = self.losses.saturating_add(1);
-        self.failing_since.get_or_insert(now);
+        self.unanswered_since.get_or_insert(sent);
+        if !self.by_subflows {
+            self.failing_since.get_or_insert(now);
+        }
         self.replies = 0;
         self.replying_since = None;
     }
 
     fn clear_losses(&mut self) {
         self.losses = 0;
+        self.unanswered_since = None;
+        self.by_subflows = false;
         self.failing_since = None;
         self.suspected = false;
     }
@@ -406,12 +419,16 @@ impl Health {
         let policy = &self.policy;
         let dead_since = self.dead_since(now);
         let next = match self.state {
+            State::Down if self.replies == 0 && self.trial_at.is_some_and(|at| at <= now) => {
+                State::Unknown
+            }
             State::Down => {
                 let held = self
                     .replying_since
                     .is_some_and(|since| now.saturating_duration_since(since) >= self.hold_down());
                 if self.replies >= policy.replies && held { State::Up } else { State::Down }
             }
+            _ if self.by_subflows => State::Up,
             _ if self.losses >= policy.losses || dead_since.is_some() => State::Down,
             State::Unknown if self.replies == 0 => State::Unknown,
             State::Degraded if self.lost_recently() > RECOVERED_AT => State::Degraded,
@@ -421,20 +438,31 @@ impl Health {
         if next == self.state {
             return;
         }
+        let failed_trial = self.trial_of.take().filter(|_| next == State::Down);
         if next == State::Down {
             self.failing_since = dead_since.or(self.failing_since);
             self.replies = 0;
             self.replying_since = None;
-            self.note_down(now);
+            self.trial_wait = match failed_trial {
+                Some(_) => (self.trial_wait * 2).min(policy.trial_max),
+                None if self.answered.is_some() => policy.trial_answered,
+                None => policy.trial_first,
+            };
+            self.trial_at = Some(now + self.trial_wait);
+            if failed_trial.is_none() {
+                self.note_down(now);
+            }
         }
         if self.state == State::Down {
+            self.trial_of = Some(self.since).filter(|_| next == State::Unknown);
+            self.clear_losses();
             // What was lost while it was down says nothing of how good it is now.
             self.history = 0;
             self.outcomes = 0;
             self.probes.retain(|probe| probe.lost.is_none());
         }
         self.state = next;
-        self.since = now;
+        self.since = failed_trial.unwrap_or(now);
     }
 
     /// Counts how often it goes down; the level rises when it flaps and sinks with time spent up.

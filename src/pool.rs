@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use crate::os::socket;
+use crate::os::socket::{self, Subflow};
 use crate::session::{Session, Trunk};
 use crate::tunnel::Cipher;
 use crate::tunnel::record::{Opener, Sealer};
@@ -100,6 +100,13 @@ impl Pool {
     /// How many streams are warm.
     pub fn warm(&self) -> usize {
         self.warm.borrow().len()
+    }
+
+    /// The subflows of the warm streams.
+    pub fn subflows(&self) -> Vec<Subflow> {
+        let warm = self.warm.borrow();
+        let of = |warm: &Warm| socket::subflows(&warm.stream.tcp).unwrap_or_default();
+        warm.iter().flat_map(of).collect()
     }
 
     /// Connections to the server that fell back from MPTCP to TCP.

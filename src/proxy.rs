@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::config::agent::OnServerLoss;
-use crate::os::socket::{self, Acceptor};
+use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
 use crate::relay::{self, Counters, IdleLimits, message};
 use crate::tunnel::Cipher;
@@ -150,6 +150,14 @@ impl Proxy {
     /// The connections open now, oldest first.
     pub fn connections(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().values().cloned().collect()
+    }
+
+    /// The subflows of the newest connections, `limit` at most.
+    pub fn subflows(&self, limit: usize) -> Vec<Subflow> {
+        let connections = self.connections.borrow();
+        let tunnels = connections.values().rev().filter_map(|connection| connection.tunnel());
+        let of = |tunnel: Rc<TcpStream>| socket::subflows(&*tunnel).unwrap_or_default();
+        tunnels.take(limit).flat_map(of).collect()
     }
 
     /// Samples the connections' rates; to be called about once a second.

@@ -357,3 +357,29 @@ fn mptcp_is_stripped_everywhere() {
     Transfer::upload(&target, &v4, BYTES).expect("connect").finish(LIMIT).expect("upload");
     assert_eq!(agent.status().expect("a status")["state"], "fallback");
 }
+
+#[test]
+fn a_network_without_udp_is_judged_by_its_subflows() {
+    let lab = Lab::two_uplinks("without-udp");
+    let wanb = lab.uplink(1);
+    wanb.drop_udp();
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let (target, v4, _) = target(&lab);
+    let transfer = Transfer::upload(&target, &v4, Transfer::ENDLESS).expect("connect");
+    let uses = |status: &Value| is(status, "wanb", "up", true, "UDP does not");
+    agent.wait_status("wanb is in use although no probe is answered", uses);
+    assert_carried_by(&lab, &target, &v4, &["wan", "wanb"]);
+    // Told by unacknowledged data alone.
+    wanb.blackhole(Direction::Both);
+    agent.wait_status("wanb is not used", |status| !uses(status));
+    assert_goes_on(&transfer);
+    wanb.restore();
+    wanb.drop_udp();
+    let trial = || agent.status().filter(uses);
+    until("wanb has proved itself in a trial", 3 * LIMIT, trial);
+    // Probes that get through again count again.
+    wanb.restore();
+    agent.wait_status("probes are answered", |status| is(status, "wanb", "up", true, "answered"));
+    assert_intact(transfer);
+}

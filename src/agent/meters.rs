@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::health::Signs;
+use crate::net::Family;
 use crate::os::counters::{DeviceCounters, device_counters};
-use crate::os::socket;
+use crate::os::socket::{self, Subflow};
 use crate::proxy::{Connection, Proxy};
 use crate::status::RateMeter;
 use crate::uplink::Uplink;
@@ -67,6 +69,39 @@ fn counters_of(uplinks: &[Uplink]) -> BTreeMap<u8, DeviceCounters> {
         Some((uplink.slot, *counters.get(&device.name)?))
     };
     uplinks.iter().filter_map(of).collect()
+}
+
+/// Data unacknowledged and nothing heard for so long, and three round trips, is a stall: more than a
+/// retransmission timeout.
+const STALL: Duration = Duration::from_millis(800);
+
+/// What subflows show of the uplinks, by slot.
+pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, Signs> {
+    let slot_of = |address: IpAddr| {
+        let has = |uplink: &&Uplink| {
+            let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
+            paths.any(|path| path.address == address)
+        };
+        uplinks.iter().find(has).map(|uplink| uplink.slot)
+    };
+    let mut by_slot: BTreeMap<u8, Vec<Subflow>> = BTreeMap::new();
+    for subflow in subflows.into_iter().filter(Subflow::is_established) {
+        if let Some(slot) = slot_of(subflow.local.ip().to_canonical()) {
+            by_slot.entry(slot).or_default().push(subflow);
+        }
+    }
+    by_slot.into_iter().map(|(slot, subflows)| (slot, sum_up(&subflows, now))).collect()
+}
+
+fn sum_up(subflows: &[Subflow], now: Instant) -> Signs {
+    let heard_ago = subflows.iter().map(|subflow| subflow.heard_ago).min().unwrap_or_default();
+    let rtt = subflows.iter().map(|subflow| subflow.rtt).min().unwrap_or_default();
+    let waits = subflows.iter().any(|subflow| subflow.unacked > 0);
+    Signs {
+        heard: now.checked_sub(heard_ago).unwrap_or(now),
+        stalled: waits && heard_ago > STALL.max(rtt * 3),
+        rtt,
+    }
 }
 
 /// The local addresses of a connection's established subflows; `None` for one that is not MPTCP.

@@ -45,6 +45,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const PATH_MANAGER_LOOK: Duration = Duration::from_millis(400);
 /// How often the packets received are counted while traffic flows: its silence has to show fast.
 const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
+/// So many connections are asked what their subflows hear.
+const CONNECTIONS_ASKED: usize = 32;
 /// Every so many seconds connections are searched for subflows that are missing.
 const SUBFLOW_SEARCH: u32 = 5;
 
@@ -167,7 +169,8 @@ impl Agent {
                     Event::Changed
                 }
                 _ = traffic_look.tick(), if self.controller.watches_traffic() => {
-                    Event::Received(meters::received(self.controller.uplinks()))
+                    self.look_at_traffic().await;
+                    continue;
                 }
                 () = sleep_until(deadline.into()) => Event::Tick,
             };
@@ -226,12 +229,30 @@ impl Agent {
         }
     }
 
+    async fn look_at_traffic(&mut self) {
+        let received = meters::received(self.controller.uplinks());
+        self.handle(Event::Received(received)).await;
+        if self.controller.wants_subflows() {
+            self.look_at_subflows().await;
+        }
+    }
+
+    async fn look_at_subflows(&mut self) {
+        let mut subflows = self.link.pool().subflows();
+        subflows.extend(self.proxy.subflows(CONNECTIONS_ASKED));
+        let signs = meters::signs(subflows, self.controller.uplinks(), Instant::now());
+        self.handle(Event::Subflows(signs)).await;
+    }
+
     async fn each_second(&mut self) {
         self.seconds = self.seconds.wrapping_add(1);
         let now = Instant::now();
         self.proxy.measure(now);
         let rates = self.meters.measure(self.controller.uplinks(), now);
         self.handle(Event::Rates(rates)).await;
+        if self.controller.relies_on_subflows() {
+            self.look_at_subflows().await;
+        }
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
             let now = Instant::now();
             let expected = self.controller.expected_subflows(now);

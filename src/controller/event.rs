@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::outlets::Outlet;
 use crate::config::agent::{AgentConfig, ServerConfig};
+use crate::health::Signs;
 use crate::net::Kernel;
 use crate::reconcile::{Operation, Plan};
 
@@ -65,6 +66,10 @@ pub enum Event {
     /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
     /// [`Controller::watches_traffic`](super::Controller::watches_traffic).
     Received(BTreeMap<u8, u64>),
+    /// What subflows show, by slot; told with each [`Event::Received`] while
+    /// [`Controller::wants_subflows`](super::Controller::wants_subflows), and each second while
+    /// [`Controller::relies_on_subflows`](super::Controller::relies_on_subflows).
+    Subflows(BTreeMap<u8, Signs>),
     /// Time went by.
     Tick,
 }

@@ -24,7 +24,7 @@ pub use server::Server;
 
 use crate::config::agent::AgentConfig;
 use crate::desired::{self, Desired};
-use crate::failover::{self, Assignment, Failover, InForce};
+use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
@@ -51,6 +51,8 @@ pub struct Controller {
     probing: BTreeSet<u8>,
     failover: Failover,
     assignments: Vec<Assignment>,
+    /// The roles in force last told to the user, by slot.
+    told: BTreeMap<u8, InForce>,
     server: Server,
     kernel: Kernel,
     conflicts: Vec<Conflict>,
@@ -74,6 +76,7 @@ impl Controller {
             probing: BTreeSet::new(),
             failover: Failover::default(),
             assignments: Vec::new(),
+            told: BTreeMap::new(),
             server: Server::default(),
             kernel: Kernel::default(),
             conflicts: Vec::new(),
@@ -138,6 +141,13 @@ impl Controller {
                 for (slot, health) in self.health.iter_mut().filter(|(_, h)| h.is_active()) {
                     if let Some(&packets) = packets.get(slot) {
                         health.on_received(now, packets);
+                    }
+                }
+            }
+            Event::Subflows(signs) => {
+                for (slot, signs) in signs {
+                    if let Some(health) = self.health.get_mut(&slot) {
+                        health.on_subflows(now, signs);
                     }
                 }
             }
@@ -271,13 +281,14 @@ impl Controller {
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
         self.failover = failover;
         for assignment in &assignments {
-            let before = self.assignments.iter().find(|before| before.name == assignment.name);
-            let same = before.is_some_and(|before| before.in_force == assignment.in_force);
-            if same || self.config.idle_reason().is_some() {
+            let Assignment { name, slot, in_force, reason } = assignment;
+            // A trial is worth a word only if it succeeds.
+            let known = *reason == Reason::Trial || self.told.get(slot) == Some(in_force);
+            if known || self.config.idle_reason().is_some() {
                 continue;
             }
-            let Assignment { name, reason, .. } = assignment;
-            let (level, how) = match assignment.in_force {
+            self.told.insert(*slot, *in_force);
+            let (level, how) = match in_force {
                 InForce::Active => (log::Level::Info, "in use"),
                 InForce::Backup => (log::Level::Info, "standing by"),
                 InForce::Unused => (log::Level::Warn, "not used"),

@@ -71,9 +71,19 @@ impl Controller {
     }
 
     /// Whether traffic flows whose sudden silence [`Event::Received`](super::Event::Received) would
-    /// show.
+    /// show, or subflows are to be looked at.
     pub fn watches_traffic(&self) -> bool {
-        self.health.values().any(Health::is_active)
+        self.health.values().any(|health| health.is_active() || health.wants_subflows())
+    }
+
+    /// Whether [`Event::Subflows`](super::Event::Subflows) should be told at once.
+    pub fn wants_subflows(&self) -> bool {
+        self.health.values().any(Health::wants_subflows)
+    }
+
+    /// Whether any uplink is known to be alive by its subflows alone.
+    pub fn relies_on_subflows(&self) -> bool {
+        self.health.values().any(Health::is_by_subflows)
     }
 
     /// Slots and local addresses of the subflows that every settled connection should have.

@@ -157,9 +157,8 @@ fn is_up_again_soon_after_it_returns() {
         assert!(line.sent <= most, "{} probes in a minute", line.sent);
         let back = line.ms();
         line.run(3000, |_| Some(20));
-        assert_eq!(line.log.len(), 2, "after {outage} ms: {:?}", line.log);
-        let (at, state) = line.log[1];
-        assert_eq!(state, State::Up);
+        let (at, state) = *line.log.last().unwrap();
+        assert_eq!(state, State::Up, "after {outage} ms: {:?}", line.log);
         assert!(at - back <= 2400, "after {outage} ms: {} ms", at - back);
     }
 }
@@ -364,7 +363,7 @@ fn any_sequence_of_calls_is_harmless() {
     let mut health = Health::new(Policy::default(), start);
     let mut now = start;
     for _ in 0..100_000 {
-        match random() % 9 {
+        match random() % 10 {
             0 => health.on_send_failed(now),
             1 | 2 => health.on_sent(now, random() % 64),
             3 => drop(health.on_reply(now, random() % 64)),
@@ -372,6 +371,7 @@ fn any_sequence_of_calls_is_harmless() {
             5 => health.set_active(random() % 2 == 0),
             6 => drop(health.poll(start)),
             7 => health.on_received(now, random() % 1000),
+            8 => health.on_subflows(now, signs(now, random() as u32 % 2000, random() % 4 == 0)),
             _ => now += MS * (random() % 3000) as u32,
         }
         let poll = health.poll(now);
@@ -396,4 +396,70 @@ fn a_far_uplink_is_not_degraded() {
     let mut line = Line::new();
     line.run(20_000, |_| Some(650));
     assert!(matches!(line.log[..], [(_, State::Up)]), "{:?}", line.log);
+}
+
+/// What subflows show that heard the server so many milliseconds ago.
+fn signs(now: Instant, ago: u32, stalled: bool) -> Signs {
+    Signs { heard: now - MS * ago, stalled, rtt: MS * 30 }
+}
+
+impl Line {
+    /// Lets time pass without replies to probes, while subflows hear the server all the time.
+    fn run_by_subflows(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.run(50, |_| None);
+            self.health.on_subflows(self.now, signs(self.now, 10, false));
+        }
+    }
+}
+
+#[test]
+fn where_no_probe_gets_through_subflows_decide() {
+    let mut line = Line::new();
+    line.run_by_subflows(20_000);
+    assert_eq!(line.health.state(), State::Up);
+    assert!(line.health.is_by_subflows());
+    assert_eq!((line.health.loss(), line.health.srtt()), (None, Some(MS * 30)));
+    assert!(!line.log.contains(&(0, State::Down)), "{:?}", line.log);
+    let sent = line.sent;
+    line.run_by_subflows(20_000);
+    assert!(line.sent - sent <= 10, "probes go on, sparsely: {}", line.sent - sent);
+    line.health.on_subflows(line.now, signs(line.now, 1000, true));
+    assert_eq!(line.health.state(), State::Down);
+}
+
+#[test]
+fn probes_that_stop_getting_through_do_not_take_an_uplink_out_that_works() {
+    let mut line = Line::settled(true);
+    line.run_by_subflows(20_000);
+    assert_eq!(line.log, []);
+    assert!(line.health.is_by_subflows());
+    line.run(5000, |_| Some(20));
+    assert!(!line.health.is_by_subflows());
+}
+
+#[test]
+fn what_subflows_heard_before_the_path_failed_does_not_count() {
+    let mut line = Line::settled(true);
+    let cut = line.now;
+    for _ in 0..40 {
+        line.run(50, |_| None);
+        let signs = Signs { heard: cut + MS * 100, stalled: false, rtt: MS * 30 };
+        line.health.on_subflows(line.now, signs);
+    }
+    assert_eq!(line.health.state(), State::Down);
+}
+
+#[test]
+fn an_uplink_without_an_answer_is_given_trials_ever_more_rarely() {
+    let mut line = Line::new();
+    line.run(3_600_000, |_| None);
+    let trials: Vec<u64> =
+        line.log.iter().filter(|(_, state)| *state == State::Unknown).map(|(at, _)| *at).collect();
+    assert!((6..=12).contains(&trials.len()), "{trials:?}");
+    let gaps: Vec<u64> = trials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.is_sorted(), "{gaps:?}");
+    assert_eq!(line.health.hold_down(), Duration::ZERO, "a trial is no flapping");
+    let down = line.now.saturating_duration_since(line.health.since());
+    assert!(down > Duration::from_secs(3500) || line.health.is_trial(), "{down:?}");
 }

@@ -32,6 +32,8 @@ pub struct Policy {
     pub blackhole: Option<Direction>,
     /// Packets lost, in parts per million.
     pub loss: Pair<u32>,
+    /// Whether only TCP and ICMP pass.
+    pub without_udp: bool,
     /// MPTCP options removed.
     pub strip: Strip,
     /// Packets make a detour through the forwarder.
@@ -130,6 +132,9 @@ table inet isp {{
         }
         if loss > 0 {
             let _ = writeln!(rules, "    numgen random mod 1000000 < {loss} counter drop");
+        }
+        if self.without_udp {
+            rules += "    meta l4proto udp counter drop\n";
         }
         rules += match self.strip {
             Strip::Nothing => "",

@@ -53,6 +53,7 @@ impl Uplink {
                     delegated,
                     blackhole: None,
                     loss: Pair::default(),
+                    without_udp: false,
                     strip: Strip::Nothing,
                     forwarder: false,
                 },
@@ -193,16 +194,22 @@ impl Uplink {
         self.change_policy(|policy| policy.blackhole = Some(direction));
     }
 
+    /// Lets no UDP through.
+    pub fn drop_udp(&self) {
+        self.change_policy(|policy| policy.without_udp = true);
+    }
+
     /// Removes MPTCP options from what passes.
     pub fn strip_mptcp(&self, strip: Strip) {
         self.change_policy(|policy| policy.strip = strip);
     }
 
-    /// Ends blackhole, loss and stripping.
+    /// Ends blackhole, loss, stripping and the lack of UDP.
     pub fn restore(&self) {
         self.change_policy(|policy| {
             policy.blackhole = None;
             policy.loss = Pair::default();
+            policy.without_udp = false;
             policy.strip = Strip::Nothing;
         });
     }

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::sys;
 
@@ -23,8 +24,13 @@ const ADDRESS_SIZE: usize = 128;
 /// `sizeof(struct mptcp_subflow_info)`: an id, padding to the kernel's alignment of pointers (none
 /// where they have 32 bits), two addresses.
 const SUBFLOW_INFO_SIZE: usize = 8 + 2 * ADDRESS_SIZE;
-/// As much of `struct tcp_info` as is asked for; `tcpi_state` is its first byte.
-const TCP_INFO_SIZE: usize = 8;
+/// As much of `struct tcp_info` as is asked for, and where its fields are; `tcpi_state` is its first
+/// byte.
+const TCP_INFO_SIZE: usize = 72;
+const UNACKED: usize = 24;
+const LAST_DATA_RECEIVED: usize = 52;
+const LAST_ACK_RECEIVED: usize = 56;
+const RTT: usize = 68;
 /// `sizeof(struct mptcp_subflow_data)`, the header of the older two options.
 const SUBFLOW_DATA_SIZE: usize = 16;
 
@@ -37,6 +43,12 @@ pub struct Subflow {
     pub remote: SocketAddr,
     /// The kernel's TCP state; 1 is established.
     pub state: u8,
+    /// Segments sent and not acknowledged.
+    pub unacked: u32,
+    /// How long ago the peer was heard: data or an acknowledgement.
+    pub heard_ago: Duration,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
 }
 
 impl Subflow {
@@ -144,10 +156,15 @@ fn element(bytes: &[u8], index: usize, size: usize) -> Option<&[u8]> {
 
 /// A subflow from its two addresses and its `struct tcp_info`.
 fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
+    let field = |offset| Fields(info).u32(offset);
+    let heard_ago = field(LAST_DATA_RECEIVED).min(field(LAST_ACK_RECEIVED));
     Some(Subflow {
         local: socket_address(addresses)?,
         remote: socket_address(addresses.get(ADDRESS_SIZE..)?)?,
         state: *info.first()?,
+        unacked: field(UNACKED),
+        heard_ago: Duration::from_millis(heard_ago.into()),
+        rtt: Duration::from_micros(field(RTT).into()),
     })
 }
 
