@@ -19,6 +19,8 @@ use crate::config::value::{self, HostPort};
 pub mod exit {
     /// All went well.
     pub const OK: u8 = 0;
+    /// `check` found something wrong (no code of `sysexits.h`).
+    pub const NOT_WELL: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
     /// Input given on the command line is wrong.
@@ -58,6 +60,7 @@ On the router:
   mptcp-bond agent                 run the agent
   mptcp-bond pair 'URI'            connect to the server that printed this URI
   mptcp-bond status                show uplinks, server and connections
+  mptcp-bond check                 try everything out: what does not work, why, and what to do
 
 On the server:
   mptcp-bond server                run the server
@@ -72,15 +75,15 @@ Anywhere:
   mptcp-bond help
 
 Options:
-  --config FILE      agent, pair: /etc/config/mptcpd
+  --config FILE      agent, check, pair: /etc/config/mptcpd
                      server ...: /etc/mptcp-bond/server.toml
-  --run-dir DIR      agent, server, status: where the control socket is; /var/run/mptcp-bond
+  --run-dir DIR      agent, server, status, check: where the control socket is; /var/run/mptcp-bond
   --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
   --stderr           agent, server: log to standard error even if it is no terminal
   --name NAME        pair: the section 'config server' to write; vps
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
   --public HOST:PORT server init: where routers reach the server
-  --json             status: as JSON, as over HTTP
+  --json             status, check: as JSON
   --watch            status: again each second, until interrupted
 ";
 
@@ -103,6 +106,8 @@ pub enum Command {
     Pair(PairOptions),
     /// `status`
     Status(StatusOptions),
+    /// `check`
+    Check(CheckOptions),
     /// `version`
     Version,
     /// `help`
@@ -193,6 +198,17 @@ pub struct StatusOptions {
     pub format: StatusFormat,
 }
 
+/// Of `check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// UCI file, read where no agent runs.
+    pub config: PathBuf,
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+}
+
 /// Why the words are no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError(String);
@@ -265,6 +281,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "server clients" => (&["config"], &[]),
         "pair" => (&["config", "key-dir", "name"], &["URI"]),
         "status" => (&["run-dir", "json", "watch"], &[]),
+        "check" => (&["config", "run-dir", "json"], &[]),
         // Whatever follows, help is what is wanted.
         "help" => return Ok(Command::Help),
         "version" => (&[], &[]),
@@ -387,6 +404,11 @@ impl<'a> Words<'a> {
                 };
                 Command::Status(StatusOptions { run_dir: self.path("run-dir", RUN_DIR), format })
             }
+            "check" => Command::Check(CheckOptions {
+                config: self.path("config", AGENT_CONFIG),
+                run_dir: self.path("run-dir", RUN_DIR),
+                json: self.flags.contains("json"),
+            }),
             _ => Command::Version,
         })
     }

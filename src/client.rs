@@ -1,4 +1,6 @@
-//! `mptcp-bond status`: shows the snapshot of a running agent or server.
+//! `mptcp-bond status` and `check`: what a running agent or server shows of itself.
+
+mod check;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -12,6 +14,7 @@ use rustix::termios::tcgetwinsize;
 use crate::cli::{StatusFormat, StatusOptions, exit};
 use crate::os::control::{CallError, call};
 use crate::status::{Snapshot, Style, printable, render};
+pub use check::check;
 
 /// Time between two pictures of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);

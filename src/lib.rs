@@ -35,6 +35,9 @@ pub mod tunnel;
 pub mod status;
 
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+pub mod check;
+
+#[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod controller;
 
 pub mod os;
@@ -42,6 +45,8 @@ pub mod os;
 pub mod relay;
 
 pub mod session;
+
+pub mod examine;
 
 pub mod pool;
 

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::ServerRevoke(options) => provision::print(provision::revoke(&options)),
         Command::Pair(options) => provision::print(provision::pair(&options, agent::enrol)),
         Command::Status(options) => client::run(&options),
+        Command::Check(options) => client::check(&options),
         Command::Version => {
             provision::print(Ok(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION"), "\n").into()))
         }

@@ -156,6 +156,16 @@ impl Trunk {
         fell_back.insert(source, Instant::now());
     }
 
+    /// The ways out that can reach `server`, in the order they are tried: best first, those on
+    /// which MPTCP became plain TCP last.
+    pub fn paths_to(&self, server: IpAddr) -> Vec<Outlet> {
+        let paths = self.paths.borrow();
+        let fits = |path: &&Outlet| path.source.is_ipv4() == server.is_ipv4();
+        let mut paths: Vec<Outlet> = paths.iter().filter(fits).cloned().collect();
+        paths.sort_by_key(|path| self.falls_back(path.source));
+        paths
+    }
+
     /// Connects to `server`: over the best way out first, then over the next one beside it each
     /// 250 ms; the first to be accepted wins. One that fell back to plain TCP wins only if no other
     /// way brings MPTCP: it could not be bonded.
@@ -163,18 +173,11 @@ impl Trunk {
     /// # Errors
     /// The last way's error, or `NetworkUnreachable` where there is none.
     pub async fn dial(&self, server: SocketAddr) -> io::Result<TcpStream> {
-        let mut paths: Vec<Outlet> = self
-            .paths
-            .borrow()
-            .iter()
-            .filter(|path| path.source.is_ipv4() == server.is_ipv4())
-            .cloned()
-            .collect();
+        let mut paths = self.paths_to(server.ip());
         if paths.is_empty() {
             let text = "no uplink is up that could reach the server";
             return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text));
         }
-        paths.sort_by_key(|path| self.falls_back(path.source));
         let mut plain = None;
         loop {
             let limit = if plain.is_some() { BETTER_LIMIT } else { CONNECT_LIMIT };

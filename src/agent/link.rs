@@ -160,6 +160,11 @@ impl Link {
         self.trunk.falls_back(source)
     }
 
+    /// The slot of the uplink that a connection to `server` would begin on.
+    pub fn first_path(&self, server: IpAddr) -> Option<u8> {
+        self.trunk.paths_to(server).first().map(|path| path.slot)
+    }
+
     fn server_address(&self) -> Option<SocketAddr> {
         self.last.as_ref().map(|session| session.server)
     }

@@ -2,6 +2,7 @@
 //!
 //! One loop waits for whatever happens, tells the [`Controller`], and carries out what it returns.
 
+mod check;
 mod enrol;
 mod kernel;
 mod link;
@@ -310,6 +311,9 @@ impl Agent {
     }
 
     fn answer(&self, request: Request) {
+        if request.method == "check" {
+            return check::begin(self, request);
+        }
         let result = match request.method.as_str() {
             "status" => Ok(status::snapshot(self).to_json()),
             other => Err(format!("there is no method '{other}'")),

@@ -148,6 +148,12 @@ fn mistakes_are_named() {
 }
 
 #[test]
+fn check_has_a_configuration_for_when_no_agent_runs() {
+    let options = CheckOptions { config: "c".into(), run_dir: RUN_DIR.into(), json: true };
+    assert_eq!(command(&["check", "--json", "--config", "c"]), Command::Check(options));
+}
+
+#[test]
 fn the_usage_tells_of_every_option() {
     for option in
         ["config", "run-dir", "key-dir", "stderr", "name", "listen", "public", "json", "watch"]

@@ -128,6 +128,22 @@ impl Nft {
     }
 }
 
+/// Whether the kernel takes rules that divert connections to a local listener. Nothing is changed:
+/// `nft -c` has the kernel look at everything and then drop it.
+///
+/// # Errors
+/// What is missing: the program, or a part of the kernel.
+pub async fn can_divert() -> io::Result<()> {
+    const RULES: &str = "table inet mptcp_bond_check {
+  chain divert {
+    type filter hook prerouting priority mangle;
+    meta l4proto tcp tproxy ip to 127.0.0.1:1
+  }
+}
+";
+    run(&["-c", "-f", "-"], RULES).await.map(drop)
+}
+
 /// Deletes the table whether or not it exists: `delete table` alone fails where there is none.
 fn delete_text() -> String {
     format!("table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")

@@ -14,7 +14,7 @@ use crate::config::agent::Role;
 
 mod counters;
 mod events;
-mod page;
+pub(crate) mod page;
 mod rate;
 mod render;
 mod summary;

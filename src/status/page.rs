@@ -10,7 +10,7 @@ const LEAST_LAST: usize = 12;
 
 /// How a piece of text looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Paint {
+pub(crate) enum Paint {
     Plain,
     Bold,
     Dim,
@@ -35,65 +35,65 @@ impl Paint {
 
 /// A piece of text of one look.
 #[derive(Clone, Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     text: String,
     paint: Paint,
 }
 
 impl Span {
-    pub(super) fn new(text: impl Into<String>, paint: Paint) -> Span {
+    pub(crate) fn new(text: impl Into<String>, paint: Paint) -> Span {
         Span { text: text.into(), paint }
     }
 
-    pub(super) fn plain(text: impl Into<String>) -> Span {
+    pub(crate) fn plain(text: impl Into<String>) -> Span {
         Span::new(text, Paint::Plain)
     }
 }
 
 /// A column of a table.
-pub(super) struct Column {
-    pub(super) title: &'static str,
-    pub(super) right: bool,
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    pub(crate) right: bool,
     /// Columns with the highest number are left out first where the terminal is narrow; 0 stays.
-    pub(super) expendable: u8,
+    pub(crate) expendable: u8,
 }
 
 impl Column {
-    pub(super) fn left(title: &'static str, expendable: u8) -> Column {
+    pub(crate) fn left(title: &'static str, expendable: u8) -> Column {
         Column { title, right: false, expendable }
     }
 
-    pub(super) fn right(title: &'static str, expendable: u8) -> Column {
+    pub(crate) fn right(title: &'static str, expendable: u8) -> Column {
         Column { title, right: true, expendable }
     }
 }
 
 /// A page being written, line by line.
-pub(super) struct Page {
+pub(crate) struct Page {
     style: Style,
     out: String,
 }
 
 impl Page {
-    pub(super) fn new(style: Style) -> Page {
+    pub(crate) fn new(style: Style) -> Page {
         Page { style, out: String::new() }
     }
 
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.out
     }
 
     /// What stands for a value that is not known.
-    pub(super) fn none(&self) -> &'static str {
+    pub(crate) fn none(&self) -> &'static str {
         if self.style.unicode { "–" } else { "-" }
     }
 
-    pub(super) fn blank(&mut self) {
+    pub(crate) fn blank(&mut self) {
         self.out.push('\n');
     }
 
     /// Writes a line, cut at the terminal's width.
-    pub(super) fn line(&mut self, spans: &[Span]) {
+    pub(crate) fn line(&mut self, spans: &[Span]) {
         let ellipsis = if self.style.unicode { "…" } else { "..." };
         let shown: Vec<(String, Paint)> = spans
             .iter()
@@ -120,7 +120,7 @@ impl Page {
     }
 
     /// Writes a text after a label, broken between words where the line would be too long.
-    pub(super) fn paragraph(&mut self, label: &str, text: &str, paint: Paint) {
+    pub(crate) fn paragraph(&mut self, label: &str, text: &str, paint: Paint) {
         const INDENT: &str = "    ";
         let label = printable(label, self.style.unicode).into_owned();
         let text = printable(text, self.style.unicode).into_owned();
@@ -153,7 +153,7 @@ impl Page {
 
     /// Writes a table with a line of titles. Columns without any content are left out, and so are
     /// expendable ones until the rest fits.
-    pub(super) fn table(&mut self, columns: &[Column], rows: &[Vec<Span>]) {
+    pub(crate) fn table(&mut self, columns: &[Column], rows: &[Vec<Span>]) {
         let unicode = self.style.unicode;
         let shown_width = |span: &Span| width(&printable(&span.text, unicode));
         let content = |index: usize| rows.iter().filter_map(move |row| row.get(index));

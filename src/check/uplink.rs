@@ -1,0 +1,413 @@
+//! One uplink: from the device to full-size packets, up to the first thing that fails.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{
+    Contact, Datagrams, Facts, Finding, Findings, Gateway, Grade, Join, PathMtu, Trial,
+    UplinkFacts, UplinkVerdict, sentence,
+};
+use crate::config::agent::Role;
+use crate::failover::{InForce, Reason};
+use crate::net::{EndpointId, Family, Kernel, LOOPBACK, Prefix};
+use crate::uplink::{Fault, Path};
+
+/// The findings on an uplink and what they come to. `trouble` is what keeps the server from being
+/// used at all.
+pub(super) fn judge(
+    uplink: &UplinkFacts,
+    facts: &Facts,
+    trouble: Option<&Finding>,
+) -> (Vec<Finding>, UplinkVerdict) {
+    let mut judge = Judge {
+        uplink,
+        facts,
+        port: facts.server.as_ref().map_or(0, |server| server.config.port),
+        findings: Findings::on(format!("uplink {}", uplink.uplink.name)),
+    };
+    judge.look(trouble);
+    let findings = judge.findings;
+    let carries = findings.failed().is_none() && uplink.in_force() == InForce::Active;
+    // Whatever keeps it from carrying is found last.
+    let reason = findings.failed().or(findings.list.last()).map(|finding| finding.code.clone());
+    let name = uplink.uplink.name.clone();
+    (findings.list, UplinkVerdict { name, carries, reason: reason.filter(|_| !carries) })
+}
+
+struct Judge<'a> {
+    uplink: &'a UplinkFacts,
+    facts: &'a Facts,
+    port: u16,
+    findings: Findings,
+}
+
+impl Judge<'_> {
+    /// Looks at one thing after the other until one fails.
+    fn look(&mut self, trouble: Option<&Finding>) {
+        let steps: [fn(&mut Self); 3] = [Self::device, Self::network, Self::kernel_objects];
+        for step in steps {
+            step(self);
+            if self.findings.failed().is_some() {
+                return;
+            }
+        }
+        if self.facts.agent.is_none() {
+            let advice = "start the agent";
+            return self.findings.fail("use", "agent_not_running", "carries nothing", advice);
+        }
+        if self.uplink.uplink.role == Role::Off {
+            return self.in_use();
+        }
+        let steps: [fn(&mut Self, &Trial); 5] =
+            [Self::gateway, Self::route, Self::contact, Self::mptcp, Self::path];
+        for (number, step) in steps.into_iter().enumerate() {
+            // What the server lacks is no fault of the uplink's, but what is in front of it is.
+            if let (2, Some(trouble)) = (number, trouble) {
+                let found = format!("{} cannot be used: see there", trouble.subject);
+                let code = trouble.code.clone();
+                return self.findings.fail("server", code, found, "");
+            }
+            if let Some(trial) = &self.uplink.trial {
+                step(self, trial);
+            }
+            if self.findings.failed().is_some() {
+                return;
+            }
+        }
+        self.in_use();
+    }
+
+    fn families(&self) -> &[Family] {
+        match &self.uplink.family {
+            Some(family) => std::slice::from_ref(family),
+            None => &Family::ALL,
+        }
+    }
+
+    fn path_in_use(&self) -> Option<&Path> {
+        let uplink = &self.uplink.uplink;
+        self.families().iter().find_map(|&family| uplink.path(family))
+    }
+
+    fn device(&mut self) {
+        let uplink = &self.uplink.uplink;
+        let fault = uplink.fault_in(self.families());
+        let Some((check, code)) = fault.as_ref().and_then(fault_code) else {
+            if let Some(device) = &uplink.device {
+                let found = format!("{}, up, MTU {} bytes", device.name, device.mtu);
+                self.findings.ok("device", found);
+            }
+            return;
+        };
+        let (found, advice) = fault.map(|fault| sentence(&fault.to_string())).unwrap_or_default();
+        self.findings.fail(check, code, found, advice);
+    }
+
+    fn network(&mut self) {
+        let Some(path) = self.path_in_use() else { return };
+        let address = path.address;
+        let gateway = match path.gateway {
+            Some(gateway) => format!("gateway {gateway}"),
+            None => "no gateway, as none is needed".to_owned(),
+        };
+        let found = format!("{address}, {gateway}");
+        let clash = self.facts.kernel.dump.as_ref().ok().and_then(|kernel| {
+            let own = self.uplink.uplink.device.as_ref()?.index;
+            let others = self.facts.uplinks.iter().filter_map(|it| it.uplink.device.as_ref());
+            let uplinks: Vec<_> = others.map(|device| device.index).collect();
+            let inside = kernel.addresses.iter().find(|other| {
+                let local = other.device != own && other.device != LOOPBACK;
+                local && !uplinks.contains(&other.device) && overlap(other.prefix, path.onlink)
+            })?;
+            let device = kernel.links.get(&inside.device)?.name.clone();
+            Some((inside.prefix, device, Some(inside.prefix.address) == path.gateway))
+        });
+        let Some((prefix, device, same)) = clash else { return self.findings.ok("address", found) };
+        let network = path.onlink;
+        let found = match same {
+            true => format!(
+                "its gateway's address {} is also this router's on {device}",
+                prefix.address
+            ),
+            false => format!("its network {network} is also that of {device}"),
+        };
+        let advice = "give the modem or the LAN another subnet";
+        // The kernel takes no route by way of an address of its own.
+        let grade = if same { Grade::Failed } else { Grade::Warning };
+        self.findings.add("address", grade, "subnet_clash", found, advice);
+    }
+
+    /// The route, the rules and the endpoint that the agent keeps.
+    fn kernel_objects(&mut self) {
+        let (Ok(kernel), Some(_)) = (&self.facts.kernel.dump, &self.facts.agent) else { return };
+        let (uplink, Some(path)) = (&self.uplink.uplink, self.path_in_use()) else { return };
+        if uplink.role == Role::Off {
+            return;
+        }
+        let (table, family) = (uplink.table(), Family::of(path.address));
+        let default = Prefix::default_route(family);
+        let routed = kernel
+            .routes
+            .iter()
+            .any(|route| route.is_ours() && route.table == table && route.destination == default);
+        if !routed {
+            let found = format!("table {} has no default route of ours", table.0);
+            let advice = "see the kernel's conflicts and operations above";
+            return self.findings.fail("route", "no_route", found, advice);
+        }
+        let from = Prefix::host(path.address);
+        let ruled = kernel.rules.iter().any(|it| it.table == table && it.from == Some(from));
+        if !ruled {
+            let found = format!("no rule leads from {} to table {}", path.address, table.0);
+            let advice = "see the kernel's conflicts and operations above";
+            return self.findings.fail("route", "no_rule", found, advice);
+        }
+        self.findings.ok("route", format!("table {}, with its rules", table.0));
+        if self.uplink.in_force() != InForce::Unused {
+            self.endpoint(kernel);
+        }
+    }
+
+    fn endpoint(&mut self, kernel: &Kernel) {
+        let id = EndpointId::of_slot(self.uplink.uplink.slot);
+        match kernel.endpoints.iter().find(|endpoint| endpoint.id == id) {
+            Some(endpoint) => {
+                let backup = if endpoint.backup { ", backup" } else { "" };
+                self.findings.ok("endpoint", format!("{} {}{backup}", id.0, endpoint.address));
+            }
+            None if kernel.limits.is_none() => {}
+            None if self.uplink.first && self.facts.uplinks.len() == 1 => {}
+            None if kernel.endpoints.len() >= crate::failover::MAX_ENDPOINTS => {
+                let found = "the kernel takes no more MPTCP endpoints: other programs hold them";
+                let advice = "see 'ip mptcp endpoint show', and delete those of other programs";
+                self.findings.fail("endpoint", "limit_reached", found, advice);
+            }
+            None => {
+                let advice = "see the kernel's conflicts and operations above";
+                self.findings.fail("endpoint", "no_endpoint", "it has none", advice);
+            }
+        }
+    }
+
+    fn gateway(&mut self, trial: &Trial) {
+        let gateway = self.path_in_use().and_then(|path| path.gateway);
+        match (trial.gateway, gateway) {
+            (Gateway::Answers, _) => self.findings.ok("gateway", "answers"),
+            (Gateway::Silent, Some(gateway)) if !passes(trial) => {
+                let found = format!("the gateway {gateway} does not answer");
+                let advice = "check the modem; switch it off and on";
+                self.findings.fail("gateway", "gateway_silent", found, advice);
+            }
+            _ => {}
+        }
+    }
+
+    fn route(&mut self, trial: &Trial) {
+        if let Contact::NoRoute(error) = &trial.contact {
+            let found = format!("a router behind it has no route to the server: {error}");
+            let advice = "the ISP is cut off, or wants a login: ask it";
+            self.findings.fail("route", "no_route", found, advice);
+        }
+    }
+
+    fn contact(&mut self, trial: &Trial) {
+        let port = self.port;
+        match (&trial.contact, trial.datagrams) {
+            (Contact::Made { rtt, .. }, _) => {
+                let loss = self.uplink.loss.unwrap_or(0.0) * 100.0;
+                let rtt = milliseconds(self.uplink.rtt.unwrap_or(*rtt));
+                self.findings
+                    .ok("server", format!("answers, RTT {rtt}, {loss:.0} % of probes lost"));
+            }
+            (Contact::Unanswered { plain: true }, _) => self.findings.fail(
+                "server",
+                "syn_dropped",
+                format!(
+                    "its network drops SYNs with MPTCP options on port {port}; plain ones pass"
+                ),
+                other_port(port),
+            ),
+            (Contact::Unanswered { .. }, Datagrams::Answered { .. }) => self.findings.fail(
+                "server",
+                "tcp_blocked",
+                format!("its network lets no TCP to port {port} through; UDP passes"),
+                other_port(port),
+            ),
+            (Contact::Refused, _) => self.findings.fail(
+                "server",
+                "tcp_blocked",
+                format!("its network resets connections to port {port}"),
+                other_port(port),
+            ),
+            (Contact::Unanswered { .. }, _) => self.findings.fail(
+                "server",
+                "unanswered",
+                "the server does not answer over it, though it does elsewhere",
+                "check the modem and the ISP's state; it is tried again by itself",
+            ),
+            (Contact::Untried(error), _) => {
+                let advice = "see the kernel's operations above";
+                self.findings.fail("server", "untried", error, advice);
+            }
+            (Contact::NoRoute(_), _) => {}
+        }
+        if let (Contact::Made { .. }, Datagrams::Unanswered) = (&trial.contact, trial.datagrams) {
+            let found = format!("its network lets no UDP to port {port} through; TCP passes");
+            let advice = "its health shows by TCP alone, less exactly; open UDP where you can";
+            self.findings.warn("probes", "udp_blocked", found, advice);
+        }
+        if let Datagrams::Answered { observed, .. } = trial.datagrams {
+            self.nat(observed.ip());
+        }
+    }
+
+    fn nat(&mut self, observed: IpAddr) {
+        let own = self.path_in_use().map(|path| path.address);
+        match own == Some(observed) {
+            true => self.findings.ok("NAT", "none"),
+            false => self.findings.ok("NAT", format!("the server sees {observed}")),
+        }
+    }
+
+    fn mptcp(&mut self, trial: &Trial) {
+        let Contact::Made { mptcp, .. } = trial.contact else { return };
+        let port = self.port;
+        let alone = self.uplink.first && self.uplink.in_force() == InForce::Active;
+        let joins = trial.join == Join::Joined;
+        if !mptcp {
+            let found = format!("its network removes MPTCP options (MP_CAPABLE) on port {port}");
+            // Where joining works it carries data all the same.
+            let grade = if joins { Grade::Warning } else { Grade::Failed };
+            let code = "mp_capable_stripped";
+            return self.findings.add("MPTCP", grade, code, found, other_port(port));
+        }
+        let (code, found, advice) = match trial.join {
+            Join::Joined => {
+                let found = format!("MP_CAPABLE and MP_JOIN pass on port {port}");
+                return self.findings.ok("MPTCP", found);
+            }
+            Join::Untried => {
+                return self.findings.ok("MPTCP", format!("MP_CAPABLE passes on port {port}"));
+            }
+            Join::Rejected if self.server_is_full() => (
+                "limit_reached",
+                "the server takes no more subflows".to_owned(),
+                "run 'ip mptcp limits set subflows 8' on the server".to_owned(),
+            ),
+            Join::Rejected => (
+                "mp_join_stripped",
+                format!("its network removes MP_JOIN on port {port}; MP_CAPABLE passes"),
+                other_port(port),
+            ),
+            Join::Unanswered => (
+                "mp_join_dropped",
+                format!("its network drops SYNs with MP_JOIN on port {port}; MP_CAPABLE passes"),
+                other_port(port),
+            ),
+        };
+        // Connections that begin on it need not join it.
+        let grade = if alone { Grade::Warning } else { Grade::Failed };
+        self.findings.add("MPTCP", grade, code, found, advice);
+    }
+
+    fn server_is_full(&self) -> bool {
+        let limits = self.facts.server.as_ref().and_then(|server| server.limits);
+        limits.is_some_and(|limits| limits.too_few_for(self.facts))
+    }
+
+    fn path(&mut self, trial: &Trial) {
+        match trial.path_mtu {
+            PathMtu::Untried => {}
+            PathMtu::Passes(size) => {
+                self.findings.ok("path MTU", format!("packets of {size} bytes pass"));
+            }
+            PathMtu::Announced(size) => {
+                let found = format!("{size} bytes, as a router on the way says");
+                self.findings.ok("path MTU", found);
+            }
+            PathMtu::Hole { size, passes } => {
+                let found = format!("packets of {size} bytes vanish on the way without a word");
+                let device = self.uplink.uplink.device.as_ref().map_or("", |it| it.name.as_str());
+                let advice = match passes {
+                    Some(passes) => format!(
+                        "set its MTU to {passes}: 'ip link set {device} mtu {passes}', and option \
+                         'mtu' of its interface in /etc/config/network"
+                    ),
+                    None => "ask the ISP why large packets are lost".to_owned(),
+                };
+                self.findings.fail("path MTU", "mtu_black_hole", found, advice);
+            }
+        }
+    }
+
+    /// What it is used for, and why.
+    fn in_use(&mut self) {
+        if self.uplink.uplink.role == Role::Off {
+            let advice = "set its role to 'bond' or 'backup' to use it";
+            let found = "left alone, as its role is 'off'";
+            return self.findings.add("use", Grade::Ok, "switched_off", found, advice);
+        }
+        let Some(assignment) = &self.uplink.assignment else {
+            let advice = "run the check again";
+            return self.findings.fail("use", "unknown", "not looked at yet", advice);
+        };
+        let (grade, code) = reason_code(&assignment.reason, assignment.in_force);
+        let (found, advice) = sentence(&assignment.reason.to_string());
+        let found = match assignment.in_force {
+            InForce::Active => format!("carries traffic: {found}"),
+            InForce::Backup => format!("stands by: {found}"),
+            InForce::Unused => format!("carries nothing: {found}"),
+        };
+        self.findings.add("use", grade, code, found, advice);
+    }
+}
+
+/// Whether anything came back over an uplink.
+fn passes(trial: &Trial) -> bool {
+    matches!(trial.contact, Contact::Made { .. } | Contact::Refused)
+        || matches!(trial.datagrams, Datagrams::Answered { .. })
+}
+
+/// Another port may be treated otherwise by a network on the way.
+fn other_port(port: u16) -> String {
+    let other = if port == 443 { 8443 } else { 443 };
+    format!("let the server listen on port {other} and set option 'port' to it, or ask the ISP")
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn overlap(a: Prefix, b: Prefix) -> bool {
+    a.contains(b.address) || b.contains(a.address)
+}
+
+/// The check that a fault belongs to, and its code; `None` for a role that is `off`.
+fn fault_code(fault: &Fault) -> Option<(&'static str, &'static str)> {
+    Some(match fault {
+        Fault::SwitchedOff => return None,
+        Fault::NoDevice(_) => ("device", "no_device"),
+        Fault::InterfaceDown(_) => ("device", "interface_down"),
+        Fault::AdminDown(_) => ("device", "device_down"),
+        Fault::NoCarrier(_) => ("carrier", "no_carrier"),
+        Fault::NoAddress(..) => ("address", "no_address"),
+        Fault::NoGateway(..) => ("gateway", "no_gateway"),
+        Fault::AddressClash { .. } => ("address", "address_clash"),
+    })
+}
+
+/// How good a role in force is, and its code.
+fn reason_code(reason: &Reason, in_force: InForce) -> (Grade, &'static str) {
+    match (reason, in_force) {
+        (Reason::Lossy, _) => (Grade::Warning, "lossy"),
+        (Reason::ServerSilent, _) => (Grade::Warning, "server_silent"),
+        (Reason::Unanswered(_), _) => (Grade::Failed, "unanswered"),
+        (Reason::TooMany, _) => (Grade::Failed, "limit_reached"),
+        (Reason::Fault(fault), _) => {
+            (Grade::Failed, fault_code(fault).map_or("switched_off", |(_, code)| code))
+        }
+        (_, InForce::Active) => (Grade::Ok, "in_use"),
+        (_, InForce::Backup) => (Grade::Ok, "standby"),
+        (_, InForce::Unused) => (Grade::Failed, "not_used"),
+    }
+}

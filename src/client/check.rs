@@ -1,0 +1,119 @@
+//! `mptcp-bond check`: asks the agent, or looks by itself where none runs.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use super::{Terminal, code, complain, style};
+use crate::check::{Facts, MPTCP_ENABLED, Report, ServerFacts, UplinkFacts, judge, render};
+use crate::cli::{CheckOptions, exit};
+use crate::config::agent::AgentConfig;
+use crate::examine;
+use crate::net::Kernel;
+use crate::os::control::{CallError, call};
+use crate::os::kernel::{KernelHandle, Look};
+use crate::os::runtime;
+use crate::provision::read_agent_config;
+use crate::uplink::observe;
+
+/// Checks everything and shows what was found: exit code 0 when all is well, 1 otherwise, and
+/// those of `sysexits.h` when nothing can be said.
+pub fn check(options: &CheckOptions) -> ExitCode {
+    let answer = with_notice(|| call(&options.run_dir, "check"));
+    let report = match answer {
+        Ok(json) => Report::from_json(&json).map_err(|error| (error, exit::PROTOCOL)),
+        Err(CallError::NotRunning(_)) => runtime::run(alone(options))
+            .map(|facts| judge(&facts))
+            .map_err(|error| (error.to_string(), exit::OSERR)),
+        Err(error) => Err((error.to_string(), code(&error))),
+    };
+    match report {
+        Ok(report) => show(&report, options.json),
+        Err((error, code)) => {
+            complain(&error);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn show(report: &Report, json: bool) -> ExitCode {
+    let terminal = Terminal::of_stdout();
+    let text = match json {
+        true => format!("{}\n", report.to_json()),
+        false => render(report, style(terminal.as_ref())),
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write the report: {error}"));
+            ExitCode::from(exit::IOERR)
+        }
+        _ if report.well => ExitCode::from(exit::OK),
+        _ => ExitCode::from(exit::NOT_WELL),
+    }
+}
+
+/// Tells a person who waits that something is going on.
+fn with_notice<T>(work: impl FnOnce() -> T) -> T {
+    let mut terminal = Some(io::stderr()).filter(IsTerminal::is_terminal);
+    if let Some(terminal) = &mut terminal {
+        // Nothing is lost when it cannot be shown.
+        let _ = write!(terminal, "trying out all uplinks, which takes a few seconds ...");
+        let _ = terminal.flush();
+    }
+    let result = work();
+    if let Some(terminal) = &mut terminal {
+        let _ = write!(terminal, "\r\x1b[K");
+        let _ = terminal.flush();
+    }
+    result
+}
+
+/// What can be seen without an agent.
+async fn alone(options: &CheckOptions) -> Facts {
+    let config = read_agent_config(&options.config).map_err(|error| error.to_string());
+    let dump = dump().await.map_err(|error| error.to_string());
+    let nothing = Kernel::default();
+    let seen = dump.as_ref().unwrap_or(&nothing);
+    let uplinks = match &config {
+        Ok(config) => uplinks(config, seen),
+        Err(_) => Vec::new(),
+    };
+    let server =
+        config.as_ref().ok().and_then(|config| config.servers.first()).map(|section| ServerFacts {
+            config: section.clone(),
+            addresses: Vec::new(),
+            address: None,
+            connected: false,
+            trouble: None,
+            limits: None,
+        });
+    Facts {
+        version: env!("CARGO_PKG_VERSION").into(),
+        config,
+        agent: None,
+        kernel: examine::kernel(dump).await,
+        server,
+        uplinks,
+    }
+}
+
+async fn dump() -> io::Result<Kernel> {
+    let (mut handle, _) = KernelHandle::open().await?;
+    handle.dump(&BTreeSet::from([MPTCP_ENABLED.to_owned()]), Look::Thorough).await
+}
+
+fn uplinks(config: &AgentConfig, kernel: &Kernel) -> Vec<UplinkFacts> {
+    let uplinks = observe(&config.uplinks, kernel, &[]).into_iter();
+    uplinks
+        .map(|uplink| UplinkFacts {
+            uplink,
+            family: None,
+            assignment: None,
+            first: false,
+            rtt: None,
+            loss: None,
+            trial: None,
+        })
+        .collect()
+}
