@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
 
+use crate::config::agent::Role;
 use crate::config::pairing::PairingUri;
 use crate::config::value::{self, HostPort};
 
@@ -61,6 +62,8 @@ On the router:
   mptcp-bond pair 'URI'            connect to the server that printed this URI
   mptcp-bond status                show uplinks, server and connections
   mptcp-bond check                 try everything out: what does not work, why, and what to do
+  mptcp-bond uplink NAME ROLE      give an uplink another role until the agent restarts: bond,
+                                   backup, overflow, off, or default for the configured one
 
 On the server:
   mptcp-bond server                run the server
@@ -77,7 +80,8 @@ Anywhere:
 Options:
   --config FILE      agent, check, pair: /etc/config/mptcpd
                      server ...: /etc/mptcp-bond/server.toml
-  --run-dir DIR      agent, server, status, check: where the control socket is; /var/run/mptcp-bond
+  --run-dir DIR      agent, server, status, check, uplink: where the control socket is;
+                     /var/run/mptcp-bond
   --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
   --stderr           agent, server: log to standard error even if it is no terminal
   --name NAME        pair: the section 'config server' to write; vps
@@ -108,6 +112,8 @@ pub enum Command {
     Status(StatusOptions),
     /// `check`
     Check(CheckOptions),
+    /// `uplink NAME ROLE`
+    Uplink(UplinkOptions),
     /// `version`
     Version,
     /// `help`
@@ -209,6 +215,17 @@ pub struct CheckOptions {
     pub json: bool,
 }
 
+/// Of `uplink`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkOptions {
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// The uplink's name.
+    pub name: String,
+    /// Its role from now on; `None` is the configured one.
+    pub role: Option<Role>,
+}
+
 /// Why the words are no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError(String);
@@ -282,6 +299,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "pair" => (&["config", "key-dir", "name"], &["URI"]),
         "status" => (&["run-dir", "json", "watch"], &[]),
         "check" => (&["config", "run-dir", "json"], &[]),
+        "uplink" => (&["run-dir"], &["NAME", "ROLE"]),
         // Whatever follows, help is what is wanted.
         "help" => return Ok(Command::Help),
         "version" => (&[], &[]),
@@ -306,8 +324,8 @@ struct Words<'a> {
     flags: BTreeSet<String>,
     values: BTreeMap<String, OsString>,
     listen: Vec<OsString>,
-    /// The one other word a command takes; empty for commands that take none.
-    argument: OsString,
+    /// The other words a command takes.
+    arguments: Vec<OsString>,
 }
 
 impl<'a> Words<'a> {
@@ -323,7 +341,7 @@ impl<'a> Words<'a> {
             flags: BTreeSet::new(),
             values: BTreeMap::new(),
             listen: Vec::new(),
-            argument: OsString::new(),
+            arguments: Vec::new(),
         };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -346,13 +364,14 @@ impl<'a> Words<'a> {
                     let option = option.escape_debug();
                     return Err(UsageError(format!("'{command}' has no option --{option}")));
                 }
-                Arg::Value(word) if words.argument.is_empty() && !positional.is_empty() => {
-                    words.argument = word;
+                Arg::Value(word) if words.arguments.len() < positional.len() => {
+                    words.arguments.push(word);
                 }
                 other => return Err(other.unexpected().into()),
             }
         }
-        if let ([name, ..], true) = (positional, words.argument.is_empty()) {
+        words.arguments.retain(|word| !word.is_empty());
+        if let Some(name) = positional.get(words.arguments.len()) {
             return Err(UsageError(format!("'{command}' needs a {name}")));
         }
         Ok(Some(words))
@@ -362,13 +381,15 @@ impl<'a> Words<'a> {
         self.values.get(option).map_or_else(|| default.into(), PathBuf::from)
     }
 
-    fn argument(&self) -> Result<&str, UsageError> {
-        self.argument.to_str().ok_or_else(|| UsageError("the argument is not UTF-8".into()))
+    /// The command's argument at this place.
+    fn argument(&self, place: usize) -> Result<&str, UsageError> {
+        let word = self.arguments.get(place).and_then(|word| word.to_str());
+        word.ok_or_else(|| UsageError("the argument is not UTF-8".into()))
     }
 
     /// The name of a client.
     fn client(&self) -> Result<ClientOptions, UsageError> {
-        let name = value::client_name(self.argument()?)
+        let name = value::client_name(self.argument(0)?)
             .map_err(|right| UsageError(format!("NAME must be {right}")))?;
         Ok(ClientOptions { config: self.path("config", SERVER_CONFIG), name })
     }
@@ -409,6 +430,12 @@ impl<'a> Words<'a> {
                 run_dir: self.path("run-dir", RUN_DIR),
                 json: self.flags.contains("json"),
             }),
+            "uplink" => Command::Uplink(UplinkOptions {
+                run_dir: self.path("run-dir", RUN_DIR),
+                name: self.argument(0)?.to_owned(),
+                role: Role::wanted(self.argument(1)?)
+                    .map_err(|right| UsageError(format!("ROLE must be {right}")))?,
+            }),
             _ => Command::Version,
         })
     }
@@ -436,7 +463,7 @@ impl<'a> Words<'a> {
 
     fn pair(&self) -> Result<PairOptions, UsageError> {
         let uri =
-            PairingUri::parse(self.argument()?).map_err(|error| UsageError(error.to_string()))?;
+            PairingUri::parse(self.argument(0)?).map_err(|error| UsageError(error.to_string()))?;
         let name = match self.values.get("name") {
             None => SERVER_SECTION.to_owned(),
             Some(name) => name.to_string_lossy().into_owned(),

@@ -1,4 +1,4 @@
-//! `mptcp-bond status` and `check`: what a running agent or server shows of itself.
+//! `mptcp-bond status`, `check` and `uplink`: what a person asks of a running agent or server.
 
 mod check;
 
@@ -10,9 +10,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
+use serde::Deserialize;
 
-use crate::cli::{StatusFormat, StatusOptions, exit};
-use crate::os::control::{CallError, call};
+use crate::cli::{StatusFormat, StatusOptions, UplinkOptions, exit};
+use crate::config::agent::Role;
+use crate::os::control::{CallError, call, call_with};
 use crate::status::{Snapshot, Style, printable, render};
 pub use check::check;
 
@@ -25,6 +27,50 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// a process that stops later on is waited for.
 pub fn run(options: &StatusOptions) -> ExitCode {
     ExitCode::from(status(&options.run_dir, options.format))
+}
+
+/// Gives an uplink of the agent that owns the run directory another role, and says what holds now.
+pub fn set_role(options: &UplinkOptions) -> ExitCode {
+    let role = options.role.map_or_else(|| "default".to_owned(), |role| role.to_string());
+    let params = serde_json::json!({ "name": options.name, "role": role });
+    let answer = match call_with(&options.run_dir, "uplink", params) {
+        Ok(answer) => answer,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(match error {
+                CallError::Refused(_) => exit::DATAERR,
+                error => code(&error),
+            });
+        }
+    };
+    match serde_json::from_str(&answer) {
+        Ok(outcome) => {
+            // Nothing can be done if standard output is closed.
+            let _ = writeln!(io::stdout(), "{}", role_line(&outcome));
+            ExitCode::from(exit::OK)
+        }
+        Err(error) => {
+            complain(&format!("the answer cannot be read: {error}"));
+            ExitCode::from(exit::PROTOCOL)
+        }
+    }
+}
+
+/// What the agent answers to another role.
+#[derive(Deserialize)]
+struct RoleOutcome {
+    name: String,
+    role: Role,
+    configured: Role,
+}
+
+fn role_line(outcome: &RoleOutcome) -> String {
+    let RoleOutcome { name, role, configured } = outcome;
+    let name = printable(name, true);
+    if role == configured {
+        return format!("{name}: role {role}, as configured");
+    }
+    format!("{name}: role {role} until the agent restarts; configured: {configured}")
 }
 
 /// Returns the exit code, one of `sysexits.h`.

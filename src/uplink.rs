@@ -16,7 +16,7 @@ pub struct Uplink {
     pub name: String,
     /// Decides its table and endpoint id; kept as long as the name stays configured.
     pub slot: u8,
-    /// The configured role.
+    /// The role configured, or set at run time.
     pub role: Role,
     /// Where it is.
     pub attachment: Attachment,

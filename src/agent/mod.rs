@@ -7,6 +7,7 @@ mod enrol;
 mod kernel;
 mod link;
 mod meters;
+mod roles;
 mod status;
 
 use std::collections::VecDeque;
@@ -152,7 +153,7 @@ impl Agent {
                     None => continue,
                 },
                 Some(request) = inputs.requests.recv() => {
-                    self.answer(request);
+                    self.answer(request).await;
                     continue;
                 }
                 _ = hangup.recv() => {
@@ -310,12 +311,13 @@ impl Agent {
         }
     }
 
-    fn answer(&self, request: Request) {
+    async fn answer(&mut self, request: Request) {
         if request.method == "check" {
             return check::begin(self, request);
         }
         let result = match request.method.as_str() {
             "status" => Ok(status::snapshot(self).to_json()),
+            "uplink" => self.set_role(request.params).await,
             other => Err(format!("there is no method '{other}'")),
         };
         // Who asked may be gone.

@@ -98,6 +98,7 @@ fn uplink_status(
     let health = controller.health(uplink.slot);
     let faulty = uplink.fault_in(desired::families(controller.server().in_use)).is_some();
     let meter = agent.meters.of(uplink.slot);
+    let configured = controller.config().uplinks.iter().find(|config| config.name == uplink.name);
     let paths = || Family::ALL.into_iter().filter_map(|family| uplink.path(family));
     let own = |address: &&IpAddr| paths().any(|path| path.address == **address);
     let in_use = assignment.is_some_and(|assignment| assignment.in_force == InForce::Active);
@@ -111,7 +112,8 @@ fn uplink_status(
     UplinkStatus {
         name: uplink.name.clone(),
         device: uplink.device.as_ref().map(|device| device.name.clone()),
-        role: uplink.role,
+        role: configured.map_or(uplink.role, |configured| configured.role),
+        role_set: controller.manual_role(&uplink.name),
         state: match state(uplink, health, faulty) {
             _ if useless => UplinkState::Down,
             UplinkState::Up if without_mptcp => UplinkState::Degraded,

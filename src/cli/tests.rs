@@ -104,6 +104,14 @@ fn status() {
 }
 
 #[test]
+fn uplink() {
+    let role =
+        |role| Command::Uplink(UplinkOptions { run_dir: RUN_DIR.into(), name: "lte".into(), role });
+    assert_eq!(command(&["uplink", "lte", "off"]), role(Some(Role::Off)));
+    assert_eq!(command(&["uplink", "lte", "default"]), role(None));
+}
+
+#[test]
 fn help_and_version() {
     for words in
         [&["help"][..], &["--help"], &["-h"], &["agent", "-h"], &["server", "init", "--help"]]
@@ -132,6 +140,10 @@ fn mistakes_are_named() {
             &["server", "invite", "my home"],
             "NAME must be a name of 1 to 64 letters, digits, '-', '_' and '.', such as home",
         ),
+        (&["uplink"], "'uplink' needs a NAME"),
+        (&["uplink", "lte"], "'uplink' needs a ROLE"),
+        (&["uplink", "lte", "off", "now"], "unexpected argument \"now\""),
+        (&["uplink", "lte", "on"], "ROLE must be bond, backup, overflow, off or default"),
         (&["server", "init"], "'server init' needs --public HOST:PORT, where routers reach it"),
         (
             &["server", "init", "--public", "vps"],

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::keys::PublicKey;
+use super::value;
 use crate::net::Prefix;
 
 /// The most `config uplink` sections: the kernel keeps at most 8 endpoints
@@ -152,6 +153,37 @@ pub enum Role {
     Overflow,
     /// Never used.
     Off,
+}
+
+impl Role {
+    /// All roles by name.
+    pub const NAMES: [(&str, Role); 4] = [
+        ("bond", Role::Bond),
+        ("backup", Role::Backup),
+        ("overflow", Role::Overflow),
+        ("off", Role::Off),
+    ];
+
+    /// What a person wants an uplink's role to be: one of the roles, or with `default` (`None`) the
+    /// configured one. The error says what it must be.
+    pub fn wanted(text: &str) -> Result<Option<Role>, String> {
+        if text == "default" {
+            return Ok(None);
+        }
+        let found = Role::NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, role)| Some(*role)).ok_or_else(|| {
+            let names = Role::NAMES.iter().map(|(name, _)| *name);
+            let names: Vec<&str> = names.chain(["default"]).collect();
+            value::one_of(&names)
+        })
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Role::NAMES.iter().find(|(_, role)| role == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
 }
 
 /// What happens at the cap.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::outlets::Outlet;
-use crate::config::agent::{AgentConfig, ServerConfig};
+use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::health::Signs;
 use crate::net::Kernel;
 use crate::reconcile::{Operation, Plan};
@@ -16,6 +16,13 @@ pub enum Event {
     Started,
     /// A new configuration.
     Configured(Box<AgentConfig>),
+    /// A person wants a role for an uplink, until the agent stops or another one is configured.
+    RoleWanted {
+        /// The uplink's name.
+        uplink: String,
+        /// The role; `None` is the configured one.
+        role: Option<Role>,
+    },
     /// The agent is to stop.
     Stopping,
     /// Something in the kernel changed.

@@ -8,6 +8,7 @@ mod event;
 mod looks;
 mod outlets;
 mod refreshes;
+mod roles;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ pub use event::{Action, Event, Failed};
 pub use outlets::Outlet;
 pub use server::Server;
 
-use crate::config::agent::AgentConfig;
+use crate::config::agent::{AgentConfig, Role};
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::health::{Health, Policy, State};
@@ -33,6 +34,7 @@ use crate::uplink::{self, Uplink};
 use attempts::Attempts;
 use looks::{COALESCE, Looks};
 use refreshes::Refreshes;
+use roles::ManualRoles;
 
 /// Above this rate an uplink carries data and is probed densely, in bits a second.
 const ACTIVE_BPS: u64 = 64_000;
@@ -42,6 +44,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The state of the agent.
 pub struct Controller {
     config: AgentConfig,
+    roles: ManualRoles,
     ports: TproxyPorts,
     uplinks: Vec<Uplink>,
     health: BTreeMap<u8, Health>,
@@ -69,6 +72,7 @@ impl Controller {
     pub fn new(config: AgentConfig, ports: TproxyPorts, now: Instant) -> Controller {
         Controller {
             config,
+            roles: ManualRoles::default(),
             ports,
             uplinks: Vec::new(),
             health: BTreeMap::new(),
@@ -95,6 +99,9 @@ impl Controller {
         match event {
             Event::Started => self.put_in_force(&mut actions),
             Event::Configured(config) => self.on_config(*config, now, &mut actions),
+            Event::RoleWanted { uplink, role } => {
+                self.on_role_wanted(&uplink, role, now, &mut actions);
+            }
             Event::Stopping => {
                 let text = "stopping".to_owned();
                 return vec![Action::Log(log::Level::Info, text), Action::Leave];
@@ -179,6 +186,7 @@ impl Controller {
 
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.config, config);
+        self.roles.configure(&self.config.uplinks);
         let server = |config: &AgentConfig| {
             config.servers.first().filter(|_| config.idle_reason().is_none()).cloned()
         };
@@ -187,6 +195,25 @@ impl Controller {
         }
         self.put_in_force(actions);
         self.looks.soon(now);
+    }
+
+    fn on_role_wanted(
+        &mut self,
+        name: &str,
+        role: Option<Role>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(uplink) = self.config.uplinks.iter().find(|uplink| uplink.name == name) else {
+            return;
+        };
+        self.roles.set(uplink, role);
+        let text = match self.roles.of(name) {
+            Some(role) => format!("role {role}, set by hand; configured: {}", uplink.role),
+            None => format!("role {}, as configured", uplink.role),
+        };
+        actions.push(Action::Log(log::Level::Info, format!("uplink {name}: {text}")));
+        self.looks.by(now);
     }
 
     fn put_in_force(&mut self, actions: &mut Vec<Action>) {
@@ -241,14 +268,16 @@ impl Controller {
         self.look_failure = None;
         self.kernel = kernel;
         let before = std::mem::take(&mut self.uplinks);
-        self.uplinks = uplink::observe(&self.config.uplinks, &self.kernel, &before);
+        let configs = self.roles.apply(&self.config.uplinks);
+        self.uplinks = uplink::observe(&configs, &self.kernel, &before);
         self.renew_health(&before, now);
         self.assign(now, actions);
         self.set_outlets(actions);
         self.reconcile(now, actions);
     }
 
-    /// Health belongs to a path: another address or device starts anew, a gap in it does not.
+    /// Health belongs to a path: another address or device starts anew, a gap in it does not. An
+    /// uplink that is switched off is not probed, and nothing is known of it afterwards.
     fn renew_health(&mut self, before: &[Uplink], now: Instant) {
         let session = self.server.in_use;
         let family = session.map_or(Family::V4, Family::of);
@@ -258,7 +287,7 @@ impl Controller {
             let same = old.is_some_and(|old| {
                 let (old, new) = (outlets::source(old, family), outlets::source(uplink, family));
                 old == new || new.is_none()
-            });
+            }) && uplink.role != Role::Off;
             let health = self.health.remove(&uplink.slot).filter(|_| same);
             kept.insert(uplink.slot, health.unwrap_or_else(|| new_health(session, now)));
         }

@@ -2,6 +2,7 @@
 
 mod config;
 mod kernel;
+mod roles;
 mod server;
 mod uplinks;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::{Controller, Failing, Server};
-use crate::config::agent::AgentConfig;
+use crate::config::agent::{AgentConfig, Role};
 use crate::desired;
 use crate::failover::{Assignment, InForce};
 use crate::health::{Health, State};
@@ -21,7 +21,12 @@ impl Controller {
         &self.config
     }
 
-    /// The uplinks.
+    /// The role set at run time for an uplink, in place of the configured one.
+    pub fn manual_role(&self, uplink: &str) -> Option<Role> {
+        self.roles.of(uplink)
+    }
+
+    /// The uplinks, with the roles to go by.
     pub fn uplinks(&self) -> &[Uplink] {
         &self.uplinks
     }

@@ -1,7 +1,7 @@
 //! The control socket: one line of JSON asks, one line answers.
 //!
-//! A client connects to `control.sock` in the run directory, sends `{"method":"status"}` and a
-//! newline, and receives `{"result":...}` or `{"error":"..."}` and a newline; then the connection
+//! A client connects to `control.sock` in the run directory, sends `{"method":"status"}`, with
+//! `"params"` where the method takes some, and a newline, and receives `{"result":...}` or `{"error":"..."}` and a newline; then the connection
 //! ends. The socket belongs to one process: the run directory is locked as long as it lives.
 
 use std::fmt;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,16 +45,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Request {
     /// What to do, for instance `status`.
     pub method: String,
+    /// What the method takes: an object, or null.
+    pub params: Value,
     /// Takes the answer: the result as JSON text, or an error in words.
     pub reply: oneshot::Sender<Result<String, String>>,
 }
 
 /// Asks the owner of the state and waits for the answer.
-pub(super) async fn ask(owner: &mpsc::Sender<Request>, method: String) -> Result<String, String> {
+pub(super) async fn ask(
+    owner: &mpsc::Sender<Request>,
+    method: String,
+    params: Value,
+) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
         let stopping = || "the program is stopping".to_owned();
-        owner.send(Request { method, reply }).await.map_err(|_| stopping())?;
+        owner.send(Request { method, params, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     };
     match timeout(OWNER_TIMEOUT, asked).await {
@@ -194,6 +201,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 #[derive(Deserialize)]
 struct Question {
     method: String,
+    #[serde(default)]
+    params: Value,
 }
 
 async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> io::Result<()> {
@@ -208,7 +217,7 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
             Err(format!("the request is longer than {REQUEST_LIMIT} bytes"))
         }
         Ok(Ok(_)) => match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => ask(owner, question.method).await,
+            Ok(question) => ask(owner, question.method, question.params).await,
             Err(error) => {
                 Err(format!("the request is no line such as {{\"method\":\"status\"}}: {error}"))
             }
@@ -216,7 +225,7 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
     };
     let mut text = match answer {
         Ok(result) => format!("{{\"result\":{result}}}"),
-        Err(error) => format!("{{\"error\":{}}}", serde_json::Value::String(error)),
+        Err(error) => format!("{{\"error\":{}}}", Value::String(error)),
     };
     text.push('\n');
     timeout(CLIENT_TIMEOUT, writer.write_all(text.as_bytes())).await??;
@@ -265,8 +274,17 @@ impl std::error::Error for CallError {}
 /// # Errors
 /// [`CallError::NotRunning`] when there is no such process, and others.
 pub fn call(run_dir: &Path, method: &str) -> Result<String, CallError> {
+    call_with(run_dir, method, Value::Null)
+}
+
+/// The same as [`call`], for a method that takes `params`.
+///
+/// # Errors
+/// As those of [`call`].
+pub fn call_with(run_dir: &Path, method: &str, params: Value) -> Result<String, CallError> {
     let path = run_dir.join(SOCKET);
-    let answer = exchange(&path, &serde_json::json!({ "method": method }).to_string());
+    let question = serde_json::json!({ "method": method, "params": params });
+    let answer = exchange(&path, &question.to_string());
     let answer = answer.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             CallError::NotRunning(path.clone())

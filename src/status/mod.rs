@@ -151,6 +151,8 @@ pub struct UplinkStatus {
     pub device: Option<String>,
     /// The role configured.
     pub role: Role,
+    /// The role set at run time, which takes the place of the configured one.
+    pub role_set: Option<Role>,
     /// Health.
     pub state: UplinkState,
     /// Whether new data is sent over it: healthy, and no backup that merely stands by.
@@ -197,6 +199,7 @@ impl Default for UplinkStatus {
             name: String::new(),
             device: None,
             role: Role::Bond,
+            role_set: None,
             state: UplinkState::Unused,
             in_use: false,
             reason: String::new(),

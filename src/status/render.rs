@@ -144,7 +144,7 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
             vec![
                 Span::new(&uplink.name, Paint::Bold),
                 Span::new(word, paint),
-                Span::plain(role_word(uplink)),
+                Span::plain(role(uplink).to_string()),
                 or_none(uplink.device.clone()),
                 Span::plain(rate(uplink.rx_bps)),
                 Span::plain(rate(uplink.tx_bps)),
@@ -165,14 +165,23 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
     page.table(&columns, &rows);
     for uplink in uplinks.iter().filter(|uplink| needs_reason(uplink)) {
         let (word, paint) = uplink_word(uplink);
-        let text = format!("{word} for {}: {}", duration(uplink.since_seconds), uplink.reason);
+        let mut text = format!("{word} for {}: {}", duration(uplink.since_seconds), uplink.reason);
+        if let Some(set) = uplink.role_set {
+            text.push_str(&format!("; role {set}, set by hand; configured: {}", uplink.role));
+        }
         page.paragraph(&format!("  {}: ", uplink.name), &text, paint);
     }
 }
 
+/// The role that counts.
+fn role(uplink: &UplinkStatus) -> Role {
+    uplink.role_set.unwrap_or(uplink.role)
+}
+
 /// Whether a person would ask why; not of a bond uplink that works.
 fn needs_reason(uplink: &UplinkStatus) -> bool {
-    let ordinary = uplink.in_use && uplink.state == UplinkState::Up && uplink.role == Role::Bond;
+    let works = uplink.in_use && uplink.state == UplinkState::Up;
+    let ordinary = works && uplink.role == Role::Bond && uplink.role_set.is_none();
     !ordinary && !uplink.reason.is_empty()
 }
 
@@ -194,15 +203,6 @@ fn total(uplinks: &[UplinkStatus]) -> Vec<Span> {
         Span::plain(bytes(sum(|uplink| uplink.rx_bytes))),
         Span::plain(bytes(sum(|uplink| uplink.tx_bytes))),
     ]
-}
-
-fn role_word(uplink: &UplinkStatus) -> &'static str {
-    match uplink.role {
-        Role::Bond => "bond",
-        Role::Backup => "backup",
-        Role::Overflow => "overflow",
-        Role::Off => "off",
-    }
 }
 
 fn address(uplink: &UplinkStatus, none: &str) -> String {

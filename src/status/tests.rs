@@ -248,6 +248,24 @@ together                     133 Mbit/s  1.20 Mbit/s
   dsl: down for 2 min 10 s: no carrier on eth3";
 
 #[test]
+fn a_role_set_by_hand_is_shown_beside_the_configured_one() {
+    let mut agent = agent();
+    agent.uplinks.truncate(1);
+    agent.uplinks[0].role_set = Some(Role::Backup);
+    agent.uplinks[0].in_use = false;
+    agent.uplinks[0].reason = "stands by for the bond uplinks".into();
+    let style = Style { width: 80, colour: false, unicode: true };
+    let shown = render(&Snapshot::Agent(agent.into()), style);
+    compare(SET_BY_HAND, shown.split("\n\n").nth(1).unwrap_or_default());
+}
+
+const SET_BY_HAND: &str = r"
+UPLINK  STATE    ROLE    DEVICE         DOWN           UP      RTT   LOSS
+wan     standby  backup  eth1    93.4 Mbit/s  1.20 Mbit/s  12.3 ms  0.0 %
+  wan: standby for 1 h 6 min: stands by for the bond uplinks; role backup, set
+    by hand; configured: bond";
+
+#[test]
 fn an_agent_on_a_narrow_ascii_terminal() {
     let style = Style { width: 60, colour: false, unicode: false };
     compare(NARROW, &render(&Snapshot::Agent(agent().into()), style));
@@ -491,6 +509,7 @@ uplinks[].mtu
 uplinks[].name
 uplinks[].reason
 uplinks[].role
+uplinks[].role_set
 uplinks[].rtt_min_ms
 uplinks[].rtt_ms
 uplinks[].rtt_p95_ms

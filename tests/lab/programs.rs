@@ -302,6 +302,16 @@ impl<'lab> AgentProgram<'lab> {
         self.program.process().signal(Signal::HUP);
     }
 
+    /// Gives an uplink another role (`mptcp-bond uplink`): what the command prints, or its error.
+    #[track_caller]
+    pub fn set_role(&self, uplink: &str, role: &str) -> Result<String, String> {
+        let arguments = ["uplink", uplink, role, "--run-dir", path_text(&self.program.run_dir)];
+        let output = self.program.namespace.try_run(path_text(&binary()), &arguments);
+        let output = output.expect("run the program");
+        let text = |bytes| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// The directory of the keys.
     pub fn key_dir(&self) -> &Path {
         &self.key_dir

@@ -141,13 +141,7 @@ fn read_uplink(fields: &mut Fields<'_>) -> Option<UplinkConfig> {
         }
         _ => interface.map(Attachment::Interface).or(device.map(Attachment::Device)),
     };
-    let roles = [
-        ("bond", Role::Bond),
-        ("backup", Role::Backup),
-        ("overflow", Role::Overflow),
-        ("off", Role::Off),
-    ];
-    let role = fields.choice("role", Role::Bond, &roles);
+    let role = fields.choice("role", Role::Bond, &Role::NAMES);
     let bytes = fields.parsed("quota", value::bytes).unwrap_or(0);
     let day = |text: &str| match text.parse::<u8>() {
         Ok(day) if (1..=31).contains(&day) => Ok(day),

@@ -57,6 +57,18 @@ fn a_request_reaches_the_owner_and_its_answer_the_client_unchanged() {
 }
 
 #[test]
+fn parameters_reach_the_owner() {
+    let answer = |request: &Request| Ok(format!("[{}]", request.params));
+    with_control(answer, |run_dir| {
+        let params = serde_json::json!({ "name": "wan", "role": "off" });
+        let answer = call_with(run_dir, "uplink", params.clone()).unwrap();
+        assert_eq!(answer, format!("[{params}]"));
+        assert_eq!(call(run_dir, "status").unwrap(), "[null]");
+        assert_eq!(raw(run_dir, b"{\"method\":\"status\"}\n"), "{\"result\":[null]}\n");
+    });
+}
+
+#[test]
 fn the_socket_is_for_its_owner_alone() {
     with_control(
         |_| Ok("1".into()),

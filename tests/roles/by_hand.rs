@@ -1,0 +1,92 @@
+//! `mptcp-bond uplink NAME ROLE` while data flows.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use super::lab::traffic::{Kind, TrafficServer, Transfer, open_idle};
+use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec};
+use super::{LIMIT, carries, stands_by, wait_load};
+
+/// Transfers in each direction at once.
+const TRANSFERS: usize = 8;
+/// Bytes of each transfer that show that it goes on.
+const SOME: u64 = 100_000;
+
+/// Uplinks and the roles they get, one after the other. Each is switched off once, so that the first
+/// subflow of every connection is another than it began with, and demoted after that.
+const CHANGES: [(usize, &str); 11] = [
+    (1, "backup"),
+    (1, "bond"),
+    (0, "backup"),
+    (0, "default"),
+    (0, "off"),
+    (0, "bond"),
+    (1, "off"),
+    (1, "bond"),
+    (0, "backup"),
+    (0, "bond"),
+    (1, "overflow"),
+];
+
+/// A character sent and echoed.
+#[track_caller]
+fn key_stroke(mut shell: &TcpStream) {
+    shell.write_all(b"x").expect("send");
+    shell.read_exact(&mut [0]).expect("the echo");
+}
+
+#[test]
+fn another_role_moves_live_connections_without_a_reset() {
+    let lab = Lab::builder("role-by-hand")
+        .uplink(UplinkSpec::new("wan", 60))
+        .uplink(UplinkSpec::new("wanb", 40))
+        .build();
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let shell = open_idle(&dialer, 1).expect("connect").remove(0);
+    let transfers: Vec<Transfer> = (0..TRANSFERS)
+        .flat_map(|_| {
+            let down = Transfer::download(&dialer, Transfer::ENDLESS);
+            [down, Transfer::upload(&target, &dialer, Transfer::ENDLESS)]
+        })
+        .map(|transfer| transfer.expect("connect"))
+        .collect();
+    lab.uplinks().iter().for_each(|uplink| {
+        wait_load("at first", uplink, Instant::now(), carries);
+    });
+    for (index, role) in CHANGES {
+        let uplink = lab.uplink(index);
+        let progress: Vec<u64> = transfers.iter().map(|t| t.report().bytes).collect();
+        let start = Instant::now();
+        agent.set_role(uplink.device(), role).expect("another role");
+        let condition = if ["bond", "default"].contains(&role) { carries } else { stands_by };
+        let time = wait_load(role, uplink, start, condition);
+        println!("{} {role}: {time:.2?}", uplink.device());
+        key_stroke(&shell);
+        for (transfer, before) in transfers.iter().zip(progress) {
+            transfer.wait_bytes(before + SOME, LIMIT);
+        }
+    }
+    for transfer in transfers {
+        assert!(!transfer.is_finished(), "a transfer was cut off");
+        assert_eq!(transfer.stop().corrupt_at, None);
+    }
+
+    let told = agent.set_role("wanb", "backup").expect("another role");
+    assert_eq!(told, "wanb: role backup until the agent restarts; configured: bond");
+    let table = agent.status_table();
+    assert!(table.contains("role backup, set by hand; configured: bond"), "{table}");
+    let error = agent.set_role("wanc", "bond").expect_err("there is none");
+    assert_eq!(error, "mptcp-bond: there is no uplink 'wanc'; configured: wan, wanb");
+    agent.reload();
+    agent.wait_status("reloaded", |status| status["events"].to_string().contains("reloaded"));
+    agent.wait_status("its role stays", |status| status["uplinks"][1]["role_set"] == "backup");
+    agent.stop();
+    agent.restart();
+    agent.wait_status("its role is the configured one", |status| {
+        status["uplinks"][1]["role_set"].is_null() && status["uplinks"][1]["in_use"] == true
+    });
+}

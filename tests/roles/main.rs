@@ -1,0 +1,57 @@
+//! Roles of uplinks that change while data flows: by hand, by quota, by saturation.
+
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod by_hand;
+
+use std::time::{Duration, Instant};
+
+use lab::Uplink;
+
+/// How long anything may take that should happen soon.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Traffic moves within this time.
+const MOVED: Duration = Duration::from_secs(2);
+/// What rates are measured over.
+const WINDOW: Duration = Duration::from_millis(250);
+
+/// The rates of an uplink's device over [`WINDOW`], received and sent, as shares of what the uplink
+/// can do.
+fn load(uplink: &Uplink) -> (f64, f64) {
+    let (rx, tx) = uplink.bytes();
+    let start = Instant::now();
+    std::thread::sleep(WINDOW);
+    let (rx, tx) = (uplink.bytes().0.saturating_sub(rx), uplink.bytes().1.saturating_sub(tx));
+    let seconds = start.elapsed().as_secs_f64();
+    let share = |bytes: u64, rate: u32| bytes as f64 * 8.0 / seconds / (f64::from(rate) * 1e6);
+    (share(rx, uplink.spec().rate.down), share(tx, uplink.spec().rate.up))
+}
+
+/// Whether an uplink carries data in both directions.
+fn carries((rx, tx): (f64, f64)) -> bool {
+    rx > 0.3 && tx > 0.3
+}
+
+/// Whether an uplink carries no data, but for probes and what else keeps standing by.
+fn stands_by((rx, tx): (f64, f64)) -> bool {
+    rx < 0.03 && tx < 0.03
+}
+
+/// Waits until an uplink's load meets a condition, within [`MOVED`] of `since`.
+#[track_caller]
+fn wait_load(
+    what: &str,
+    uplink: &Uplink,
+    since: Instant,
+    condition: fn((f64, f64)) -> bool,
+) -> Duration {
+    loop {
+        let load = load(uplink);
+        if condition(load) {
+            // It held from the window's beginning on.
+            return since.elapsed() - WINDOW;
+        }
+        assert!(since.elapsed() < MOVED + WINDOW, "{what}: {} at {load:.2?}", uplink.device());
+    }
+}
