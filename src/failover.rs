@@ -1,11 +1,13 @@
 //! Uplinks, their health and the configured roles become the roles in force.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::config::agent::Role;
+use crate::config::agent::{QuotaAction, Role};
 use crate::health::{Health, State};
 use crate::net::Family;
+use crate::quota::Cap;
 use crate::uplink::{Fault, Uplink};
 
 /// How many endpoints the kernel takes (`MPTCP_PM_ADDR_MAX` through Linux 6.18).
@@ -45,6 +47,8 @@ pub enum Reason {
     Standby,
     /// An overflow uplink while a bond uplink is live.
     Overflow,
+    /// Its quota is reached: it stands by, or is switched off.
+    Capped(Cap),
     /// A backup or overflow uplink while no bond uplink is live.
     TookOver,
     /// Its probes are not answered, but nor are those of any other uplink.
@@ -72,6 +76,7 @@ impl fmt::Display for Reason {
             Reason::Unprobed => f.write_str("not probed yet"),
             Reason::Standby => f.write_str("stands by for the bond uplinks"),
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
+            Reason::Capped(cap) => cap.fmt(f),
             Reason::TookOver => f.write_str("no bond uplink is live"),
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
             Reason::Unanswered(time) if time.as_secs() == 0 => f.write_str("probes unanswered"),
@@ -100,9 +105,12 @@ pub struct Assignment {
     pub reason: Reason,
 }
 
-/// Decides roles; remembers only when the server was last silent on all uplinks.
+/// Decides roles; remembers when the server was last silent on all uplinks, and what bears on roles
+/// besides health.
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
+    /// Quotas that are reached, by uplink.
+    caps: BTreeMap<String, Cap>,
     silent: bool,
     returned: Option<Instant>,
 }
@@ -114,6 +122,27 @@ enum Fitness {
 }
 
 impl Failover {
+    /// Takes note of the quotas that are reached, by uplink.
+    pub fn set_caps(&mut self, caps: BTreeMap<String, Cap>) {
+        self.caps = caps;
+    }
+
+    /// Whether an uplink is switched off because its quota is reached.
+    pub fn is_capped_off(&self, uplink: &str) -> bool {
+        self.caps.get(uplink).is_some_and(|cap| cap.quota.action == QuotaAction::Off)
+    }
+
+    /// The role to go by: a quota that is reached takes the place of any role but `off`.
+    fn role(&self, uplink: &Uplink) -> (Role, Option<Cap>) {
+        match self.caps.get(&uplink.name) {
+            Some(cap) if uplink.role != Role::Off => match cap.quota.action {
+                QuotaAction::Backup => (Role::Backup, Some(*cap)),
+                QuotaAction::Off => (Role::Off, Some(*cap)),
+            },
+            _ => (uplink.role, None),
+        }
+    }
+
     /// The roles in force, an entry for each uplink.
     ///
     /// `healths[i]` belongs to `uplinks[i]`; a missing one is taken as unprobed. `families` are those
@@ -139,17 +168,19 @@ impl Failover {
             })
             .collect();
         let bond_live = uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
-            uplink.role == Role::Bond && matches!(fitness, Fitness::Live(_))
+            self.role(uplink).0 == Role::Bond && matches!(fitness, Fitness::Live(_))
         });
         let mut assignments: Vec<Assignment> = uplinks
             .iter()
             .zip(fitness)
             .map(|(uplink, fitness)| {
-                let (in_force, reason) = match (fitness, uplink.role) {
+                let (role, cap) = self.role(uplink);
+                let because = |reason| cap.map_or(reason, Reason::Capped);
+                let (in_force, reason) = match (fitness, role) {
                     (Fitness::Unfit(reason), _) => (InForce::Unused, reason),
                     (Fitness::Live(reason), Role::Bond) => (InForce::Active, reason),
                     (Fitness::Live(_), Role::Backup) if bond_live => {
-                        (InForce::Backup, Reason::Standby)
+                        (InForce::Backup, because(Reason::Standby))
                     }
                     (Fitness::Live(_), Role::Overflow) if bond_live => {
                         (InForce::Backup, Reason::Overflow)
@@ -158,7 +189,7 @@ impl Failover {
                         (InForce::Active, Reason::TookOver)
                     }
                     (Fitness::Live(_), Role::Off) => {
-                        (InForce::Unused, Reason::Fault(Fault::SwitchedOff))
+                        (InForce::Unused, because(Reason::Fault(Fault::SwitchedOff)))
                     }
                 };
                 Assignment { name: uplink.name.clone(), slot: uplink.slot, in_force, reason }

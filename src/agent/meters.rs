@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::controller::Counters;
 use crate::health::Signs;
 use crate::net::Family;
 use crate::os::counters::{DeviceCounters, device_counters};
@@ -48,6 +49,13 @@ impl Meters {
             rates.insert(slot, meter.rx.bps().saturating_add(meter.tx.bps()));
         }
         rates
+    }
+
+    /// The counters read last, by slot.
+    pub fn counters(&self) -> BTreeMap<u8, Counters> {
+        let counters =
+            |meter: &Meter| Counters { rx_bytes: meter.rx_bytes, tx_bytes: meter.tx_bytes };
+        self.by_slot.iter().map(|(slot, meter)| (*slot, counters(meter))).collect()
     }
 
     /// The meter of the uplink with this slot.

@@ -9,6 +9,7 @@ mod link;
 mod meters;
 mod roles;
 mod status;
+mod usage;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -39,6 +40,7 @@ pub use enrol::enrol;
 use kernel::Kernel;
 use link::Link;
 use meters::Meters;
+use usage::UsageFiles;
 
 /// How often rates are measured.
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,6 +87,7 @@ struct Agent {
     link: Link,
     proxy: Rc<Proxy>,
     meters: Meters,
+    usage_files: UsageFiles,
     http: Option<(SocketAddr, AbortHandle)>,
     owner: mpsc::Sender<Request>,
     events: EventLog,
@@ -113,6 +116,7 @@ impl Agent {
             link,
             proxy,
             meters: Meters::default(),
+            usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
             http: None,
             owner,
             events: EventLog::new(EVENTS_SHOWN),
@@ -135,6 +139,7 @@ impl Agent {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         self.put_in_force().await;
+        self.resume_usage();
         self.handle(Event::Started).await;
         loop {
             let deadline = self.controller.deadline(Instant::now());
@@ -224,6 +229,12 @@ impl Agent {
                 self.link.ping();
                 None
             }
+            Action::SaveUsage { text, save } => {
+                if let Err(error) = self.usage_files.save(&text, save) {
+                    self.tell(log::Level::Error, error);
+                }
+                None
+            }
             Action::Log(level, text) => {
                 self.tell(level, text);
                 None
@@ -246,6 +257,15 @@ impl Agent {
         self.handle(Event::Subflows(signs)).await;
     }
 
+    /// Continues counting what the uplinks carry where an earlier agent left off.
+    fn resume_usage(&mut self) {
+        let (usage, problems) = self.usage_files.load();
+        self.controller.resume_usage(usage);
+        for problem in problems {
+            self.tell(log::Level::Warn, problem);
+        }
+    }
+
     async fn each_second(&mut self) {
         self.seconds = self.seconds.wrapping_add(1);
         let now = Instant::now();
@@ -255,6 +275,8 @@ impl Agent {
         if self.controller.relies_on_subflows() {
             self.look_at_subflows().await;
         }
+        let counters = self.meters.counters();
+        self.handle(Event::Counted { clock: unix_seconds(), counters }).await;
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
             let now = Instant::now();
             let expected = self.controller.expected_subflows(now);

@@ -18,7 +18,7 @@ use crate::registry::unix_seconds;
 use crate::status::{
     AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
     LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkState,
-    UplinkStatus, agent_state, kernel_counters,
+    UplinkStatus, UsageStatus, agent_state, kernel_counters,
 };
 use crate::uplink::Uplink;
 
@@ -116,6 +116,7 @@ fn uplink_status(
         role_set: controller.manual_role(&uplink.name),
         state: match state(uplink, health, faulty) {
             _ if useless => UplinkState::Down,
+            _ if controller.is_capped_off(uplink.slot) => UplinkState::Unused,
             UplinkState::Up if without_mptcp => UplinkState::Degraded,
             state => state,
         },
@@ -148,6 +149,12 @@ fn uplink_status(
         rtt_p95_ms: rtt(Rtt::p95),
         jitter_ms: rtt(Rtt::jitter),
         loss_percent: health.and_then(Health::loss).map(|loss| f64::from(loss * 100.0).round()),
+        usage: controller.usage(&uplink.name).map(|standing| UsageStatus {
+            period_bytes: standing.bytes,
+            quota_bytes: configured.and_then(|config| config.quota).map(|quota| quota.bytes),
+            since: standing.since.map(|day| day.to_string()),
+            until: standing.until.map(|day| day.to_string()),
+        }),
     }
 }
 

@@ -63,9 +63,6 @@ impl AgentConfig {
             lines.push(format!("server '{}' is not used: only the first one is", server.name));
         }
         for uplink in &self.uplinks {
-            if uplink.quota.is_some() {
-                lines.push(format!("uplink '{}': the quota is not watched yet", uplink.name));
-            }
             if uplink.role == Role::Overflow {
                 lines.push(format!("uplink '{}': 'overflow' acts like 'backup'", uplink.name));
             }

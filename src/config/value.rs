@@ -142,6 +142,34 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "bytes, with K, M, G or T for powers of 1000, such as 500M or 50G".into())
 }
 
+/// A number with three significant digits and a decimal prefix: `1234567` is `1.23 M`.
+pub fn with_prefix(value: u64) -> (String, &'static str) {
+    const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
+    let mut scaled = value as f64;
+    let mut prefix = "";
+    for next in PREFIXES {
+        prefix = next;
+        // What would round to 1000 belongs to the next prefix.
+        if scaled < 999.5 {
+            break;
+        }
+        scaled /= 1000.0;
+    }
+    let digits = match scaled {
+        _ if prefix.is_empty() => 0,
+        s if s < 9.995 => 2,
+        s if s < 99.95 => 1,
+        _ => 0,
+    };
+    (format!("{scaled:.digits$}"), prefix)
+}
+
+/// Bytes, such as `1.23 GB`.
+pub fn show_bytes(bytes: u64) -> String {
+    let (number, prefix) = with_prefix(bytes);
+    format!("{number} {prefix}B")
+}
+
 /// A rate such as `50Mbit`, in bytes a second; 0 is unlimited.
 pub fn rate(text: &str) -> Result<u64, String> {
     let units = [("kbit", 1_000), ("Mbit", 1_000_000), ("Gbit", 1_000_000_000)];

@@ -7,6 +7,7 @@ use super::outlets::Outlet;
 use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::health::Signs;
 use crate::net::Kernel;
+use crate::quota::Save;
 use crate::reconcile::{Operation, Plan};
 
 /// What happened.
@@ -77,8 +78,24 @@ pub enum Event {
     /// [`Controller::wants_subflows`](super::Controller::wants_subflows), and each second while
     /// [`Controller::relies_on_subflows`](super::Controller::relies_on_subflows).
     Subflows(BTreeMap<u8, Signs>),
+    /// What the uplinks' devices have carried.
+    Counted {
+        /// The clock, in seconds since 1970; it may be wrong.
+        clock: u64,
+        /// The devices' counters, by slot.
+        counters: BTreeMap<u8, Counters>,
+    },
     /// Time went by.
     Tick,
+}
+
+/// A device's counters since it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
 }
 
 /// An operation that could not be carried out.
@@ -117,6 +134,13 @@ pub enum Action {
     KeepSession(Option<ServerConfig>),
     /// Ask the server for a sign of life on the control connection.
     PingServer,
+    /// Write down what the uplinks have carried, to be read at the next start.
+    SaveUsage {
+        /// The file's contents.
+        text: String,
+        /// Where to.
+        save: Save,
+    },
     /// Tell the user.
     Log(log::Level, String),
 }

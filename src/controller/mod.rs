@@ -12,6 +12,7 @@ mod roles;
 mod server;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use attempts::Failing;
-pub use event::{Action, Event, Failed};
+pub use event::{Action, Counters, Event, Failed};
 pub use outlets::Outlet;
 pub use server::Server;
 
@@ -29,6 +30,7 @@ use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
+use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
@@ -65,6 +67,7 @@ pub struct Controller {
     dial_order: Vec<Outlet>,
     looks: Looks,
     look_failure: Option<String>,
+    usage: Usage,
 }
 
 impl Controller {
@@ -90,6 +93,7 @@ impl Controller {
             dial_order: Vec::new(),
             looks: Looks::new(now),
             look_failure: None,
+            usage: Usage::default(),
         }
     }
 
@@ -104,7 +108,8 @@ impl Controller {
             }
             Event::Stopping => {
                 let text = "stopping".to_owned();
-                return vec![Action::Log(log::Level::Info, text), Action::Leave];
+                let save = self.save_usage(Save::Flash);
+                return vec![Action::Log(log::Level::Info, text), Action::Leave, save];
             }
             Event::Changed => self.looks.soon(now),
             Event::Dumped(kernel) => self.on_dump(*kernel, now, &mut actions),
@@ -157,6 +162,9 @@ impl Controller {
                         health.on_subflows(now, signs);
                     }
                 }
+            }
+            Event::Counted { clock, counters } => {
+                self.on_counted(clock, &counters, now, &mut actions);
             }
             Event::Tick => {}
         }
@@ -276,8 +284,8 @@ impl Controller {
         self.reconcile(now, actions);
     }
 
-    /// Health belongs to a path: another address or device starts anew, a gap in it does not. An
-    /// uplink that is switched off is not probed, and nothing is known of it afterwards.
+    /// Health belongs to a path: another address or device starts anew, a gap in it does not. What
+    /// was known of an uplink before it was switched off says nothing afterwards.
     fn renew_health(&mut self, before: &[Uplink], now: Instant) {
         let session = self.server.in_use;
         let family = session.map_or(Family::V4, Family::of);
@@ -287,8 +295,10 @@ impl Controller {
             let same = old.is_some_and(|old| {
                 let (old, new) = (outlets::source(old, family), outlets::source(uplink, family));
                 old == new || new.is_none()
-            }) && uplink.role != Role::Off;
-            let health = self.health.remove(&uplink.slot).filter(|_| same);
+            });
+            let switched =
+                old.is_some_and(|old| (old.role == Role::Off) != (uplink.role == Role::Off));
+            let health = self.health.remove(&uplink.slot).filter(|_| same && !switched);
             kept.insert(uplink.slot, health.unwrap_or_else(|| new_health(session, now)));
         }
         self.health = kept;
@@ -329,7 +339,8 @@ impl Controller {
 
     /// Where probes and connections to the server leave.
     fn set_outlets(&mut self, actions: &mut Vec<Action>) {
-        let probers = outlets::probers(&self.uplinks, self.server.in_use);
+        let mut probers = outlets::probers(&self.uplinks, self.server.in_use);
+        probers.retain(|outlet| !self.is_capped_off(outlet.slot));
         let ranked = failover::best(&self.assignments, &self.uplinks, &self.healths());
         let dial_order = outlets::dial_order(&ranked, &self.uplinks);
         if probers != self.probers {

@@ -1,6 +1,7 @@
 use super::*;
-use crate::config::agent::UplinkConfig;
+use crate::config::agent::{Quota, UplinkConfig};
 use crate::health::Policy;
+use crate::quota::Standing;
 use crate::uplink::observe;
 use crate::uplink::tests::{address, config, default_via, link};
 
@@ -99,6 +100,43 @@ fn roles_in_force_follow_the_live_bond_uplinks() {
     );
     let after = lab.run(5000, &[FAST; 4]);
     assert_eq!(after, ["unused active active unused", "active backup backup unused"]);
+}
+
+/// Quotas of these uplinks are reached.
+fn caps(names: &[(&str, QuotaAction)]) -> BTreeMap<String, Cap> {
+    let cap = |action| Cap {
+        quota: Quota { bytes: 1000, reset_day: 1, action },
+        standing: Standing { bytes: 1000, since: None, until: None },
+    };
+    names.iter().map(|(name, action)| (name.to_string(), cap(*action))).collect()
+}
+
+#[test]
+fn an_uplink_whose_quota_is_reached_stands_by_or_is_off() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond, Role::Overflow, Role::Off]);
+    let backup = ["u1", "u2", "u3"].map(|name| (name, QuotaAction::Backup));
+    lab.failover.set_caps(caps(&backup));
+    assert_eq!(lab.run(5000, &[FAST; 4]), ["active backup backup unused"]);
+    let reason = lab.assign()[1].reason.to_string();
+    assert_eq!(reason, "quota of 1.00 kB reached (1.00 kB): backup");
+    assert_eq!(
+        lab.run(5000, &[None, FAST, FAST, None]).last().unwrap(),
+        "unused active active unused"
+    );
+
+    lab.failover.set_caps(caps(&[("u1", QuotaAction::Off)]));
+    assert_eq!(lab.state(), "unused unused active unused");
+    assert_eq!(lab.assign()[1].reason.to_string(), "quota of 1.00 kB reached (1.00 kB): off");
+    assert!(lab.failover.is_capped_off("u1") && !lab.failover.is_capped_off("u0"));
+}
+
+#[test]
+fn a_quota_reached_on_all_uplinks_leaves_them_as_backups() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond]);
+    let both = ["u0", "u1"].map(|name| (name, QuotaAction::Backup));
+    lab.failover.set_caps(caps(&both));
+    assert_eq!(lab.state(), "active active");
+    assert_eq!(lab.assign()[0].reason, Reason::TookOver);
 }
 
 #[test]

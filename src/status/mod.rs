@@ -191,6 +191,8 @@ pub struct UplinkStatus {
     pub jitter_ms: Option<f64>,
     /// Probes lost, in per cent.
     pub loss_percent: Option<f64>,
+    /// What it has carried this month; none before it was counted.
+    pub usage: Option<UsageStatus>,
 }
 
 impl Default for UplinkStatus {
@@ -219,8 +221,23 @@ impl Default for UplinkStatus {
             rtt_p95_ms: None,
             jitter_ms: None,
             loss_percent: None,
+            usage: None,
         }
     }
+}
+
+/// What an uplink has carried in the current period of its quota; a month without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageStatus {
+    /// Bytes its device has received and sent.
+    pub period_bytes: u64,
+    /// The quota, if it has one.
+    pub quota_bytes: Option<u64>,
+    /// The period's first day (UTC), such as `2026-11-01`; none until the clock is right.
+    pub since: Option<String>,
+    /// The day the count starts anew.
+    pub until: Option<String>,
 }
 
 /// An MPTCP endpoint of an uplink.

@@ -4,7 +4,7 @@ use super::page::{Column, Page, Paint, Span};
 use super::text::{bytes, duration, milliseconds, rate};
 use super::{
     AgentSnapshot, AgentState, Connections, Event, Failure, KernelStatus, Level, ServerSnapshot,
-    ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
+    ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus, UsageStatus,
 };
 use crate::config::agent::Role;
 
@@ -171,6 +171,20 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
         }
         page.paragraph(&format!("  {}: ", uplink.name), &text, paint);
     }
+    for uplink in uplinks {
+        if let Some(text) = uplink.usage.as_ref().and_then(usage) {
+            page.paragraph(&format!("  {}: ", uplink.name), &text, Paint::Plain);
+        }
+    }
+}
+
+/// How much of a quota is used.
+fn usage(usage: &UsageStatus) -> Option<String> {
+    let mut text = format!("{} of {}", bytes(usage.period_bytes), bytes(usage.quota_bytes?));
+    if let (Some(since), Some(until)) = (&usage.since, &usage.until) {
+        text.push_str(&format!(" used since {since}, counted anew from {until} on"));
+    }
+    Some(text)
 }
 
 /// The role that counts.

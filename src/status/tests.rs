@@ -25,6 +25,7 @@ fn agent() -> AgentSnapshot {
         rtt_p95_ms: Some(21.5),
         jitter_ms: Some(1.25),
         loss_percent: Some(0.0),
+        usage: Some(UsageStatus { period_bytes: 2_000_000_000, ..Default::default() }),
         ..Default::default()
     };
     let wanb = UplinkStatus {
@@ -55,6 +56,12 @@ fn agent() -> AgentSnapshot {
         gateways: vec!["10.64.3.1".into()],
         rtt_ms: Some(48.2),
         loss_percent: Some(0.3),
+        usage: Some(UsageStatus {
+            period_bytes: 31_400_000_000,
+            quota_bytes: Some(50_000_000_000),
+            since: Some("2026-11-01".into()),
+            until: Some("2026-12-01".into()),
+        }),
         ..Default::default()
     };
     let dsl = UplinkStatus {
@@ -199,6 +206,7 @@ together                                 133 Mbit/s  1.20 Mbit/s                
   wanb: degraded for 42 s: 12.0 % of the probes are lost
   lte: standby for 1 d 1 h: stands by for the bond uplinks
   dsl: down for 2 min 10 s: no carrier on eth3
+  lte: 31.4 GB of 50.0 GB used since 2026-11-01, counted anew from 2026-12-01 on
 
 SERVER  STATE          SINCE      RTT  CIPHER       SESSION   ADDRESS
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm  3f9a1c02  vps.example.net:443
@@ -245,7 +253,8 @@ dsl       down      bond        0 bit/s      0 bit/s        –       –
 together                     133 Mbit/s  1.20 Mbit/s
   wanb: degraded for 42 s: 12.0 % of the probes are lost
   lte: standby for 1 d 1 h: stands by for the bond uplinks
-  dsl: down for 2 min 10 s: no carrier on eth3";
+  dsl: down for 2 min 10 s: no carrier on eth3
+  lte: 31.4 GB of 50.0 GB used since 2026-11-01, counted anew from 2026-12-01 on";
 
 #[test]
 fn a_role_set_by_hand_is_shown_beside_the_configured_one() {
@@ -284,6 +293,8 @@ together             133 Mbit/s  1.20 Mbit/s
   wanb: degraded for 42 s: 12.0 % of the probes are lost
   lte: standby for 1 d 1 h: stands by for the bond uplinks
   dsl: down for 2 min 10 s: no carrier on eth3
+  lte: 31.4 GB of 50.0 GB used since 2026-11-01, counted
+    anew from 2026-12-01 on
 
 SERVER  STATE          SINCE      RTT  CIPHER
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm
@@ -521,6 +532,10 @@ uplinks[].subflows
 uplinks[].table
 uplinks[].tx_bps
 uplinks[].tx_bytes
+uplinks[].usage.period_bytes
+uplinks[].usage.quota_bytes
+uplinks[].usage.since
+uplinks[].usage.until
 uptime_seconds
 version
 --

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+pub(super) use crate::config::value::show_bytes as bytes;
+use crate::config::value::with_prefix;
+
 /// Makes a string safe to print in one line: control characters, escape sequences, line
 /// separators, and characters that reorder or hide text show as escapes such as `\u{1b}`. Without
 /// `unicode` what is not ASCII shows as `?`.
@@ -66,38 +69,10 @@ pub(super) fn head(text: &str, columns: usize) -> &str {
     text
 }
 
-/// A number with three significant digits and a decimal prefix: `1234567` is `1.23 M`.
-fn scaled(value: u64) -> (String, &'static str) {
-    const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
-    let mut scaled = value as f64;
-    let mut prefix = "";
-    for next in PREFIXES {
-        prefix = next;
-        // What would round to 1000 belongs to the next prefix.
-        if scaled < 999.5 {
-            break;
-        }
-        scaled /= 1000.0;
-    }
-    let digits = match scaled {
-        _ if prefix.is_empty() => 0,
-        s if s < 9.995 => 2,
-        s if s < 99.95 => 1,
-        _ => 0,
-    };
-    (format!("{scaled:.digits$}"), prefix)
-}
-
 /// Bits a second, such as `93.4 Mbit/s`.
 pub(super) fn rate(bits_per_second: u64) -> String {
-    let (number, prefix) = scaled(bits_per_second);
+    let (number, prefix) = with_prefix(bits_per_second);
     format!("{number} {prefix}bit/s")
-}
-
-/// Bytes, such as `1.23 GB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    let (number, prefix) = scaled(bytes);
-    format!("{number} {prefix}B")
 }
 
 /// A time span in its two largest units, such as `3 d 4 h` or `2 min 10 s`.

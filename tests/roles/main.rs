@@ -4,10 +4,14 @@
 mod lab;
 
 mod by_hand;
+mod quota;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lab::Uplink;
+use lab::traffic::Transfer;
 
 /// How long anything may take that should happen soon.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -15,6 +19,26 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MOVED: Duration = Duration::from_secs(2);
 /// What rates are measured over.
 const WINDOW: Duration = Duration::from_millis(250);
+
+/// Bytes of each transfer that show that it goes on.
+const SOME: u64 = 100_000;
+
+/// A character sent and echoed.
+#[track_caller]
+fn key_stroke(mut shell: &TcpStream) {
+    shell.write_all(b"x").expect("send");
+    shell.read_exact(&mut [0]).expect("the echo");
+}
+
+/// Waits until each transfer has made progress from now on.
+#[track_caller]
+fn goes_on(transfers: &[Transfer]) {
+    let progress: Vec<u64> = transfers.iter().map(|t| t.report().bytes).collect();
+    for (transfer, before) in transfers.iter().zip(progress) {
+        assert!(!transfer.is_finished(), "a transfer was cut off");
+        transfer.wait_bytes(before + SOME, LIMIT);
+    }
+}
 
 /// The rates of an uplink's device over [`WINDOW`], received and sent, as shares of what the uplink
 /// can do.

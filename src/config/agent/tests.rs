@@ -130,7 +130,6 @@ fn what_has_no_effect_yet_is_named() {
         parse(&text).without_effect(),
         [
             "server 'second' is not used: only the first one is",
-            "uplink 'lte': the quota is not watched yet",
             "uplink 'lte': 'overflow' acts like 'backup'",
             "forward 'ssh': ports are not forwarded yet",
         ]

@@ -1,6 +1,7 @@
 //! Roles set at run time, quotas and saturation.
 
 use super::*;
+use crate::config::agent::{Quota, QuotaAction};
 
 fn want(world: &mut World, uplink: &str, role: Option<Role>) {
     world.tell(Event::RoleWanted { uplink: uplink.into(), role });
@@ -88,4 +89,82 @@ fn the_configured_role_set_by_hand_is_as_configured() {
     assert_eq!(world.controller.manual_role("wanb"), None);
     want(&mut world, "no such uplink", Some(Role::Off));
     assert_eq!(lines(&world), [""; 0]);
+}
+
+/// Both uplinks have a quota of 1 MB; a second later these bytes have gone over their devices.
+fn carried(world: &mut World, bytes: [u64; 2]) {
+    const NOVEMBER: u64 = 1_795_219_200;
+    world.run(1000);
+    let counters = |rx_bytes| Counters { rx_bytes, tx_bytes: 0 };
+    let counters = [(0, counters(bytes[0])), (1, counters(bytes[1]))].into();
+    world.tell(Event::Counted { clock: NOVEMBER, counters });
+    world.run(200);
+}
+
+fn with_quotas(action: QuotaAction) -> World {
+    let mut world = World::settled();
+    configure(&mut world, |config| {
+        for uplink in &mut config.uplinks {
+            uplink.quota = Some(Quota { bytes: 1_000_000, reset_day: 1, action });
+        }
+    });
+    carried(&mut world, [0, 0]);
+    world.forget();
+    world
+}
+
+fn saved(world: &World) -> Vec<Save> {
+    let saves = world.done.iter().filter_map(|(_, action)| match action {
+        Action::SaveUsage { save, .. } => Some(*save),
+        _ => None,
+    });
+    saves.collect()
+}
+
+#[test]
+fn a_quota_that_is_reached_makes_a_backup_of_the_uplink() {
+    let mut world = with_quotas(QuotaAction::Backup);
+    carried(&mut world, [900_000, 999_999]);
+    assert_eq!(lines(&world), [""; 0]);
+    world.forget();
+    carried(&mut world, [900_000, 1_000_000]);
+    assert_eq!(lines(&world), ["ip mptcp endpoint change id 201 backup"]);
+    let text = "quota of 1.00 MB reached (1.00 MB since 1 Nov): backup until 1 Dec";
+    assert_eq!(world.log(), [format!("uplink wanb: standing by: {text}")]);
+    assert_eq!(saved(&world), [Save::Flash]);
+    assert_eq!(world.controller.usage("wanb").unwrap().bytes, 1_000_000);
+}
+
+#[test]
+fn an_uplink_switched_off_by_its_quota_loses_its_endpoint_and_its_probes_alone() {
+    let mut world = with_quotas(QuotaAction::Off);
+    carried(&mut world, [0, 1_000_000]);
+    assert_eq!(lines(&world), ["ip mptcp endpoint delete id 201"]);
+    world.forget();
+    world.run(10_000);
+    assert!(world.probes <= 6, "the other uplink's alone: {}", world.probes);
+    assert_eq!(lines(&world), [""; 0], "its rules and routes stay");
+
+    world.forget();
+    configure(&mut world, |config| config.uplinks[1].quota = None);
+    carried(&mut world, [0, 1_000_000]);
+    assert_eq!(world.in_force(), [InForce::Active; 2]);
+    assert_eq!(world.endpoints().len(), 2);
+}
+
+#[test]
+fn what_was_carried_is_saved_at_the_end_and_resumed() {
+    let mut world = with_quotas(QuotaAction::Backup);
+    carried(&mut world, [0, 2_000_000]);
+    world.forget();
+    world.tell(Event::Stopping);
+    assert_eq!(saved(&world), [Save::Flash]);
+    let Some((_, Action::SaveUsage { text, .. })) = world.done.last() else { panic!() };
+    let usage = Usage::from_json(text.as_bytes(), "").unwrap();
+
+    let mut world = with_quotas(QuotaAction::Backup);
+    world.controller.resume_usage(usage);
+    carried(&mut world, [0, 2_000_000]);
+    assert_eq!(world.in_force(), [InForce::Active, InForce::Backup]);
+    assert_eq!(world.controller.usage("wanb").unwrap().bytes, 2_000_000);
 }

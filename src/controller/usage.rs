@@ -1,0 +1,59 @@
+//! What the uplinks carry, and the quotas it counts towards.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Action, Controller, Counters, new_health};
+use crate::quota::{Reading, Save, Standing, Usage};
+
+impl Controller {
+    /// Continues what an earlier agent counted.
+    pub fn resume_usage(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// What an uplink has carried in this period of its quota.
+    pub fn usage(&self, uplink: &str) -> Option<Standing> {
+        self.usage.standing(uplink)
+    }
+
+    /// Whether the uplink with this slot is switched off because its quota is reached.
+    pub fn is_capped_off(&self, slot: u8) -> bool {
+        let uplink = self.uplinks.iter().find(|uplink| uplink.slot == slot);
+        uplink.is_some_and(|uplink| self.failover.is_capped_off(&uplink.name))
+    }
+
+    pub(super) fn on_counted(
+        &mut self,
+        clock: u64,
+        counters: &BTreeMap<u8, Counters>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let readings = self.uplinks.iter().filter_map(|uplink| {
+            let (device, counters) = (uplink.device.as_ref()?, counters.get(&uplink.slot)?);
+            let bytes = counters.rx_bytes.saturating_add(counters.tx_bytes);
+            let reading = Reading { device: device.name.clone(), index: device.index.0, bytes };
+            Some((uplink.name.clone(), reading))
+        });
+        self.usage.count(&self.config.uplinks, &readings.collect(), clock, now);
+        if let Some(save) = self.usage.save_due(&self.config.uplinks, now) {
+            actions.push(self.save_usage(save));
+        }
+        let off = |controller: &Controller| -> Vec<bool> {
+            let slots = controller.uplinks.iter().map(|uplink| uplink.slot);
+            slots.map(|slot| controller.is_capped_off(slot)).collect()
+        };
+        let before = off(self);
+        self.failover.set_caps(self.usage.caps(&self.config.uplinks));
+        let changed = before.into_iter().zip(off(self)).map(|(before, after)| before != after);
+        for (uplink, _) in self.uplinks.iter().zip(changed).filter(|(_, changed)| *changed) {
+            // It is not probed while it is off, so nothing is known of it.
+            self.health.insert(uplink.slot, new_health(self.server.in_use, now));
+        }
+    }
+
+    pub(super) fn save_usage(&self, save: Save) -> Action {
+        Action::SaveUsage { text: self.usage.to_json(), save }
+    }
+}
