@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 pub use handshake::{Incoming, hello, invalid, open, read_sealed, shake_hands};
 
@@ -45,8 +45,6 @@ const DEMOTION: Duration = Duration::from_secs(600);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// After how long without an answer the control connection is given up.
 const PING_LIMIT: Duration = Duration::from_secs(10);
-/// The longest wait between two attempts.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A session the server gave, and the server address it is used with.
 pub struct Session {
@@ -104,8 +102,8 @@ pub struct Trunk {
     session: RefCell<Option<Rc<Session>>>,
     /// Told at each change of these.
     pub changed: Notify,
-    /// Asks for a ping on the control connection at once.
-    pub ping: Notify,
+    /// Told when a stream breaks before the server has answered.
+    pub suspected: Notify,
 }
 
 impl Trunk {
@@ -135,8 +133,7 @@ impl Trunk {
 
     /// Has the control connection checked at once, or tried again if there is none.
     pub fn suspect(&self) {
-        self.ping.notify_one();
-        self.changed.notify_waiters();
+        self.suspected.notify_one();
     }
 
     /// Puts a session in force, or none.
@@ -156,69 +153,98 @@ impl Trunk {
         fell_back.insert(source, Instant::now());
     }
 
-    /// The ways out that can reach `server`, in the order they are tried: best first, those on
-    /// which MPTCP became plain TCP last.
-    pub fn paths_to(&self, server: IpAddr) -> Vec<Outlet> {
-        let paths = self.paths.borrow();
-        let fits = |path: &&Outlet| path.source.is_ipv4() == server.is_ipv4();
-        let mut paths: Vec<Outlet> = paths.iter().filter(fits).cloned().collect();
-        paths.sort_by_key(|path| self.falls_back(path.source));
-        paths
-    }
-
-    /// Connects to `server`: over the best way out first, then over the next one beside it each
-    /// 250 ms; the first to be accepted wins. One that fell back to plain TCP wins only if no other
-    /// way brings MPTCP: it could not be bonded.
+    /// Connects to a server; see [`Trunk::dial_any`].
     ///
     /// # Errors
-    /// The last way's error, or `NetworkUnreachable` where there is none.
+    /// Those of [`Trunk::dial_any`].
     pub async fn dial(&self, server: SocketAddr) -> io::Result<TcpStream> {
-        let mut paths = self.paths_to(server.ip());
-        if paths.is_empty() {
+        self.dial_any(&[server]).await.map(|(_, tcp)| tcp)
+    }
+
+    /// Connects to a server at one of its addresses: over the best way out first, at each address in
+    /// turn, then over the next way, an attempt beside the others each 250 ms; the first to be
+    /// accepted wins. One that fell back to plain TCP wins only if no other way brings MPTCP: it could
+    /// not be bonded.
+    ///
+    /// # Errors
+    /// The last attempt's error, or `NetworkUnreachable` where there is no way.
+    pub async fn dial_any(&self, servers: &[SocketAddr]) -> io::Result<(SocketAddr, TcpStream)> {
+        let mut attempts = self.attempts(servers);
+        if attempts.is_empty() {
             let text = "no uplink is up that could reach the server";
             return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text));
         }
         let mut plain = None;
         loop {
             let limit = if plain.is_some() { BETTER_LIMIT } else { CONNECT_LIMIT };
-            let dialed = timeout(limit, race(server, paths.clone()))
+            let dialed = timeout(limit, race(attempts.clone()))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            let (source, tcp) = match (dialed, plain) {
+            let (attempt, tcp) = match (dialed, plain) {
                 (Ok(dialed), _) => dialed,
-                (Err(_), Some(tcp)) => return Ok(tcp),
+                (Err(_), Some(plain)) => return Ok(plain),
                 (Err(error), None) => return Err(error),
             };
+            let Attempt { server, path } = attempt;
             if socket::is_mptcp(&tcp).unwrap_or(true) {
-                return Ok(tcp);
+                return Ok((server, tcp));
             }
-            self.note_fallback(source);
-            paths.retain(|path| !self.falls_back(path.source));
-            if paths.is_empty() {
-                return Ok(tcp);
+            self.note_fallback(path.source);
+            attempts.retain(|attempt| !self.falls_back(attempt.path.source));
+            if attempts.is_empty() {
+                return Ok((server, tcp));
             }
-            plain = Some(tcp);
+            plain = Some((server, tcp));
         }
+    }
+
+    /// The slot of the uplink that a connection to `server` begins on, if all goes well.
+    pub fn first_path(&self, server: SocketAddr) -> Option<u8> {
+        self.attempts(&[server]).first().map(|attempt| attempt.path.slot)
+    }
+
+    /// Each address over each way of its family, in the order to try them.
+    fn attempts(&self, servers: &[SocketAddr]) -> Vec<Attempt> {
+        let paths = self.paths.borrow();
+        let mut attempts = Vec::new();
+        for uplink in paths.chunk_by(|a, b| a.slot == b.slot) {
+            for &server in servers {
+                let reaches = |path: &&Outlet| path.source.is_ipv4() == server.is_ipv4();
+                let ways = uplink.iter().filter(reaches).cloned();
+                attempts.extend(ways.map(|path| Attempt { server, path }));
+            }
+        }
+        attempts.sort_by_key(|attempt| self.falls_back(attempt.path.source));
+        attempts
     }
 }
 
-/// The connection that was accepted first, and the address it comes from.
-async fn race(server: SocketAddr, paths: Vec<Outlet>) -> io::Result<(IpAddr, TcpStream)> {
-    let mut attempts = FuturesUnordered::new();
+/// An address and a way to it.
+#[derive(Clone)]
+struct Attempt {
+    server: SocketAddr,
+    path: Outlet,
+}
+
+type Dialed = io::Result<(Attempt, TcpStream)>;
+
+/// The attempt that was accepted first.
+async fn race(all: Vec<Attempt>) -> Dialed {
+    let mut running = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::NetworkUnreachable);
-    for path in paths {
-        attempts.push(Box::pin(async move {
-            let source = path.source;
-            let tcp = socket::mptcp_connect(server, Some(source), Some(&path.device)).await?;
-            Ok((source, tcp))
-        }) as Pin<Box<dyn Future<Output = io::Result<(IpAddr, TcpStream)>>>>);
-        match timeout(ATTEMPT_DELAY, attempts.next()).await {
+    for attempt in all {
+        running.push(Box::pin(async move {
+            let Attempt { server, path } = &attempt;
+            let tcp = socket::mptcp_connect(*server, Some(path.source), Some(&path.device)).await?;
+            Ok((attempt, tcp))
+        }) as Pin<Box<dyn Future<Output = Dialed>>>);
+        match timeout(ATTEMPT_DELAY, running.next()).await {
             Ok(Some(Ok(dialed))) => return Ok(dialed),
             Ok(Some(Err(error))) => last = error,
             Ok(None) | Err(_) => {}
         }
     }
-    while let Some(result) = attempts.next().await {
+    while let Some(result) = running.next().await {
         match result {
             Ok(dialed) => return Ok(dialed),
             Err(error) => last = error,
@@ -229,8 +255,6 @@ async fn race(server: SocketAddr, paths: Vec<Outlet>) -> io::Result<(IpAddr, Tcp
 
 /// What became of the session.
 pub enum Event {
-    /// The server's name stands for these addresses.
-    Resolved(Vec<IpAddr>),
     /// A session is in force; also after a rotation.
     Up {
         /// The session.
@@ -243,14 +267,14 @@ pub enum Event {
         /// Round-trip time over the control connection.
         rtt: Duration,
     },
-    /// There is no control connection.
+    /// There is no control connection, or no longer: the last event.
     Down {
         /// Why, in words.
         reason: String,
     },
 }
 
-/// Keeps a control connection to one server, for ever.
+/// Makes a control connection to one server, and keeps it until it ends.
 pub struct Keeper {
     /// The server.
     pub config: ServerConfig,
@@ -258,64 +282,53 @@ pub struct Keeper {
     pub key: PrivateKey,
     /// What is shared with pool and proxy.
     pub trunk: Rc<Trunk>,
-    /// Where news goes.
-    pub events: mpsc::UnboundedSender<Event>,
+    /// Asks for a ping at once.
+    pub ping: Rc<Notify>,
+    /// The number its events come with.
+    pub id: u64,
+    /// Where they go.
+    pub events: mpsc::UnboundedSender<(u64, Event)>,
 }
 
 impl Keeper {
-    /// Connects, serves, and connects again with backoff.
-    pub async fn run(self) {
-        let mut backoff = Duration::ZERO;
-        loop {
-            let reason = match self.connect().await {
-                Ok(connection) => {
-                    let since = Instant::now();
-                    let reason = self.serve(connection).await;
-                    // A server that takes a connection only to end it is not asked without end.
-                    if since.elapsed() > LONGEST_BACKOFF {
-                        backoff = Duration::ZERO;
-                    }
-                    reason
-                }
-                Err(reason) => reason,
-            };
-            self.tell(Event::Down { reason });
-            backoff = (backoff * 2).clamp(Duration::from_millis(250), LONGEST_BACKOFF);
-            let _ = timeout(backoff, self.trunk.changed.notified()).await;
-            sleep(Duration::from_millis(50)).await;
-        }
+    /// Connects to one of these addresses of the server, best first, and serves the connection.
+    pub async fn run(self, addresses: Vec<IpAddr>) {
+        let port = self.config.port;
+        let servers = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        let reason = match self.connect(servers).await {
+            Ok(connection) => self.serve(connection).await,
+            Err(reason) => reason,
+        };
+        self.tell(Event::Down { reason });
     }
 
     fn tell(&self, event: Event) {
         // The receiver outlives the keeper; a failure means that the agent is stopping.
-        let _ = self.events.send(event);
+        let _ = self.events.send((self.id, event));
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
-        let ServerConfig { address, port, .. } = &self.config;
-        let name = |what: String| format!("cannot resolve server name '{address}': {what}");
-        let found = timeout(CONNECT_LIMIT, tokio::net::lookup_host((address.as_str(), *port)))
-            .await
-            .map_err(|_| name("no answer from DNS".into()))?
-            .map_err(|error| name(error.to_string()))?;
-        let found: Vec<SocketAddr> = found.collect();
-        self.tell(Event::Resolved(found.iter().map(SocketAddr::ip).collect()));
-        Ok(found)
-    }
-
-    async fn connect(&self) -> Result<Connection, String> {
-        let mut last = format!("'{}' has no address", self.config.address);
-        for server in self.resolve().await? {
-            match self.connect_to(server).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = format!("{server}: {error}"),
+    /// Connects to the first address that accepts and is the server: something else may listen at
+    /// an address that was given to another host.
+    async fn connect(&self, mut servers: Vec<SocketAddr>) -> Result<Connection, String> {
+        loop {
+            let (server, tcp) = self.trunk.dial_any(&servers).await.map_err(|error| {
+                let addresses: Vec<String> = servers.iter().map(ToString::to_string).collect();
+                format!("{}: {error}", addresses.join(", "))
+            })?;
+            servers.retain(|other| *other != server);
+            match self.shake_hands(tcp, server).await {
+                Err(error) if servers.is_empty() => return Err(format!("{server}: {error}")),
+                Err(error) => log::debug!("{server}: {error}: trying the next address"),
+                connected => return connected,
             }
         }
-        Err(last)
     }
 
-    async fn connect_to(&self, server: SocketAddr) -> Result<Connection, String> {
-        let mut tcp = self.trunk.dial(server).await.map_err(|error| error.to_string())?;
+    async fn shake_hands(
+        &self,
+        mut tcp: TcpStream,
+        server: SocketAddr,
+    ) -> Result<Connection, String> {
         let hello = hello(self.config.cipher, None);
         let shaken = timeout(
             HANDSHAKE_LIMIT,
@@ -342,7 +355,7 @@ impl Keeper {
             }
             let arrived = tokio::select! {
                 message = incoming.next() => Some(message),
-                () = self.trunk.ping.notified() => {
+                () = self.ping.notified() => {
                     pings.due = Some(Instant::now());
                     None
                 }
@@ -382,7 +395,6 @@ impl Keeper {
             ServerMessage::Session { id, secret, cipher, lifetime: _ } => {
                 let session = ClientSession::new(id, &secret, cipher);
                 let session = Rc::new(Session::new(session, server));
-                self.trunk.set_session(Some(session.clone()));
                 self.tell(Event::Up { session, mptcp });
             }
             ServerMessage::Pong { nonce } => {

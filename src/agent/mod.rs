@@ -211,10 +211,27 @@ impl Agent {
                 let unsent = Event::ProbeSent { slot, counter: 0, sent: false };
                 Some(self.link.probe(slot).unwrap_or(unsent))
             }
-            Action::KeepSession(server) => {
-                if let Err(error) = self.link.set_server(server.as_ref()) {
+            Action::KeepServers(servers) => {
+                if let Err(error) = self.link.keep_servers(&servers) {
                     self.tell(log::Level::Error, error);
                 }
+                None
+            }
+            Action::UseServer(name) => {
+                self.link.use_server(name);
+                None
+            }
+            Action::Resolve(name) => {
+                self.link.resolve(&name);
+                None
+            }
+            Action::Dial { server, addresses } => self.link.dial(&server, addresses),
+            Action::HangUp(name) => {
+                self.link.hang_up(&name);
+                None
+            }
+            Action::PingServer(name) => {
+                self.link.ping(&name);
                 None
             }
             Action::SetProbers(outlets) => {
@@ -223,10 +240,6 @@ impl Agent {
             }
             Action::SetDialOrder(outlets) => {
                 self.link.set_dial_order(outlets);
-                None
-            }
-            Action::PingServer => {
-                self.link.ping();
                 None
             }
             Action::SaveUsage { text, save } => {

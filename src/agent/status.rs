@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::meters::subflow_addresses;
-use crate::config::agent::{Role, ServerConfig};
-use crate::controller::Controller;
+use crate::config::agent::Role;
+use crate::controller::{Controller, ServerView};
 use crate::desired;
 use crate::failover::InForce;
 use crate::health::{Health, Rtt, State};
@@ -36,8 +36,7 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
         .iter()
         .map(|uplink| uplink_status(agent, uplink, &subflows, now))
         .collect();
-    let servers: Vec<ServerStatus> =
-        config.servers.iter().enumerate().map(|(i, s)| server_status(agent, i, s, now)).collect();
+    let servers = servers(agent, now);
     let (state, summary) = agent_state(config.enabled, &uplinks, &servers, config.on_server_loss);
     Snapshot::Agent(Box::new(AgentSnapshot {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -106,7 +105,7 @@ fn uplink_status(
         && (controller.lacks_subflows(uplink.slot)
             || paths().any(|path| agent.link.falls_back(path.address)));
     // Where MPTCP gets through nowhere, plain TCP over the uplink is as good as it gets.
-    let useless = without_mptcp && agent.link.view().mptcp == Some(true);
+    let useless = without_mptcp && agent.link.mptcp() == Some(true);
     let endpoints = controller.kernel().endpoints.iter();
     let rtt = |of: fn(&Rtt) -> Option<Duration>| health.and_then(|h| of(h.rtt())).map(millis);
     UplinkStatus {
@@ -168,29 +167,41 @@ fn state(uplink: &Uplink, health: Option<&Health>, faulty: bool) -> UplinkState 
     }
 }
 
-fn server_status(agent: &Agent, rank: usize, config: &ServerConfig, now: Instant) -> ServerStatus {
-    let known = agent.controller.server();
-    let address = format!("{}:{}", config.address, config.port);
-    let name = config.name.clone();
-    if rank > 0 {
-        let state = ServerState::Standby;
-        return ServerStatus { name, address, state, ..ServerStatus::default() };
+fn servers(agent: &Agent, now: Instant) -> Vec<ServerStatus> {
+    let known = agent.controller.servers(now).map(|server| server_status(agent, &server, now));
+    let known: Vec<ServerStatus> = known.collect();
+    if !known.is_empty() {
+        return known;
     }
-    let (session, view) = (agent.link.session(), agent.link.view());
+    // While there is nothing to do none is known but from the configuration.
+    let configured = agent.controller.config().servers.iter().map(|config| ServerStatus {
+        name: config.name.clone(),
+        address: config.host_port().to_string(),
+        ..ServerStatus::default()
+    });
+    configured.collect()
+}
+
+fn server_status(agent: &Agent, view: &ServerView, now: Instant) -> ServerStatus {
+    let ServerView { config, server, used, reason, .. } = view;
+    let link = agent.link.view(&config.name);
     ServerStatus {
-        name,
-        address,
-        state: match (known.reachable, known.in_use) {
-            (true, _) => ServerState::Connected,
-            (false, None) if known.trouble.is_none() => ServerState::Connecting,
-            (false, _) => ServerState::Lost,
+        name: config.name.clone(),
+        address: config.host_port().to_string(),
+        state: match (used, server.reachable, server.in_use) {
+            (false, ..) => ServerState::Standby,
+            (true, true, _) => ServerState::Connected,
+            (true, false, None) if server.trouble.is_none() => ServerState::Connecting,
+            (true, false, _) => ServerState::Lost,
         },
-        since_seconds: seconds(known.since.unwrap_or(agent.started), now),
-        session: session.as_ref().map(|session| format!("{:08x}", session.id().0 >> 32)),
-        cipher: session.as_ref().map(|session| session.cipher().to_string()),
-        mptcp: view.mptcp,
-        rtt_ms: view.rtt.map(millis),
-        last_error: known.trouble.clone(),
+        reason: reason.clone(),
+        address_in_use: server.in_use.map(|address| address.to_string()),
+        since_seconds: seconds(server.since.unwrap_or(agent.started), now),
+        session: link.session.as_ref().map(|session| format!("{:08x}", session.id().0 >> 32)),
+        cipher: link.session.as_ref().map(|session| session.cipher().to_string()),
+        mptcp: link.mptcp,
+        rtt_ms: link.rtt.map(millis),
+        last_error: server.trouble.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::keys::PublicKey;
-use super::value;
+use super::value::{self, HostPort};
 use crate::net::Prefix;
 
 /// The most `config uplink` sections: the kernel keeps at most 8 endpoints
@@ -30,7 +30,7 @@ pub struct AgentConfig {
     pub quic: Quic,
     /// Where the status is served over HTTP.
     pub http_listen: Option<SocketAddr>,
-    /// Servers; the first is used.
+    /// Servers; the first that answers is used.
     pub servers: Vec<ServerConfig>,
     /// Uplinks in order of appearance.
     pub uplinks: Vec<UplinkConfig>,
@@ -59,9 +59,6 @@ impl AgentConfig {
     /// What is configured but has no effect yet, a line each.
     pub fn without_effect(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for server in self.servers.iter().skip(1) {
-            lines.push(format!("server '{}' is not used: only the first one is", server.name));
-        }
         for uplink in &self.uplinks {
             if uplink.role == Role::Overflow {
                 lines.push(format!("uplink '{}': 'overflow' acts like 'backup'", uplink.name));
@@ -127,6 +124,13 @@ pub struct ServerConfig {
     pub public_key: PublicKey,
     /// Cipher asked for.
     pub cipher: CipherChoice,
+}
+
+impl ServerConfig {
+    /// Where it is.
+    pub fn host_port(&self) -> HostPort {
+        HostPort { host: self.address.clone(), port: self.port }
+    }
 }
 
 /// How an uplink is found.

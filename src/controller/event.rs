@@ -55,20 +55,10 @@ pub enum Event {
     /// Slots on which a settled connection lacks a subflow that
     /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names.
     MissingSubflows(Vec<u8>),
-    /// The server's name stands for these addresses.
-    ServerResolved(Vec<IpAddr>),
-    /// There is a session with the server at this address.
-    SessionUp {
-        /// The address in use.
-        server: IpAddr,
-    },
-    /// The server answered on the control connection.
-    ServerHeard,
-    /// There is no control connection.
-    SessionDown {
-        /// Why.
-        reason: String,
-    },
+    /// There is news of the server with this name.
+    Server(String, ServerNews),
+    /// A stream to the server in use broke before it was answered.
+    ServerSuspected,
     /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
     Rates(BTreeMap<u8, u64>),
     /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
@@ -96,6 +86,34 @@ pub struct Counters {
     pub rx_bytes: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+}
+
+/// News of one server.
+#[derive(Debug)]
+pub enum ServerNews {
+    /// Its name stands for these addresses, or why that is not known.
+    Resolved(Result<Vec<IpAddr>, String>),
+    /// There is a session with it, or a newer one.
+    Up {
+        /// The address in use.
+        address: IpAddr,
+    },
+    /// It answered on the control connection.
+    Heard,
+    /// It could not be connected to.
+    Failed {
+        /// Why.
+        reason: String,
+        /// A random number, for the time of the next attempt.
+        dice: u16,
+    },
+    /// The control connection ended.
+    Down {
+        /// Why.
+        reason: String,
+        /// A random number, for the time of the next attempt.
+        dice: u16,
+    },
 }
 
 /// An operation that could not be carried out.
@@ -130,10 +148,6 @@ pub enum Action {
     SetProbers(Vec<Outlet>),
     /// Dial the server over these uplinks, best first.
     SetDialOrder(Vec<Outlet>),
-    /// Keep a session with this server and no other.
-    KeepSession(Option<ServerConfig>),
-    /// Ask the server for a sign of life on the control connection.
-    PingServer,
     /// Write down what the uplinks have carried, to be read at the next start.
     SaveUsage {
         /// The file's contents.
@@ -141,6 +155,23 @@ pub enum Action {
         /// Where to.
         save: Save,
     },
+    /// Know these servers, in the order of the configuration, and no others.
+    KeepServers(Vec<ServerConfig>),
+    /// Ask which addresses the name of this server stands for.
+    Resolve(String),
+    /// Connect to a server, instead of an attempt under way; a session it has stays until then.
+    Dial {
+        /// Its name.
+        server: String,
+        /// Its addresses, best first.
+        addresses: Vec<IpAddr>,
+    },
+    /// Give up the control connection to this server, and attempts to get one.
+    HangUp(String),
+    /// Open streams at this server and probe it.
+    UseServer(String),
+    /// Ask this server for a sign of life on the control connection.
+    PingServer(String),
     /// Tell the user.
     Log(log::Level, String),
 }

@@ -4,12 +4,14 @@
 //! touches the kernel. A wish is compared with a fresh dump each time: events only say "look again".
 
 mod attempts;
+mod contact;
 mod event;
 mod looks;
 mod outlets;
 mod refreshes;
 mod roles;
 mod server;
+mod servers;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -20,11 +22,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use attempts::Failing;
-pub use event::{Action, Counters, Event, Failed};
+pub use event::{Action, Counters, Event, Failed, ServerNews};
 pub use outlets::Outlet;
 pub use server::Server;
+pub use servers::ServerView;
 
-use crate::config::agent::{AgentConfig, Role};
+use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::health::{Health, Policy, State};
@@ -37,6 +40,7 @@ use attempts::Attempts;
 use looks::{COALESCE, Looks};
 use refreshes::Refreshes;
 use roles::ManualRoles;
+use servers::Servers;
 
 /// Above this rate an uplink carries data and is probed densely, in bits a second.
 const ACTIVE_BPS: u64 = 64_000;
@@ -58,7 +62,9 @@ pub struct Controller {
     assignments: Vec<Assignment>,
     /// The roles in force last told to the user, by slot.
     told: BTreeMap<u8, InForce>,
-    server: Server,
+    servers: Servers,
+    /// Whether LAN TCP is tunnelled, as last told.
+    tunnelled: bool,
     kernel: Kernel,
     conflicts: Vec<Conflict>,
     attempts: Attempts,
@@ -73,6 +79,8 @@ pub struct Controller {
 impl Controller {
     /// An agent that knows nothing of the kernel yet; [`Event::Started`] sets it going.
     pub fn new(config: AgentConfig, ports: TproxyPorts, now: Instant) -> Controller {
+        let mut servers = Servers::default();
+        servers.configure(wanted_servers(&config), now);
         Controller {
             config,
             roles: ManualRoles::default(),
@@ -84,7 +92,8 @@ impl Controller {
             failover: Failover::default(),
             assignments: Vec::new(),
             told: BTreeMap::new(),
-            server: Server::default(),
+            servers,
+            tunnelled: false,
             kernel: Kernel::default(),
             conflicts: Vec::new(),
             attempts: Attempts::default(),
@@ -124,7 +133,7 @@ impl Controller {
             Event::ProbeAnswered { slot, counter } => {
                 let health = self.health.get_mut(&slot);
                 if health.and_then(|health| health.on_reply(now, counter)).is_some() {
-                    self.server.heard = Some(now);
+                    self.servers.used_mut().heard = Some(now);
                 }
             }
             Event::SubflowFailed(address) => self.on_subflow_failed(address),
@@ -132,18 +141,8 @@ impl Controller {
                 let plan = self.refreshes.plan(&slots, &self.kernel.endpoints, now);
                 self.apply(plan, now, &mut actions);
             }
-            Event::ServerResolved(addresses) => {
-                if self.server.addresses != addresses {
-                    self.server.addresses = addresses;
-                    self.looks.soon(now);
-                }
-            }
-            Event::SessionUp { server } => self.on_session(server, now),
-            Event::ServerHeard => self.server.heard = Some(now),
-            Event::SessionDown { reason } => {
-                self.server.connected = false;
-                self.server.trouble = Some(reason);
-            }
+            Event::Server(name, news) => self.on_server(&name, news, now, &mut actions),
+            Event::ServerSuspected => self.servers.suspect(now, &mut actions),
             Event::Rates(rates) => {
                 for (slot, health) in &mut self.health {
                     health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
@@ -182,8 +181,8 @@ impl Controller {
         let probed: BTreeSet<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
         let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
         let probes = health.filter_map(|(_, health)| health.poll(now).wake);
-        let others = [self.failover.deadline(), self.server.deadline(now)];
-        let later = probes.chain(others.into_iter().flatten()).filter(|&at| at > now);
+        let others = self.servers.deadlines(now).chain(self.failover.deadline());
+        let later = probes.chain(others).filter(|&at| at > now);
         later.chain(self.looks.deadline()).fold(now + TICK, Instant::min)
     }
 
@@ -193,12 +192,9 @@ impl Controller {
     }
 
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {
-        let before = std::mem::replace(&mut self.config, config);
+        self.config = config;
         self.roles.configure(&self.config.uplinks);
-        let server = |config: &AgentConfig| {
-            config.servers.first().filter(|_| config.idle_reason().is_none()).cloned()
-        };
-        if server(&before) != server(&self.config) {
+        if !self.servers.configure(wanted_servers(&self.config), now) {
             self.forget_server(now, actions);
         }
         self.put_in_force(actions);
@@ -226,8 +222,8 @@ impl Controller {
 
     fn put_in_force(&mut self, actions: &mut Vec<Action>) {
         let idle = self.config.idle_reason();
-        let server = self.config.servers.first().filter(|_| idle.is_none());
-        actions.push(Action::KeepSession(server.cloned()));
+        actions.push(Action::KeepServers(wanted_servers(&self.config).to_vec()));
+        actions.extend(self.servers.used_name().map(|name| Action::UseServer(name.into())));
         let without_effect = self.config.without_effect().into_iter();
         actions.extend(without_effect.map(|text| Action::Log(log::Level::Warn, text)));
         if let Some(reason) = idle {
@@ -239,21 +235,31 @@ impl Controller {
 
     /// Another server is to be used, or none.
     fn forget_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.server.reachable {
+        if self.tunnelled {
+            self.tunnelled = false;
             let text = format!("another server is configured: until it answers, {}", self.loss());
             actions.push(Action::Log(log::Level::Info, text));
         }
-        self.server = Server::default();
         self.renew_all_health(now);
-        self.set_outlets(actions);
+        self.set_outlets(now, actions);
     }
 
     fn loss(&self) -> String {
         self.config.on_server_loss.to_string()
     }
 
-    fn on_session(&mut self, server: IpAddr, now: Instant) {
-        let another = self.server.on_session(server, now);
+    fn on_server(&mut self, name: &str, news: ServerNews, now: Instant, actions: &mut Vec<Action>) {
+        let (addresses, at) = (self.servers.all_addresses(), self.servers.used().in_use);
+        if self.servers.take(name, news, now, actions) {
+            self.on_session(self.servers.used().in_use != at, now);
+        }
+        if self.servers.all_addresses() != addresses {
+            self.looks.soon(now);
+        }
+    }
+
+    /// There is a session to use, perhaps at `another` address than before.
+    fn on_session(&mut self, another: bool, now: Instant) {
         let works = |health: &Health| matches!(health.state(), State::Up | State::Degraded);
         // That a server was away says nothing of the uplinks: none of them flaps for it.
         if another || !self.health.values().any(works) {
@@ -280,14 +286,14 @@ impl Controller {
         self.uplinks = uplink::observe(&configs, &self.kernel, &before);
         self.renew_health(&before, now);
         self.assign(now, actions);
-        self.set_outlets(actions);
+        self.set_outlets(now, actions);
         self.reconcile(now, actions);
     }
 
     /// Health belongs to a path: another address or device starts anew, a gap in it does not. What
     /// was known of an uplink before it was switched off says nothing afterwards.
     fn renew_health(&mut self, before: &[Uplink], now: Instant) {
-        let session = self.server.in_use;
+        let session = self.servers.used().in_use;
         let family = session.map_or(Family::V4, Family::of);
         let mut kept = BTreeMap::new();
         for uplink in &self.uplinks {
@@ -306,7 +312,7 @@ impl Controller {
 
     fn renew_all_health(&mut self, now: Instant) {
         for health in self.health.values_mut() {
-            *health = new_health(self.server.in_use, now);
+            *health = new_health(self.servers.used().in_use, now);
         }
     }
 
@@ -315,7 +321,7 @@ impl Controller {
     }
 
     fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let families = desired::families(self.server.in_use);
+        let families = desired::families(self.servers.used().in_use);
         let mut failover = std::mem::take(&mut self.failover);
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
         self.failover = failover;
@@ -338,8 +344,8 @@ impl Controller {
     }
 
     /// Where probes and connections to the server leave.
-    fn set_outlets(&mut self, actions: &mut Vec<Action>) {
-        let mut probers = outlets::probers(&self.uplinks, self.server.in_use);
+    fn set_outlets(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let mut probers = outlets::probers(&self.uplinks, self.servers.used().in_use);
         probers.retain(|outlet| !self.is_capped_off(outlet.slot));
         let ranked = failover::best(&self.assignments, &self.uplinks, &self.healths());
         let dial_order = outlets::dial_order(&ranked, &self.uplinks);
@@ -350,6 +356,7 @@ impl Controller {
         }
         if dial_order != self.dial_order {
             self.dial_order = dial_order;
+            self.servers.hurry(now);
             actions.push(Action::SetDialOrder(self.dial_order.clone()));
         }
     }
@@ -362,9 +369,9 @@ impl Controller {
             config: &self.config,
             uplinks: &self.uplinks,
             assignments: &self.assignments,
-            servers: &self.server.all_addresses(),
-            server: self.server.in_use,
-            server_reachable: self.server.reachable,
+            servers: &self.servers.all_addresses(),
+            server: self.servers.used().in_use,
+            server_reachable: self.servers.used().reachable,
             ports: self.ports,
             lan: &self.config.lan,
             kernel: &self.kernel,
@@ -439,17 +446,18 @@ impl Controller {
     }
 
     fn judge_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.server.ping_due(now) {
-            actions.push(Action::PingServer);
+        if self.servers.poll(now, actions) {
+            self.on_session(true, now);
         }
-        if !self.server.judge(now) {
+        let server = self.servers.used();
+        if server.reachable == self.tunnelled {
             return;
         }
-        let (level, text) = if self.server.reachable {
+        self.tunnelled = server.reachable;
+        let (level, text) = if self.tunnelled {
             (log::Level::Info, "server reachable: LAN TCP is tunnelled".to_owned())
         } else {
-            let why = self.server.trouble.as_deref().unwrap_or("it answers on no uplink");
-            (log::Level::Warn, format!("server lost: {why}; {}", self.loss()))
+            (log::Level::Warn, format!("server lost: {}; {}", server.why_lost(), self.loss()))
         };
         actions.push(Action::Log(level, text));
         self.looks.by(now);
@@ -457,7 +465,7 @@ impl Controller {
 
     /// A change of health changes roles at once, not with the next pass.
     fn judge_uplinks(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let families = desired::families(self.server.in_use);
+        let families = desired::families(self.servers.used().in_use);
         let mut failover = self.failover.clone();
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
         let changed = assignments
@@ -469,9 +477,14 @@ impl Controller {
         } else {
             self.failover = failover;
             self.assignments = assignments;
-            self.set_outlets(actions);
+            self.set_outlets(now, actions);
         }
     }
+}
+
+/// The servers to know: none while there is nothing to do.
+fn wanted_servers(config: &AgentConfig) -> &[ServerConfig] {
+    if config.idle_reason().is_some() { &[] } else { &config.servers }
 }
 
 fn new_health(session: Option<IpAddr>, now: Instant) -> Health {

@@ -35,6 +35,11 @@ impl Server {
         self.addresses.iter().copied().chain(other).collect()
     }
 
+    /// Why it does not answer, in words.
+    pub fn why_lost(&self) -> &str {
+        self.trouble.as_deref().unwrap_or("it answers on no uplink")
+    }
+
     /// There is a session; whether it is with another address than before.
     pub(super) fn on_session(&mut self, address: IpAddr, now: Instant) -> bool {
         self.connected = true;

@@ -4,6 +4,7 @@ mod config;
 mod kernel;
 mod roles;
 mod server;
+mod servers;
 mod uplinks;
 
 use std::collections::VecDeque;
@@ -71,13 +72,30 @@ impl World {
     fn settled() -> World {
         let mut world = World::new();
         world.tell(Event::Started);
-        world.tell(Event::ServerResolved(vec![address(SERVER)]));
-        world.tell(Event::SessionUp { server: address(SERVER) });
+        world.resolved(&[SERVER]);
+        world.session_up(SERVER);
         world.run(10_000);
         assert!(world.controller.server().reachable, "{:?}", world.log());
         assert_eq!(world.in_force(), [InForce::Active; 2]);
         world.forget();
         world
+    }
+
+    /// The server's name stands for these addresses.
+    fn resolved(&mut self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|text| address(text)).collect();
+        self.tell(Event::Server("vps".into(), ServerNews::Resolved(Ok(addresses))));
+    }
+
+    /// There is a session with the server at this address.
+    fn session_up(&mut self, at: &str) {
+        self.tell(Event::Server("vps".into(), ServerNews::Up { address: address(at) }));
+    }
+
+    /// The control connection ended.
+    fn session_down(&mut self, reason: &str) {
+        let news = ServerNews::Down { reason: reason.into(), dice: 0 };
+        self.tell(Event::Server("vps".into(), news));
     }
 
     /// Lets what happens from now on count from zero.
@@ -132,8 +150,9 @@ impl World {
                 }
                 Some(Event::ProbeSent { slot, counter, sent: self.sendable })
             }
-            Action::PingServer if self.control => {
-                self.answers.push((self.now + MS * 30, Event::ServerHeard));
+            Action::PingServer(name) if self.control => {
+                let heard = Event::Server(name, ServerNews::Heard);
+                self.answers.push((self.now + MS * 30, heard));
                 None
             }
             _ => None,

@@ -49,7 +49,7 @@ impl Controller {
         let changed = before.into_iter().zip(off(self)).map(|(before, after)| before != after);
         for (uplink, _) in self.uplinks.iter().zip(changed).filter(|(_, changed)| *changed) {
             // It is not probed while it is off, so nothing is known of it.
-            self.health.insert(uplink.slot, new_health(self.server.in_use, now));
+            self.health.insert(uplink.slot, new_health(self.servers.used().in_use, now));
         }
     }
 

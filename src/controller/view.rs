@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Controller, Failing, Server};
+use super::{Controller, Failing, Server, ServerView};
 use crate::config::agent::{AgentConfig, Role};
 use crate::desired;
 use crate::failover::{Assignment, InForce};
@@ -41,9 +41,14 @@ impl Controller {
         &self.assignments
     }
 
-    /// What is known of the server.
+    /// What is known of the server in use.
     pub fn server(&self) -> &Server {
-        &self.server
+        self.servers.used()
+    }
+
+    /// All servers, in the order of the configuration.
+    pub fn servers(&self, now: Instant) -> impl Iterator<Item = ServerView<'_>> {
+        self.servers.view(now)
     }
 
     /// The last dump of the kernel.
@@ -93,7 +98,7 @@ impl Controller {
 
     /// Slots and local addresses of the subflows that every settled connection should have.
     pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
-        let Some(server) = self.server.in_use else { return Vec::new() };
+        let Some(server) = self.servers.used().in_use else { return Vec::new() };
         let settled = |health: &Health| {
             matches!(health.state(), State::Up | State::Degraded)
                 && now.saturating_duration_since(health.since()) > SETTLED

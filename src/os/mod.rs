@@ -14,6 +14,7 @@ pub mod nft;
 pub mod path_manager;
 pub mod probe;
 pub mod random;
+pub mod resolve;
 pub mod route;
 pub mod rule;
 pub mod runtime;

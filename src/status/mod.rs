@@ -263,7 +263,7 @@ pub enum ServerState {
     Connected,
     /// Does not answer; tried again with backoff.
     Lost,
-    /// Not tried: only the first is used.
+    /// Another one is in use.
     Standby,
 }
 
@@ -275,8 +275,12 @@ pub struct ServerStatus {
     pub name: String,
     /// `host:port` as configured.
     pub address: String,
+    /// The address in use, or used last.
+    pub address_in_use: Option<String>,
     /// How it is doing.
     pub state: ServerState,
+    /// Why the state is what it is, in words; empty for the first server in use.
+    pub reason: String,
     /// Seconds since the state last changed.
     pub since_seconds: u64,
     /// The first eight hexadecimal digits of the session id.

@@ -272,8 +272,9 @@ fn servers(page: &mut Page, servers: &[ServerStatus]) {
             let why = "something on the way strips MPTCP options, so nothing is bonded";
             page.paragraph(&label, why, Paint::Red);
         }
-        if let (Some(error), false) = (&server.last_error, connected) {
-            page.paragraph(&label, error, Paint::Red);
+        if !server.reason.is_empty() {
+            let paint = if server.state == ServerState::Lost { Paint::Red } else { Paint::Plain };
+            page.paragraph(&label, &server.reason, paint);
         }
     }
 }

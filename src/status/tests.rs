@@ -74,6 +74,8 @@ fn agent() -> AgentSnapshot {
     let server = ServerStatus {
         name: "vps".into(),
         address: "vps.example.net:443".into(),
+        address_in_use: Some("198.51.100.1".into()),
+        reason: String::new(),
         state: ServerState::Connected,
         since_seconds: 11_000,
         session: Some("3f9a1c02".into()),
@@ -490,10 +492,12 @@ kernel.sysctls_not_set[].key
 kernel.sysctls_not_set[].wanted
 role
 servers[].address
+servers[].address_in_use
 servers[].cipher
 servers[].last_error
 servers[].mptcp
 servers[].name
+servers[].reason
 servers[].rtt_ms
 servers[].session
 servers[].since_seconds

@@ -129,7 +129,6 @@ fn what_has_no_effect_yet_is_named() {
     assert_eq!(
         parse(&text).without_effect(),
         [
-            "server 'second' is not used: only the first one is",
             "uplink 'lte': 'overflow' acts like 'backup'",
             "forward 'ssh': ports are not forwarded yet",
         ]

@@ -42,7 +42,7 @@ fn another_server_ends_interception_until_there_is_a_session() {
     let mut world = World::settled();
     configure(&mut world, |config| config.servers = vec![server_config("other.example.net")]);
     let kept = world.done.iter().find_map(|(_, action)| match action {
-        Action::KeepSession(Some(server)) => Some(server.address.as_str()),
+        Action::KeepServers(servers) => Some(servers[0].address.as_str()),
         _ => None,
     });
     assert_eq!(kept, Some("other.example.net"));
@@ -54,7 +54,7 @@ fn another_server_ends_interception_until_there_is_a_session() {
         ["another server is configured: until it answers, LAN TCP goes out untunnelled"]
     );
 
-    world.tell(Event::SessionUp { server: address("198.51.100.7") });
+    world.session_up("198.51.100.7");
     world.run(1000);
     assert!(world.nft().contains("tproxy"));
     assert!(!world.nft().contains(SERVER));
@@ -66,7 +66,7 @@ fn a_disabled_agent_leaves_and_comes_back_when_enabled() {
     let (whole, others) = (world.kernel.clone(), foreign(&world.kernel));
     configure(&mut world, |config| config.enabled = false);
     assert_eq!(world.count(|action| *action == Action::Leave), 1);
-    assert_eq!(world.count(|action| *action == Action::KeepSession(None)), 1);
+    assert_eq!(world.count(|action| *action == Action::KeepServers(vec![])), 1);
     assert_eq!(foreign(&world.kernel), others);
     assert_eq!((world.endpoints().len(), &world.kernel.nft), (0, &NftTable::Absent));
     let left = world.kernel.clone();
@@ -75,7 +75,7 @@ fn a_disabled_agent_leaves_and_comes_back_when_enabled() {
     assert_eq!(world.lines(), []);
 
     configure(&mut world, |_| {});
-    world.tell(Event::SessionUp { server: address(SERVER) });
+    world.session_up(SERVER);
     world.run(1000);
     assert_eq!(world.kernel.rules.len(), whole.rules.len());
     assert_eq!(world.kernel.endpoints, whole.endpoints);

@@ -36,11 +36,11 @@ fn a_lost_server_ends_interception_until_it_is_back() {
         assert!(world.log().contains(&text.as_str()), "{:?}", world.log());
 
         world.run(20_000);
-        world.tell(Event::SessionDown { reason: "timed out".into() });
+        world.session_down("timed out");
         (world.rtt, world.control) = ([Some(20), Some(40)], true);
         world.run(3000);
         assert!(!world.controller.server().reachable, "answers to probes are no session");
-        world.tell(Event::SessionUp { server: address(SERVER) });
+        world.session_up(SERVER);
         world.run(10);
         assert!(world.nft().contains("tproxy ip to 127.0.0.1:4000"));
         assert_eq!(world.controller.server().trouble, None);
@@ -55,30 +55,30 @@ fn the_control_connection_alone_keeps_a_server_reachable() {
     world.rtt = [None; 2];
     world.run(20_000);
     assert!(world.controller.server().reachable);
-    let pings = world.count(|action| *action == Action::PingServer);
+    let pings = world.count(|action| matches!(action, Action::PingServer(_)));
     assert!((15..=21).contains(&pings), "about one a second: {pings}");
 }
 
 #[test]
 fn probes_alone_keep_a_server_reachable() {
     let mut world = World::settled();
-    world.tell(Event::SessionDown { reason: "reset".into() });
+    world.session_down("reset");
     world.run(10_000);
     assert!(world.controller.server().reachable, "its streams go on");
     assert_eq!(world.controller.server().trouble.as_deref(), Some("reset"));
-    assert_eq!(world.count(|action| *action == Action::PingServer), 0);
+    assert_eq!(world.count(|action| matches!(action, Action::PingServer(_))), 0);
 }
 
 #[test]
 fn a_session_with_another_address_has_all_uplinks_measured_anew() {
     let mut world = World::settled();
-    world.tell(Event::SessionUp { server: address("198.51.100.7") });
+    world.session_up("198.51.100.7");
     assert!((0..2).all(|slot| world.controller.health(slot).unwrap().srtt().is_none()));
     world.run(1000);
     assert!((0..2).all(|slot| world.controller.health(slot).unwrap().srtt().is_some()));
     assert!(world.nft().contains("198.51.100.7") && world.nft().contains(SERVER));
 
-    world.tell(Event::ServerResolved(vec![]));
+    world.resolved(&["203.0.113.9"]);
     world.run(200);
     assert!(world.nft().contains("198.51.100.7"), "the one in use stays known");
 }

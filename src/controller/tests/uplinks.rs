@@ -10,14 +10,14 @@ fn a_start_configures_the_kernel_and_a_session_starts_probes() {
     let mut world = World::new();
     world.tell(Event::Started);
     world.run(1000);
-    assert_eq!(world.count(|a| matches!(a, Action::KeepSession(Some(_)))), 1);
+    assert_eq!(world.count(|a| matches!(a, Action::KeepServers(_))), 1);
     let slots: Vec<u8> = world.controller.dial_order.iter().map(|outlet| outlet.slot).collect();
     assert_eq!(slots, [0, 1]);
     assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
     assert!(!world.nft().contains("tproxy"), "nothing is tunnelled without a session");
     assert_eq!(world.probes, 0, "there is nothing to sign probes with");
 
-    world.tell(Event::SessionUp { server: address(SERVER) });
+    world.session_up(SERVER);
     world.run(1000);
     assert!(world.nft().contains("tproxy ip to 127.0.0.1:4000"));
     assert!(world.nft().contains(SERVER), "what is for the server itself is not tunnelled");
