@@ -115,6 +115,11 @@ impl Trunk {
         }
     }
 
+    /// The ways out, best first.
+    pub fn paths(&self) -> Vec<Outlet> {
+        self.paths.borrow().clone()
+    }
+
     /// The session in force.
     pub fn session(&self) -> Option<Rc<Session>> {
         self.session.borrow().clone()

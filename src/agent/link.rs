@@ -191,9 +191,9 @@ impl Link {
     pub fn resolve(&self, server: &str) {
         let Some(line) = self.lines.get(server) else { return };
         let (server, host) = (server.to_owned(), line.config.address.clone());
-        let answers = self.answers.clone();
+        let (answers, outlets) = (self.answers.clone(), self.trunk.paths());
         spawn_local(async move {
-            let answer = resolve::resolve(&host).await;
+            let answer = resolve::resolve(&host, &outlets).await;
             // Nobody waits for it when the agent is stopping.
             let _ = answers.send(Resolved { server, host, answer });
         });

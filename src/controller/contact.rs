@@ -147,6 +147,12 @@ impl Contact {
         self.resolve_failures
     }
 
+    /// The user wants to know now: a name is resolved again at once.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        self.resolve_at = now;
+        self.resolve_failures = 0;
+    }
+
     /// The server does not answer: its name may stand for another address by now.
     pub(super) fn doubt(&mut self) {
         if let Some(resolved) = self.resolved {

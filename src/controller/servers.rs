@@ -106,8 +106,10 @@ impl Servers {
         let mut before = std::mem::take(&mut self.members);
         for config in configs {
             let old = before.iter().position(|member| member.config == *config);
-            let member = old.map(|at| before.remove(at));
-            self.members.push(member.unwrap_or_else(|| Member::new(config.clone(), now)));
+            let mut member =
+                old.map_or_else(|| Member::new(config.clone(), now), |at| before.remove(at));
+            member.contact.refresh(now);
+            self.members.push(member);
         }
         let stays = self.members.iter().position(|member| Some(&member.config) == used.as_ref());
         self.used = stays.unwrap_or(0);

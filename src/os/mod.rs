@@ -5,6 +5,7 @@ pub mod control;
 pub mod counters;
 pub mod cpu;
 pub mod diag;
+pub mod dns;
 pub mod http;
 pub mod kernel;
 pub mod log;

@@ -17,6 +17,7 @@
 
 mod advertisement;
 mod baseline;
+mod dns;
 mod forwarder;
 mod isp;
 mod namespace;
@@ -32,6 +33,7 @@ mod uplink;
 mod wait;
 
 pub use baseline::PlainMptcp;
+pub use dns::DnsServer;
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
@@ -39,8 +41,8 @@ pub use programs::{AgentProgram, ServerProgram};
 pub use random::Random;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{
-    LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6, TARGET_V4,
-    TARGET_V6,
+    CORE_V4, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6,
+    TARGET_V4, TARGET_V6,
 };
 pub use uplink::Uplink;
 pub use wait::{until, wait_for};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Lab, Namespace, Process, SERVER_V4, until, wait_for};
+use super::{CORE_V4, Lab, Namespace, Process, SERVER_V4, until, wait_for};
 
 /// How long a program may take to become ready or to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -106,31 +106,40 @@ impl<'lab> ServerProgram<'lab> {
     /// The same, reached at another of its addresses.
     #[track_caller]
     pub fn start_at(lab: &'lab Lab, address: IpAddr) -> ServerProgram<'lab> {
-        ServerProgram::configured(lab, address, "")
+        ServerProgram::configured(lab, &lab.server, "server", address, "")
     }
 
     /// The same, with TOML appended to the configuration.
     #[track_caller]
     pub fn start_with(lab: &'lab Lab, toml: &str) -> ServerProgram<'lab> {
-        ServerProgram::configured(lab, SERVER_V4.into(), toml)
+        ServerProgram::configured(lab, &lab.server, "server", SERVER_V4.into(), toml)
+    }
+
+    /// A server in the core of the network, beside the one on the VPS.
+    #[track_caller]
+    pub fn start_second(lab: &'lab Lab) -> ServerProgram<'lab> {
+        ServerProgram::configured(lab, &lab.inet, "second", CORE_V4.into(), "")
     }
 
     #[track_caller]
-    fn configured(lab: &'lab Lab, address: IpAddr, toml: &str) -> ServerProgram<'lab> {
-        let config = lab.work().join("server").join("server.toml");
-        let run_dir = lab.work().join("server-run");
-        for directory in [&run_dir, &lab.work().join("server")] {
-            fs::create_dir_all(directory).expect("make a directory");
-        }
+    fn configured(
+        lab: &'lab Lab,
+        namespace: &'lab Namespace,
+        name: &'static str,
+        address: IpAddr,
+        toml: &str,
+    ) -> ServerProgram<'lab> {
+        let directory = lab.work().join(name);
+        let (config, run_dir) = (directory.join("server.toml"), directory.join("run"));
+        fs::create_dir_all(&run_dir).expect("make a directory");
         let public = SocketAddr::new(address, SERVER_PORT).to_string();
-        run(&lab.server, &["server", "init", "--config", path_text(&config), "--public", &public]);
+        run(namespace, &["server", "init", "--config", path_text(&config), "--public", &public]);
         let text = fs::read_to_string(&config).expect("read the server's configuration");
         fs::write(&config, text + toml).expect("write the server's configuration");
         let arguments =
             ["server", "--config", path_text(&config), "--run-dir", path_text(&run_dir)];
         let arguments = arguments.map(str::to_owned).to_vec();
-        let namespace = &lab.server;
-        let program = Program { lab, namespace, name: "server", arguments, run_dir, process: None };
+        let program = Program { lab, namespace, name, arguments, run_dir, process: None };
         let mut server = ServerProgram { program, config };
         server.restart();
         server
@@ -250,6 +259,15 @@ impl<'lab> AgentProgram<'lab> {
         AgentProgram { program, config, key_dir }
     }
 
+    /// Pairs the router with another server, as the configuration's section `name`.
+    #[track_caller]
+    pub fn pair(&self, server: &ServerProgram, name: &str) {
+        let (config, keys) = (path_text(&self.config), path_text(&self.key_dir));
+        let uri = server.invite("router");
+        let arguments = ["pair", &uri, "--config", config, "--key-dir", keys, "--name", name];
+        run(self.program.namespace, &arguments);
+    }
+
     /// Starts it without waiting.
     #[track_caller]
     pub fn launch(&mut self) {
@@ -334,13 +352,12 @@ impl<'lab> AgentProgram<'lab> {
     }
 }
 
-/// Whether every server has a session and every uplink is up.
+/// Whether a server has a session and every uplink is up.
 fn is_ready(status: &Value) -> bool {
-    let all = |list: &str, state: &str, measured: &str| {
-        status[list].as_array().is_some_and(|all| {
-            let ready = |one: &Value| one["state"] == state && one[measured].is_number();
-            !all.is_empty() && all.iter().all(ready)
-        })
-    };
-    all("servers", "connected", "rtt_ms") && all("uplinks", "up", "rtt_ms")
+    let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+    let ready = |one: &Value, state: &str| one["state"] == state && one["rtt_ms"].is_number();
+    let uplinks = list("uplinks");
+    list("servers").iter().any(|server| ready(server, "connected"))
+        && !uplinks.is_empty()
+        && uplinks.iter().all(|uplink| ready(uplink, "up"))
 }

@@ -16,6 +16,8 @@ pub const LAN_CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub const LAN_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0x77, 0, 0, 0, 2);
 /// The router on the LAN (device `br-lan`).
 pub const ROUTER_LAN_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+/// The core of the network, on the VPS's side.
+pub const CORE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
 /// The VPS.
 pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The VPS.

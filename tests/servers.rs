@@ -1,0 +1,125 @@
+//! Servers that move, go and come back, and are told from uplinks that do.
+
+mod lab;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
+use lab::{
+    AgentProgram, Direction, DnsServer, Lab, Namespace, SERVER_V4, ServerProgram, TARGET_V4, until,
+};
+use serde_json::Value;
+
+/// How long anything may take that should happen soon.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of clear progress.
+const SOME: u64 = 2_000_000;
+/// The VPS's other address.
+const MOVED_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// Has the server's port at this address swallow every packet, both ways.
+fn cut(server: &Namespace, address: Ipv4Addr) {
+    server.nft(&format!(
+        "table ip cut {{
+            chain in {{ type filter hook input priority 0; ip daddr {address} th dport 443 drop; }}
+            chain out {{ type filter hook output priority 0; ip saddr {address} th sport 443 drop; }}
+        }}"
+    ));
+}
+
+fn mend(server: &Namespace) {
+    server.nft("delete table ip cut");
+}
+
+fn endless(dialer: &Dialer) -> Transfer {
+    let transfer = Transfer::download(dialer, Transfer::ENDLESS).expect("connect");
+    transfer.wait_bytes(SOME, LIMIT);
+    transfer
+}
+
+/// It goes on, and was neither reset nor altered.
+#[track_caller]
+fn assert_unharmed(transfer: &Transfer) {
+    transfer.wait_bytes(transfer.report().bytes + SOME, LIMIT);
+    assert!(!transfer.is_finished(), "the transfer was cut off");
+    assert_eq!(transfer.report().corrupt_at, None);
+}
+
+fn server<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let servers = status["servers"].as_array().expect("a list");
+    servers.iter().find(|server| server["name"] == name).expect("the server is listed")
+}
+
+#[test]
+fn a_server_whose_name_stands_for_another_address_takes_its_session_along() {
+    let lab = Lab::two_uplinks("server-moves");
+    lab.server.ip("address add 198.51.100.2/24 dev eth0");
+    let dns = DnsServer::start(&lab, SERVER_V4);
+    let first = ServerProgram::start(&lab);
+    let named = "config server 'vps'\n\toption address 'vps.example.net'\n";
+    let mut agent = AgentProgram::start_with(&lab, &first, named);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let before = endless(&dialer);
+
+    // The default route, by which the router asks DNS, is dead as well.
+    dns.set(Some(MOVED_V4));
+    cut(&lab.server, SERVER_V4);
+    lab.uplink(0).blackhole(Direction::Both);
+    agent.wait_status("the session has moved", |status| {
+        let server = server(status, "vps");
+        server["address_in_use"] == MOVED_V4.to_string() && server["state"] == "connected"
+    });
+    assert_eq!(dialer.seen_as().expect("connect"), IpAddr::from(SERVER_V4), "tunnelled");
+    let after = endless(&dialer);
+    mend(&lab.server);
+    assert_unharmed(&before);
+    lab.uplink(0).restore();
+    agent.wait_status("both uplinks carry it", |status| status["state"] == "bonding");
+
+    dns.set(None);
+    agent.reload();
+    until("the name stands for nothing", LIMIT, || {
+        agent.process().output().contains("its last addresses are kept").then_some(())
+    });
+    assert_eq!(dialer.seen_as().expect("connect"), IpAddr::from(SERVER_V4), "tunnelled");
+    assert_unharmed(&after);
+    assert_unharmed(&before);
+}
+
+#[test]
+fn the_second_server_takes_over_and_the_first_comes_back() {
+    let lab = Lab::two_uplinks("second-server");
+    let (first, second) = (ServerProgram::start(&lab), ServerProgram::start_second(&lab));
+    let mut agent = AgentProgram::paired(&lab, &first, "");
+    agent.pair(&second, "second");
+    agent.restart();
+    let status = agent.wait_ready();
+    assert_eq!(server(&status, "second")["reason"], "stands by for vps");
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let through_first = IpAddr::from(SERVER_V4);
+    let at_first = endless(&dialer);
+
+    cut(&lab.server, SERVER_V4);
+    agent.wait_status("the second is in use", |status| {
+        server(status, "second")["state"] == "connected" && status["state"] == "bonding"
+    });
+    let seen = dialer.seen_as().expect("connect");
+    assert!(seen != through_first && seen.to_string().ends_with(".254"), "{seen}");
+    let at_second = endless(&dialer);
+    let status = agent.status().expect("a status");
+    assert_eq!(server(&status, "vps")["state"], "standby");
+    let reason = server(&status, "vps")["reason"].as_str().expect("a reason");
+    assert!(reason.contains("it answers on no uplink"), "{reason}");
+
+    mend(&lab.server);
+    assert_unharmed(&at_first);
+    agent.wait_status("the first is in use again", |status| {
+        server(status, "vps")["state"] == "connected" && status["state"] == "bonding"
+    });
+    assert_eq!(dialer.seen_as().expect("connect"), through_first);
+    assert_unharmed(&at_second);
+    assert_unharmed(&at_first);
+}
