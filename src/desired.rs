@@ -1,5 +1,7 @@
 //! The wish: what of ours the kernel should hold.
 
+mod direct;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -7,10 +9,11 @@ use crate::config::agent::{AgentConfig, Role};
 use crate::failover::{Assignment, InForce};
 use crate::interception::{self, Interception, TproxyPorts};
 use crate::net::{
-    Endpoint, EndpointId, Family, IfIndex, Kernel, LOOPBACK, Limits, MARK_MASK, Prefix, Priority,
-    ROUTE_PROTOCOL, Route, RouteKind, Rule, TPROXY_MARK, TPROXY_TABLE, Table,
+    Endpoint, EndpointId, Family, IfIndex, Kernel, LOOPBACK, Limits, MAIN, MARK_MASK, Prefix,
+    Priority, ROUTE_PROTOCOL, Route, RouteKind, Rule, TPROXY_MARK, TPROXY_TABLE, Table,
 };
 use crate::uplink::{self, Device, Path, Uplink};
+pub use direct::{Direct, addresses};
 
 /// Everything of ours that should be in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Input<'a> {
     pub ports: TproxyPorts,
     /// LAN devices.
     pub lan: &'a [String],
+    /// Where untunnelled traffic leaves; a family that is missing is left to the main table.
+    pub direct: &'a BTreeMap<Family, Direct>,
     /// The dump: local prefixes, and which sysctls exist with what values.
     pub kernel: &'a Kernel,
 }
@@ -65,8 +70,6 @@ const PRIORITY_LOCAL: Priority = Priority(600);
 /// An uplink's address towards anywhere else.
 const PRIORITY_SOURCE: Priority = Priority(610);
 
-/// The kernel's main table.
-const MAIN: Table = Table(254);
 /// IPv6's metric where none is given (`IP6_RT_PRIO_USER`).
 const METRIC_V6: u32 = 1024;
 /// The largest `advmss` the kernel stores (`ip_metrics_convert`).
@@ -125,6 +128,7 @@ pub fn desired(input: &Input) -> Desired {
             }
         }
     }
+    rules.extend(direct::rules(input));
     let local = local_prefixes(input.kernel, input.uplinks);
     let nft = interception::ruleset(&Interception {
         lan: input.lan,
@@ -135,6 +139,7 @@ pub fn desired(input: &Input) -> Desired {
         server_reachable: input.server_reachable,
         on_server_loss: input.config.on_server_loss,
         quic: input.config.quic,
+        uplinks: &direct::marks(input.uplinks, input.kernel),
     });
     Desired {
         routes,
@@ -274,6 +279,7 @@ fn rule(priority: Priority, family: Family, table: Table) -> Rule {
         family,
         from: None,
         to: None,
+        iif: None,
         oif: None,
         mark: None,
         table,

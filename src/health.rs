@@ -285,6 +285,12 @@ impl Health {
         let rtt = now.saturating_duration_since(probe.sent);
         self.rtt.sample(rtt);
         match probe.lost {
+            // What was lost before the first reply says nothing of how good the path is now.
+            _ if self.answered.is_none() => {
+                self.forget_outcomes();
+                self.probes.retain(|other| other.sent > probe.sent);
+                self.count_outcome(true);
+            }
             Some(outcome) => {
                 let age = self.outcomes.wrapping_sub(outcome);
                 self.history |= 1u32.checked_shl(age).unwrap_or(0);
@@ -410,6 +416,11 @@ impl Health {
         self.outcomes = self.outcomes.checked_add(1).unwrap_or(HISTORY);
     }
 
+    fn forget_outcomes(&mut self) {
+        self.history = 0;
+        self.outcomes = 0;
+    }
+
     fn lost_recently(&self) -> u32 {
         let counted = self.outcomes.min(HISTORY);
         counted - (self.history & u32::MAX.checked_shr(HISTORY - counted).unwrap_or(0)).count_ones()
@@ -456,9 +467,8 @@ impl Health {
         if self.state == State::Down {
             self.trial_of = Some(self.since).filter(|_| next == State::Unknown);
             self.clear_losses();
-            // What was lost while it was down says nothing of how good it is now.
-            self.history = 0;
-            self.outcomes = 0;
+            // Nor does what was lost while it was down.
+            self.forget_outcomes();
             self.probes.retain(|probe| probe.lost.is_none());
         }
         self.state = next;

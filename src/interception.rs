@@ -1,10 +1,12 @@
-//! The text of our nft table: which LAN packets go to the agent, and which are refused.
+//! The text of our nft table: which LAN packets go to the agent, which are refused, and how the rest
+//! are marked for the rules that say over which uplink they leave.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use crate::config::agent::{BypassConfig, OnServerLoss, Quic};
-use crate::net::{Family, MARK_MASK, NFT_TABLE, Prefix, TPROXY_MARK};
+use crate::net::{DIRECT_MARK, Family, MARK_MASK, Mark, NFT_TABLE, Prefix, TPROXY_MARK};
 
 /// What the table is made from.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Interception<'a> {
     pub on_server_loss: OnServerLoss,
     /// What happens to UDP 443 while it can.
     pub quic: Quic,
+    /// The uplinks' addresses, and the marks of flows that have them for theirs.
+    pub uplinks: &'a BTreeMap<IpAddr, Mark>,
 }
 
 /// The ports that the agent's TPROXY sockets listen on; `None` where it does not intercept a family.
@@ -66,6 +70,13 @@ const SPECIAL_V6: &[&str] = &[
     "ff00::/8",
 ];
 
+/// Sources in the LAN that leave under an uplink's address, whichever it is: private (RFC 1918) and
+/// shared (RFC 6598). What has a public address is routed to it by one provider alone, and stays with
+/// the main table.
+const TRANSLATED_V4: &str = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16";
+/// The same for IPv6: unique local (RFC 4193), where the router translates them.
+const TRANSLATED_V6: &str = "fc00::/7";
+
 /// The ruleset for `nft -f -`: one transaction that replaces the table, whether or not it exists.
 /// `None` when there is no LAN device to intercept.
 pub fn ruleset(interception: &Interception) -> Option<String> {
@@ -89,6 +100,7 @@ fn write_table(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
     }
     write_exempt(out, it.bypasses)?;
     write_prerouting(out, it, lan)?;
+    write_direct(out, it.uplinks, lan)?;
     write_forward(out, it, lan)?;
     writeln!(out, "}}")
 }
@@ -176,10 +188,44 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
     writeln!(out, "\t}}")
 }
 
+/// Marks what is not tunnelled. A flow stays on the uplink whose address it was translated to, or
+/// came in at, as long as that lives; what is new leaves over the best. This comes after the chains
+/// of others: what they have marked is theirs to route.
+fn write_direct(out: &mut String, uplinks: &BTreeMap<IpAddr, Mark>, lan: &str) -> fmt::Result {
+    writeln!(out, "\tchain direct {{")?;
+    writeln!(out, "\t\ttype filter hook prerouting priority mangle + 1; policy accept;")?;
+    writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
+    writeln!(out, "\t\tmeta mark != 0x00000000 accept")?;
+    for family in Family::ALL {
+        let marks: Vec<String> = uplinks
+            .iter()
+            .filter(|(address, _)| Family::of(**address) == family)
+            .map(|(address, Mark(mark))| format!("{address} : 0x{mark:08x}"))
+            .collect();
+        if marks.is_empty() {
+            continue;
+        }
+        let (keyword, marks) = (keyword(family), marks.join(", "));
+        for end in ["reply", "original"] {
+            let address = format!("ct {end} {keyword} daddr");
+            writeln!(out, "\t\tmeta mark set {address} map {{ {marks} }} accept")?;
+        }
+    }
+    for (family, sources) in [(Family::V4, TRANSLATED_V4), (Family::V6, TRANSLATED_V6)] {
+        writeln!(
+            out,
+            "\t\tct direction original {} saddr {{ {sources} }} meta mark set 0x{:08x}",
+            keyword(family),
+            DIRECT_MARK.0
+        )?;
+    }
+    writeln!(out, "\t}}")
+}
+
 fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
     let reject = if it.server_reachable {
         (it.quic == Quic::Reject)
-            .then_some(("udp dport 443", "reject with icmpx type port-unreachable"))
+            .then_some(("ct state new udp dport 443", "reject with icmpx type port-unreachable"))
     } else {
         (it.on_server_loss == OnServerLoss::Block)
             .then_some(("tcp flags & (fin|syn|rst|ack) == syn", "reject with tcp reset"))

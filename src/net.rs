@@ -44,10 +44,25 @@ pub const NFT_TABLE: &str = "mptcp_bond";
 pub const TPROXY_MARK: Mark = Mark(0x0100_0000);
 /// The table that delivers them locally.
 pub const TPROXY_TABLE: Table = Table(5000);
-/// How many slots there are for uplinks, each with a table and an endpoint id.
-pub const SLOTS: u8 = 54;
+/// The kernel's main table.
+pub const MAIN: Table = Table(254);
+/// The mark of packets that are not tunnelled and belong to no flow yet: they leave over the best
+/// live uplink.
+pub const DIRECT_MARK: Mark = Mark(0x0f00_0000);
+/// How many slots there are for uplinks, each with a table, an endpoint id and a mark.
+pub const SLOTS: u8 = 13;
 /// The loopback device's index, the same in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);
+/// Its name.
+pub const LOOPBACK_NAME: &str = "lo";
+
+impl Mark {
+    /// The mark of untunnelled packets whose flow leaves over the uplink with this slot; slots beyond
+    /// [`SLOTS`] share the last.
+    pub fn of_slot(slot: u8) -> Mark {
+        Mark((2 + u32::from(slot.min(SLOTS - 1))) << 24)
+    }
+}
 
 impl Table {
     /// The table of the uplink with this slot.
@@ -271,6 +286,8 @@ pub struct Rule {
     pub from: Option<Prefix>,
     /// Destination prefix.
     pub to: Option<Prefix>,
+    /// Input device's name; `lo` for what the router itself sends.
+    pub iif: Option<String>,
     /// Output device's name, matched on sockets bound to it.
     pub oif: Option<String>,
     /// Mark and mask.

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use crate::desired::Desired;
 use crate::failover::MAX_ENDPOINTS;
 use crate::net::{
-    Endpoint, Family, IfIndex, Limits, NFT_TABLE, Prefix, Route, RouteKind, Rule, Table,
+    Endpoint, Family, IfIndex, Limits, NFT_TABLE, Prefix, Route, RouteKind, Rule, TPROXY_TABLE,
+    Table,
 };
 pub use crate::net::{Kernel, NftTable};
 
@@ -102,7 +103,7 @@ pub fn reconcile(kernel: &Kernel, desired: &Desired) -> Plan {
         plan.push(Operation::DeleteNft);
     }
     let (diverting, unwanted): (Vec<Rule>, Vec<Rule>) =
-        unwanted_rules(kernel, desired).into_iter().partition(|rule| rule.mark.is_some());
+        unwanted_rules(kernel, desired).into_iter().partition(|rule| rule.table == TPROXY_TABLE);
     plan.extend(diverting.into_iter().map(Operation::DeleteRule));
     plan.extend(settings(kernel, desired));
     plan.extend(missing_routes(kernel, desired).into_iter().map(Operation::ReplaceRoute));
@@ -396,6 +397,9 @@ fn write_rule(out: &mut dyn Write, verb: &str, rule: &Rule) -> fmt::Result {
     }
     if let Some(to) = rule.to {
         write!(out, " to {to}")?;
+    }
+    if let Some(iif) = &rule.iif {
+        write!(out, " iif {iif}")?;
     }
     if let Some(oif) = &rule.oif {
         write!(out, " oif {oif}")?;

@@ -8,10 +8,12 @@ use std::process::{Command, Stdio};
 use mptcp_bond::config::agent::{
     AgentConfig, Attachment, BypassConfig, OnServerLoss, Quic, Role, UplinkConfig,
 };
-use mptcp_bond::desired::{Desired, Input, LIMITS, desired, families};
+use mptcp_bond::desired::{Desired, Direct, Input, LIMITS, desired, families};
 use mptcp_bond::failover::Failover;
 use mptcp_bond::interception::{Interception, TproxyPorts, ruleset};
-use mptcp_bond::net::{Address, IfIndex, Kernel, Limits, Link, Prefix, Route, RouteKind, Table};
+use mptcp_bond::net::{
+    Address, Family, IfIndex, Kernel, Limits, Link, Mark, Prefix, Route, RouteKind, Table,
+};
 use mptcp_bond::reconcile::{Operation, reconcile};
 use mptcp_bond::uplink::observe;
 
@@ -57,6 +59,9 @@ fn nft_takes_every_ruleset_and_replaces_it() {
     let lan = ["br-lan".to_string(), "wg0".to_string(), "tun-a.5@x".to_string()];
     let servers: [IpAddr; 2] = ["203.0.113.1".parse().unwrap(), "2001:db8:5::1".parse().unwrap()];
     let local = prefixes(&["0.0.0.0/8", "198.51.100.0/24", "198.51.100.128/25", "2001:db8::/32"]);
+    let addresses: [IpAddr; 3] =
+        ["10.1.0.2", "10.2.0.3", "fd00::2"].map(|text| text.parse().unwrap());
+    let marks = addresses.into_iter().zip((0..).map(Mark::of_slot)).collect();
     let mut script = String::new();
     for server_reachable in [true, false] {
         for on_server_loss in [OnServerLoss::Direct, OnServerLoss::Block] {
@@ -71,6 +76,7 @@ fn nft_takes_every_ruleset_and_replaces_it() {
                         server_reachable,
                         on_server_loss,
                         quic,
+                        uplinks: &marks,
                     });
                     let text = text.unwrap();
                     script +=
@@ -204,6 +210,7 @@ fn wish(kernel: &Kernel) -> Desired {
         server_reachable: true,
         ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
         lan: &config.lan,
+        direct: &Family::ALL.map(|family| (family, Direct { slot: 1, own: true })).into(),
         kernel,
     })
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::controller::{Controller, Event, Failed};
 use crate::desired;
 use crate::net;
+use crate::os::conntrack;
 use crate::os::kernel::{KernelHandle, Look, Watch};
 use crate::os::saved::SavedState;
 use crate::reconcile::Plan;
@@ -87,4 +89,21 @@ impl Kernel {
         // What could not be put back is left to the next stop.
         if all_put_back { self.saved.forget_all() } else { Ok(()) }
     }
+}
+
+/// Has untunnelled flows forgotten that are translated to one of these addresses.
+///
+/// # Errors
+/// Whose flows stay, why, and what to do, in words.
+pub async fn forget_flows(addresses: &[IpAddr]) -> Result<(), String> {
+    for &address in addresses {
+        let count = conntrack::forget(address).await.map_err(|refusal| {
+            format!(
+                "flows of {address} stay on their dead uplink: {refusal}; \
+                 the kernel needs CONFIG_NF_CT_NETLINK (kmod-nf-conntrack-netlink)"
+            )
+        })?;
+        log::debug!("conntrack -D --reply-dst {address}: {count} entries");
+    }
+    Ok(())
 }

@@ -248,6 +248,12 @@ impl Agent {
                 }
                 None
             }
+            Action::ForgetFlows(addresses) => {
+                if let Err(error) = kernel::forget_flows(&addresses).await {
+                    self.tell(log::Level::Warn, error);
+                }
+                None
+            }
             Action::Log(level, text) => {
                 self.tell(level, text);
                 None

@@ -172,6 +172,9 @@ pub enum Action {
     UseServer(String),
     /// Ask this server for a sign of life on the control connection.
     PingServer(String),
+    /// Have the kernel forget untunnelled flows that are translated to one of these addresses and
+    /// can go on under another.
+    ForgetFlows(Vec<IpAddr>),
     /// Tell the user.
     Log(log::Level, String),
 }

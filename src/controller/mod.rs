@@ -5,6 +5,7 @@
 
 mod attempts;
 mod contact;
+mod direct;
 mod event;
 mod looks;
 mod outlets;
@@ -37,6 +38,7 @@ use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
+use direct::DirectTraffic;
 use looks::{COALESCE, Looks};
 use refreshes::Refreshes;
 use roles::ManualRoles;
@@ -62,6 +64,7 @@ pub struct Controller {
     assignments: Vec<Assignment>,
     /// The roles in force last told to the user, by slot.
     told: BTreeMap<u8, InForce>,
+    direct: DirectTraffic,
     servers: Servers,
     /// Whether LAN TCP is tunnelled, as last told.
     tunnelled: bool,
@@ -92,6 +95,7 @@ impl Controller {
             failover: Failover::default(),
             assignments: Vec::new(),
             told: BTreeMap::new(),
+            direct: DirectTraffic::default(),
             servers,
             tunnelled: false,
             kernel: Kernel::default(),
@@ -287,7 +291,30 @@ impl Controller {
         self.renew_health(&before, now);
         self.assign(now, actions);
         self.set_outlets(now, actions);
+        let mut direct = std::mem::take(&mut self.direct);
+        direct.choose(&self.direct_view());
+        self.direct = direct;
         self.reconcile(now, actions);
+        self.leave_dead_uplinks(actions);
+    }
+
+    fn direct_view(&self) -> direct::View<'_> {
+        direct::View {
+            uplinks: &self.uplinks,
+            assignments: &self.assignments,
+            health: &self.health,
+            kernel: &self.kernel,
+        }
+    }
+
+    /// Has flows forgotten that are bound to an uplink no longer live, so that they take another.
+    fn leave_dead_uplinks(&mut self, actions: &mut Vec<Action>) {
+        let mut direct = std::mem::take(&mut self.direct);
+        let addresses = direct.leave(&self.direct_view());
+        self.direct = direct;
+        if !addresses.is_empty() && self.config.idle_reason().is_none() {
+            actions.push(Action::ForgetFlows(addresses));
+        }
     }
 
     /// Health belongs to a path: another address or device starts anew, a gap in it does not. What
@@ -374,6 +401,7 @@ impl Controller {
             server_reachable: self.servers.used().reachable,
             ports: self.ports,
             lan: &self.config.lan,
+            direct: self.direct.paths(),
             kernel: &self.kernel,
         })
     }
@@ -468,11 +496,9 @@ impl Controller {
         let families = desired::families(self.servers.used().in_use);
         let mut failover = self.failover.clone();
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
-        let changed = assignments
-            .iter()
-            .zip(&self.assignments)
-            .any(|(new, old)| new.slot != old.slot || new.in_force != old.in_force);
-        if changed {
+        // By its kind of reason, too: untunnelled traffic avoids an uplink on trial.
+        let kind = |it: &Assignment| (it.slot, it.in_force, std::mem::discriminant(&it.reason));
+        if !assignments.iter().map(kind).eq(self.assignments.iter().map(kind)) {
             self.looks.by(now);
         } else {
             self.failover = failover;

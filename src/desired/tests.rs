@@ -2,6 +2,7 @@ use super::*;
 use crate::config::agent::{OnServerLoss, Quic};
 use crate::failover::Reason;
 use crate::net::Address;
+use crate::reconcile::Operation;
 use crate::uplink::observe;
 use crate::uplink::tests::{address, default_via, same_subnet, two_configs};
 
@@ -21,6 +22,15 @@ fn config() -> AgentConfig {
 }
 
 fn wish(kernel: &Kernel, server: Option<&str>, in_force: [InForce; 2]) -> Desired {
+    wish_direct(kernel, server, in_force, &BTreeMap::new())
+}
+
+fn wish_direct(
+    kernel: &Kernel,
+    server: Option<&str>,
+    in_force: [InForce; 2],
+    direct: &BTreeMap<Family, Direct>,
+) -> Desired {
     let uplinks = observe(&two_configs(), kernel, &[]);
     let assignments: Vec<Assignment> = uplinks
         .iter()
@@ -41,6 +51,7 @@ fn wish(kernel: &Kernel, server: Option<&str>, in_force: [InForce; 2]) -> Desire
         server_reachable: true,
         ports: TproxyPorts { v4: Some(4000), v6: None },
         lan: &["br-lan".into()],
+        direct,
         kernel,
     })
 }
@@ -128,6 +139,57 @@ fn local_networks_are_those_not_behind_uplinks() {
     let local: Vec<String> =
         local_prefixes(&kernel, &uplinks).iter().map(Prefix::to_string).collect();
     assert_eq!(local, ["192.168.1.0/24", "203.0.113.0/24", "2001:db8:1::/64"]);
+}
+
+#[test]
+fn untunnelled_traffic_has_rules_in_families_with_a_choice() {
+    let lines = |own| {
+        let direct = Direct { slot: 1, own };
+        let direct = Family::ALL.map(|family| (family, direct)).into();
+        let rules = wish_direct(&dual_stack(), None, ACTIVE, &direct).rules;
+        let lines = rules.into_iter().map(|rule| Operation::AddRule(rule).to_string());
+        lines.filter(|line| line.contains("priority 7")).collect::<Vec<_>>()
+    };
+    let lan = [
+        "ip rule add priority 700 iif br-lan fwmark 0x0/0xf0ffffff lookup main suppress_prefixlength 0",
+        "ip rule add priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
+        "ip rule add priority 710 fwmark 0x3000000/0xf000000 lookup 5002",
+        "ip rule add priority 720 fwmark 0xf000000/0xf000000 lookup 5002",
+    ];
+    let lan_v6 = [
+        "ip -6 rule add priority 700 iif br-lan fwmark 0x0/0xf0ffffff lookup main suppress_prefixlength 0",
+        "ip -6 rule add priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
+        "ip -6 rule add priority 720 fwmark 0xf000000/0xf000000 lookup 5002",
+    ];
+    let own = [
+        "ip rule add priority 740 from 0.0.0.0 iif lo fwmark 0x0/0xffffffff lookup main suppress_prefixlength 0",
+        "ip rule add priority 750 from 0.0.0.0 iif lo fwmark 0x0/0xffffffff lookup 5002",
+    ];
+    let own_v6 = [
+        "ip -6 rule add priority 730 from 2000::/3 iif lo fwmark 0x0/0xffffffff lookup main",
+        "ip -6 rule add priority 740 iif lo fwmark 0x0/0xffffffff lookup main suppress_prefixlength 0",
+        "ip -6 rule add priority 750 iif lo fwmark 0x0/0xffffffff lookup 5002",
+    ];
+    assert_eq!(lines(false), [&lan[..], &lan_v6].concat());
+    assert_eq!(lines(true), [&lan[..], &own, &lan_v6, &own_v6].concat());
+}
+
+#[test]
+fn flows_are_known_by_all_addresses_of_their_device() {
+    let mut kernel = dual_stack();
+    kernel.addresses.push(address(3, "198.51.100.9/24"));
+    let uplinks = observe(&two_configs(), &kernel, &[]);
+    let marks = |kernel: &Kernel, uplinks: &[Uplink]| {
+        let marks = direct::marks(uplinks, kernel).into_iter();
+        marks.map(|(address, mark)| format!("{address} {:x}", mark.0)).collect::<Vec<_>>()
+    };
+    let both =
+        ["192.0.2.10 2000000", "192.0.2.20 3000000", "198.51.100.9 2000000", "2001:db8::2 2000000"];
+    assert_eq!(marks(&kernel, &uplinks), both);
+    // An address held twice says nothing: it belongs to the one that is served.
+    kernel.addresses[3] = address(4, "192.0.2.10/24");
+    let uplinks = observe(&two_configs(), &kernel, &uplinks);
+    assert_eq!(marks(&kernel, &uplinks), [both[0], both[2], both[3]]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ struct Given {
     server_reachable: bool,
     on_server_loss: OnServerLoss,
     quic: Quic,
+    uplinks: BTreeMap<IpAddr, Mark>,
 }
 
 impl Given {
@@ -22,6 +23,7 @@ impl Given {
             server_reachable: true,
             on_server_loss: OnServerLoss::Direct,
             quic: Quic::Allow,
+            uplinks: marks(&[("10.1.0.2", 0), ("10.2.0.3", 1), ("2001:db8:1::2", 0)]),
         }
     }
 
@@ -35,6 +37,7 @@ impl Given {
             server_reachable: self.server_reachable,
             on_server_loss: self.on_server_loss,
             quic: self.quic,
+            uplinks: &self.uplinks,
         })
     }
 
@@ -49,6 +52,10 @@ impl Given {
 
 fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn marks(addresses: &[(&str, u8)]) -> BTreeMap<IpAddr, Mark> {
+    addresses.iter().map(|(text, slot)| (text.parse().unwrap(), Mark::of_slot(*slot))).collect()
 }
 
 fn bypass(name: &str) -> BypassConfig {
@@ -114,6 +121,17 @@ table inet mptcp_bond {
 		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:4000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
 		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:6000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
 	}
+	chain direct {
+		type filter hook prerouting priority mangle + 1; policy accept;
+		iifname != { "br-lan" } accept
+		meta mark != 0x00000000 accept
+		meta mark set ct reply ip daddr map { 10.1.0.2 : 0x02000000, 10.2.0.3 : 0x03000000 } accept
+		meta mark set ct original ip daddr map { 10.1.0.2 : 0x02000000, 10.2.0.3 : 0x03000000 } accept
+		meta mark set ct reply ip6 daddr map { 2001:db8:1::2 : 0x02000000 } accept
+		meta mark set ct original ip6 daddr map { 2001:db8:1::2 : 0x02000000 } accept
+		ct direction original ip saddr { 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 } meta mark set 0x0f000000
+		ct direction original ip6 saddr { fc00::/7 } meta mark set 0x0f000000
+	}
 }
 "#;
 
@@ -164,12 +182,26 @@ fn quic_is_refused_while_there_is_a_tunnel() {
         r#"type filter hook forward priority filter - 1; policy accept;
 iifname != { "br-lan" } accept
 ct direction reply accept
-udp dport 443 jump exempt
-udp dport 443 reject with icmpx type port-unreachable
+ct state new udp dport 443 jump exempt
+ct state new udp dport 443 reject with icmpx type port-unreachable
 "#
     );
     let lost = Given { server_reachable: false, ..given };
     assert_eq!(lost.chain("forward"), "");
+}
+
+#[test]
+fn without_addresses_all_flows_are_new() {
+    let given = Given { uplinks: BTreeMap::new(), ..Given::new() };
+    assert_eq!(
+        given.chain("direct"),
+        r#"type filter hook prerouting priority mangle + 1; policy accept;
+iifname != { "br-lan" } accept
+meta mark != 0x00000000 accept
+ct direction original ip saddr { 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 } meta mark set 0x0f000000
+ct direction original ip6 saddr { fc00::/7 } meta mark set 0x0f000000
+"#
+    );
 }
 
 #[test]

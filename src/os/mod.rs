@@ -1,6 +1,7 @@
 //! The operating system: netlink, nft, sysctls and sockets. Each does one thing and decides nothing.
 
 pub mod addresses;
+pub mod conntrack;
 pub mod control;
 pub mod counters;
 pub mod cpu;

@@ -17,6 +17,7 @@ const HEADER: usize = 12;
 
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
@@ -66,6 +67,7 @@ fn rule(message: &Message<'_>) -> Option<Rule> {
         family,
         from: None,
         to: None,
+        iif: None,
         oif: None,
         mark: None,
         table: Table(u32::from(table)),
@@ -81,6 +83,7 @@ fn rule(message: &Message<'_>) -> Option<Rule> {
             FRA_FWMARK => mark = attribute.u32(),
             FRA_FWMASK => mask = attribute.u32(),
             FRA_TABLE => rule.table = Table(attribute.u32()?),
+            FRA_IIFNAME => rule.iif = attribute.text().map(str::to_owned),
             FRA_OIFNAME => rule.oif = attribute.text().map(str::to_owned),
             FRA_SUPPRESS_PREFIXLEN => {
                 rule.suppress_prefix_length = attribute.u32().filter(|l| *l != NO_SUPPRESSION);
@@ -141,6 +144,9 @@ fn encode(rule: &Rule) -> Request {
     }
     if let Some(from) = rule.from {
         request = request.address(FRA_SRC, from.network().address);
+    }
+    if let Some(iif) = &rule.iif {
+        request = request.text(FRA_IIFNAME, iif);
     }
     if let Some(oif) = &rule.oif {
         request = request.text(FRA_OIFNAME, oif);

@@ -34,6 +34,7 @@ fn plain_rule(priority: u32, family: Family, table: u32) -> Rule {
         family,
         from: None,
         to: None,
+        iif: None,
         oif: None,
         mark: None,
         table: Table(table),

@@ -48,17 +48,17 @@ fn a_silent_uplink_loses_its_endpoint_and_nothing_else_changes() {
         let limit = if active { 1000 } else { 3000 };
         world.until(limit, |world| world.endpoints() == ["192.0.2.20"]);
         world.run(3000);
-        let lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+        let mut lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+        // Untunnelled traffic moves, see `direct`.
+        lines.retain(|line| !line.contains(" rule ") || !line.contains("priority 7"));
         assert_eq!(lines, ["ip mptcp endpoint delete id 200"], "{:?}", world.log());
         assert!(matches!(world.controller.assignments()[0].reason, Reason::Unanswered(_)));
         assert!(world.controller.server().reachable);
 
         world.rtt[0] = Some(20);
         world.until(3000, |world| world.endpoints().len() == 2);
-        assert_eq!(
-            world.lines().last().unwrap().1,
-            "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow"
-        );
+        let added = "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow";
+        assert!(world.lines().iter().any(|(_, line)| line == added));
     }
 }
 

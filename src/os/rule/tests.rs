@@ -17,6 +17,7 @@ fn any_rule(noise: &mut Noise) -> Rule {
         family,
         from: prefix(noise),
         to: prefix(noise),
+        iif: noise.bool().then(|| format!("br-{}", noise.below(100))),
         oif: noise.bool().then(|| format!("eth{}", noise.below(100))),
         mark: noise.bool().then(|| (Mark(noise.u32()), noise.u32())),
         table: Table(1 + noise.u32() % 6000),
@@ -47,7 +48,7 @@ fn foreign(priority: u32, action: u8, tos: u8, flags: u32, selector: u16) -> Req
 #[test]
 fn rules_beyond_words_show_only_among_ours() {
     for (action, tos, flags, selector) in [
-        (FR_ACT_TO_TBL, 0, 0, 3),
+        (FR_ACT_TO_TBL, 0, 0, 20),
         (FR_ACT_TO_TBL, 0, 0, 22),
         (FR_ACT_TO_TBL, 4, 0, FRA_PAD),
         (FR_ACT_TO_TBL, 0, FIB_RULE_INVERT, FRA_PAD),

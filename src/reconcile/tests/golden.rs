@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::agent::{AgentConfig, OnServerLoss, Quic, Role, UplinkConfig};
-use crate::desired::{Input, desired, families, sysctls_needed};
+use crate::desired::{Direct, Input, desired, families, sysctls_needed};
 use crate::failover::Failover;
 use crate::health::{Health, Policy};
 use crate::interception::TproxyPorts;
@@ -53,6 +53,7 @@ impl Agent {
             server_reachable: true,
             ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
             lan: &["br-lan".into()],
+            direct: &[(Family::V4, Direct { slot: 0, own: false })].into(),
             kernel,
         })
     }
@@ -116,6 +117,10 @@ fn first_start_with_the_same_subnet_and_gateway_twice() {
             "ip rule add priority 510 oif eth2 lookup 5002",
             "ip rule add priority 600 from 192.0.2.20 lookup main suppress_prefixlength 0",
             "ip rule add priority 610 from 192.0.2.20 lookup 5002",
+            "ip rule add priority 700 iif br-lan fwmark 0x0/0xf0ffffff lookup main suppress_prefixlength 0",
+            "ip rule add priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
+            "ip rule add priority 710 fwmark 0x3000000/0xf000000 lookup 5002",
+            "ip rule add priority 720 fwmark 0xf000000/0xf000000 lookup 5001",
             "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow",
             "ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow",
             "nft -f - # table inet mptcp_bond",
@@ -137,6 +142,7 @@ fn another_address_changes_its_own_uplink_only() {
             "ip rule add priority 610 from 198.51.100.7 lookup 5001",
             "ip mptcp endpoint delete id 200",
             "ip mptcp endpoint add 198.51.100.7 id 200 dev eth1 subflow",
+            "nft -f - # table inet mptcp_bond",
             "ip rule del priority 600 from 192.0.2.10 lookup main suppress_prefixlength 0",
             "ip rule del priority 610 from 192.0.2.10 lookup 5001",
             "ip route del 192.0.2.0/24 dev eth1 table 5001 proto 84 src 192.0.2.10 advmss 1460",
@@ -202,9 +208,11 @@ fn another_role_changes_the_flag_alone() {
         agent.step(&mut kernel),
         [
             "ip mptcp endpoint delete id 201",
+            "nft -f - # table inet mptcp_bond",
             "ip rule del priority 510 oif eth2 lookup 5002",
             "ip rule del priority 600 from 192.0.2.20 lookup main suppress_prefixlength 0",
             "ip rule del priority 610 from 192.0.2.20 lookup 5002",
+            "ip rule del priority 710 fwmark 0x3000000/0xf000000 lookup 5002",
             "ip route del default via 192.0.2.1 dev eth2 table 5002 proto 84 src 192.0.2.20 advmss 1460",
             "ip route del 192.0.2.0/24 dev eth2 table 5002 proto 84 src 192.0.2.20 advmss 1460",
         ]
@@ -223,6 +231,9 @@ fn flushed_rules_are_back_and_nothing_else_is_touched() {
             "ip rule add priority 510 oif eth1 lookup 5001",
             "ip rule add priority 600 from 192.0.2.10 lookup main suppress_prefixlength 0",
             "ip rule add priority 610 from 192.0.2.10 lookup 5001",
+            "ip rule add priority 700 iif br-lan fwmark 0x0/0xf0ffffff lookup main suppress_prefixlength 0",
+            "ip rule add priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
+            "ip rule add priority 720 fwmark 0xf000000/0xf000000 lookup 5001",
         ]
     );
     kernel.nft = NftTable::Absent;
@@ -249,6 +260,9 @@ fn teardown_stops_diverting_first() {
             "ip rule del priority 510 oif eth1 lookup 5001",
             "ip rule del priority 600 from 192.0.2.10 lookup main suppress_prefixlength 0",
             "ip rule del priority 610 from 192.0.2.10 lookup 5001",
+            "ip rule del priority 700 iif br-lan fwmark 0x0/0xf0ffffff lookup main suppress_prefixlength 0",
+            "ip rule del priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
+            "ip rule del priority 720 fwmark 0xf000000/0xf000000 lookup 5001",
             "ip route del default via 192.0.2.1 dev eth1 table 5001 proto 84 src 192.0.2.10 advmss 1460",
             "ip route del local default dev lo table 5000 proto 84",
             "ip -6 route del local default dev lo table 5000 proto 84 metric 1024",
@@ -279,11 +293,13 @@ fn leftovers_of_a_crash_are_put_right() {
             "ip route replace default via 192.0.2.1 dev eth1 table 5001 proto 84 src 192.0.2.10 advmss 1460",
             "ip rule add priority 510 oif eth1 lookup 5001",
             "ip rule add priority 610 from 192.0.2.10 lookup 5001",
+            "ip rule add priority 710 fwmark 0x2000000/0xf000000 lookup 5001",
             "ip mptcp endpoint delete id 201",
             "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow",
             "nft -f - # table inet mptcp_bond",
             "ip rule del priority 510 oif eth1 lookup 5002",
             "ip rule del priority 610 from 192.0.2.10 lookup 5002",
+            "ip rule del priority 710 fwmark 0x3000000/0xf000000 lookup 5002",
             "ip route del default via 192.0.2.1 dev eth1 table 5002 proto 84 src 192.0.2.10 advmss 1460",
             "ip route del 192.0.2.0/24 dev eth1 table 5002 proto 84 src 192.0.2.10 advmss 1460",
         ]
@@ -391,6 +407,7 @@ fn numbers_stand_for_unknown_devices() {
         family: Family::V4,
         from: None,
         to: Some("192.0.2.0/24".parse().unwrap()),
+        iif: None,
         oif: None,
         mark: Some((Mark(1), 15)),
         table: Table(5000),

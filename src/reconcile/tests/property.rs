@@ -47,6 +47,7 @@ fn rule(priority: impl Strategy<Value = u32>) -> impl Strategy<Value = Rule> {
             family: from.map_or(Family::V4, Family::of),
             from: from.map(Prefix::host),
             to: None,
+            iif: None,
             oif: None,
             mark: marked.then_some((Mark(0x0100_0000), 0x0f00_0000)),
             table: Table(table),

@@ -7,6 +7,7 @@ mod pattern;
 mod recorder;
 mod server;
 mod transfer;
+mod udp;
 
 pub use churn::{ChurnReport, churn, open_idle};
 pub use dialer::{Dialer, Kind};
@@ -15,3 +16,4 @@ pub use pattern::Pattern;
 pub use recorder::{Recorder, Report, SLOT};
 pub use server::TrafficServer;
 pub use transfer::Transfer;
+pub use udp::{UdpEcho, UdpFlow};

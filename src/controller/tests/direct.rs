@@ -1,0 +1,138 @@
+//! Where untunnelled traffic leaves while uplinks and the server come and go.
+
+use super::*;
+use crate::config::agent::Role;
+use crate::net::{Family, IfIndex};
+use crate::uplink::tests::default_via;
+
+impl World {
+    /// The device that new flows of the LAN leave over, and whether the router's own traffic is led
+    /// there; `None` where it is left to the main table.
+    fn direct(&self) -> Option<(&str, bool)> {
+        let table = |priority| {
+            let rules = self.kernel.rules.iter();
+            let mut rules = rules.filter(|it| it.priority.0 == priority && it.family == Family::V4);
+            let table = rules.next().map(|rule| rule.table.0);
+            assert!(rules.next().is_none(), "one rule at a time");
+            table
+        };
+        let devices = [(5001, "eth1"), (5002, "eth2")];
+        let (_, device) = devices.into_iter().find(|(known, _)| table(720) == Some(*known))?;
+        assert!(table(750).is_none() || table(750) == table(720));
+        Some((device, table(750).is_some()))
+    }
+
+    /// The addresses whose flows were forgotten, in the order in which that happened.
+    fn forgotten(&self) -> Vec<String> {
+        let addresses = self.done.iter().filter_map(|(_, action)| match action {
+            Action::ForgetFlows(addresses) => Some(addresses),
+            _ => None,
+        });
+        addresses.flatten().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn flows_of_a_dead_uplink_are_forgotten_once_and_after_new_ones_take_another() {
+    let mut world = World::settled();
+    assert_eq!(world.direct(), Some(("eth1", false)));
+    world.rtt[0] = None;
+    world.until(5000, |world| world.direct() == Some(("eth2", true)));
+    world.run(60_000);
+    assert_eq!(world.forgotten(), ["192.0.2.10"]);
+    let is_switch = |action: &Action| match action {
+        Action::Apply(plan) => plan.iter().any(|it| it.to_string().contains("priority 720")),
+        _ => false,
+    };
+    let mut order = world.done.iter().map(|(_, action)| action);
+    assert!(order.any(is_switch), "first the switch");
+    assert!(order.any(|action| matches!(action, Action::ForgetFlows(_))), "then the flows");
+
+    world.rtt[0] = Some(20);
+    world.until(5000, |world| world.direct() == Some(("eth1", false)));
+    world.run(20_000);
+    assert_eq!(world.forgotten(), ["192.0.2.10"], "a return moves no flow");
+}
+
+#[test]
+fn without_carrier_flows_move_at_once() {
+    let mut world = World::settled();
+    world.kernel.links.get_mut(&IfIndex(4)).unwrap().carrier = false;
+    world.tell(Event::Changed);
+    assert_eq!(
+        (world.direct(), world.forgotten()),
+        (Some(("eth1", false)), vec!["192.0.2.20".into()])
+    );
+}
+
+#[test]
+fn a_silent_server_moves_nothing() {
+    let mut world = World::settled();
+    (world.rtt, world.control) = ([None; 2], false);
+    world.until(10_000, |world| !world.controller.server().reachable);
+    world.run(10_000);
+    (world.rtt, world.control) = ([Some(20), Some(40)], true);
+    world.session_up(SERVER);
+    world.run(10_000);
+    assert_eq!((world.direct(), world.forgotten()), (Some(("eth1", false)), vec![]));
+    assert!(world.lines().iter().all(|(_, line)| !line.contains("priority 7")));
+}
+
+#[test]
+fn an_uplink_that_was_dead_before_the_server_is_not_revived_by_its_silence() {
+    let mut world = World::settled();
+    world.rtt[0] = None;
+    world.until(5000, |world| world.direct() == Some(("eth2", true)));
+    (world.rtt, world.control) = ([None; 2], false);
+    world.until(20_000, |world| world.in_force() == [InForce::Active; 2]);
+    world.run(20_000);
+    assert_eq!(world.direct(), Some(("eth2", true)));
+    // Both are back, the other one first.
+    (world.rtt, world.control) = ([None, Some(40)], true);
+    world.session_up(SERVER);
+    world.run(1000);
+    assert_eq!(world.direct(), Some(("eth2", true)));
+    world.rtt[0] = Some(20);
+    world.until(20_000, |world| world.direct() == Some(("eth1", false)));
+    assert_eq!(world.forgotten(), ["192.0.2.10"]);
+}
+
+#[test]
+fn a_backup_is_chosen_while_nothing_else_lives() {
+    let mut world = World::settled();
+    let mut config = agent_config();
+    config.uplinks[0].role = Role::Backup;
+    world.tell(Event::Configured(Box::new(config)));
+    world.run(200);
+    assert_eq!(world.direct(), Some(("eth2", false)), "although main's metric prefers the backup");
+    world.rtt[1] = None;
+    world.until(5000, |world| world.direct() == Some(("eth1", false)));
+    assert_eq!(world.forgotten(), ["192.0.2.20"]);
+}
+
+#[test]
+fn the_main_tables_choice_counts_until_another_is_far_nearer() {
+    let mut world = World::settled();
+    world.rtt = [Some(20), Some(11)];
+    world.run(20_000);
+    assert_eq!(world.direct(), Some(("eth1", false)));
+    world.rtt = [Some(20), Some(4)];
+    world.until(20_000, |world| world.direct() == Some(("eth2", false)));
+    // Load makes round trips longer, and is no reason.
+    world.rtt = [Some(20), Some(400)];
+    world.run(60_000);
+    assert_eq!(world.direct(), Some(("eth2", false)));
+}
+
+#[test]
+fn a_default_route_elsewhere_is_somebodys_wish() {
+    let mut world = World::settled();
+    world.kernel.routes.push(default_via(2, "192.168.1.9", 5));
+    world.tell(Event::Changed);
+    assert_eq!(world.direct(), None);
+    world.kernel.routes.pop();
+    world.run(200);
+    world.tell(Event::Changed);
+    assert_eq!(world.direct(), Some(("eth1", false)));
+    assert_eq!(world.forgotten(), [""; 0]);
+}
