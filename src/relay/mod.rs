@@ -6,6 +6,7 @@
 //! it would be without a relay in between. A stream that moves nothing holds neither pipe nor
 //! buffer.
 
+mod losses;
 pub mod message;
 mod plain;
 mod pool;
@@ -28,8 +29,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::os::socket;
+use crate::os::socket::{self, CongestionControl};
 use crate::status::RateMeter;
+use losses::Losses;
 
 /// Bytes a direction may move before it lets other streams have their turn.
 const TURN: usize = 256 * 1024;
@@ -272,12 +274,19 @@ impl<'a> Progress<'a> {
 /// When the last subflow of an MPTCP connection is closed and others join later, Linux (through 6.18)
 /// marks all data as unsent: its retransmission timer then finds nothing to repeat, and what is unsent
 /// waits for the next write, which may never come. Setting TCP_NODELAY again sends it.
+///
+/// The same rhythm serves to look at the subflows' losses.
 async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
+    let mut losses = Losses::default();
     loop {
         let active = progress.last.get().elapsed() < NUDGE_IDLE;
         sleep(if active { NUDGE_ACTIVE } else { NUDGE_IDLE }).await;
         // It fails only on a connection that has ended, which the relay notices itself.
         let _ = tunnel.set_nodelay(true);
+        if active && losses.are_random(&socket::subflows(tunnel).unwrap_or_default()) {
+            // A kernel without BBR goes on as before.
+            let _ = socket::set_congestion_control(tunnel, CongestionControl::Bbr);
+        }
     }
 }
 

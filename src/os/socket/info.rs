@@ -26,11 +26,13 @@ const ADDRESS_SIZE: usize = 128;
 const SUBFLOW_INFO_SIZE: usize = 8 + 2 * ADDRESS_SIZE;
 /// As much of `struct tcp_info` as is asked for, and where its fields are; `tcpi_state` is its first
 /// byte.
-const TCP_INFO_SIZE: usize = 72;
+const TCP_INFO_SIZE: usize = 152;
 const UNACKED: usize = 24;
 const LAST_DATA_RECEIVED: usize = 52;
 const LAST_ACK_RECEIVED: usize = 56;
 const RTT: usize = 68;
+const RETRANSMITTED: usize = 100;
+const MIN_RTT: usize = 148;
 /// `sizeof(struct mptcp_subflow_data)`, the header of the older two options.
 const SUBFLOW_DATA_SIZE: usize = 16;
 
@@ -49,6 +51,10 @@ pub struct Subflow {
     pub heard_ago: Duration,
     /// Smoothed round-trip time.
     pub rtt: Duration,
+    /// The least round-trip time of the last minutes.
+    pub min_rtt: Duration,
+    /// Segments sent again since the subflow exists.
+    pub retransmitted: u32,
 }
 
 impl Subflow {
@@ -165,6 +171,8 @@ fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
         unacked: field(UNACKED),
         heard_ago: Duration::from_millis(heard_ago.into()),
         rtt: Duration::from_micros(field(RTT).into()),
+        min_rtt: Duration::from_micros(field(MIN_RTT).into()),
+        retransmitted: field(RETRANSMITTED),
     })
 }
 

@@ -14,7 +14,8 @@ pub use accept::Acceptor;
 pub use info::{Subflow, is_mptcp, subflows};
 pub use pipe::Pipe;
 pub use stream::{
-    abort, broken, mptcp_connect, mptcp_listen, shutdown_write, tcp_connect, tproxy_listen,
+    CongestionControl, abort, broken, mptcp_connect, mptcp_listen, set_congestion_control,
+    shutdown_write, tcp_connect, tproxy_listen,
 };
 pub use udp::{Datagram, UdpServer, udp_socket};
 

@@ -19,6 +19,28 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// so that idle connections outlive an outage.
 const KEEPALIVE_PROBES: u32 = 10;
 
+/// How the kernel finds the rate of a connection's subflows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CongestionControl {
+    /// Goes by losses. It learns an idle uplink's rate without first flooding its queue: data sent to
+    /// a thin uplink too early hold back what the others deliver.
+    Cubic,
+    /// Goes by measured rate and RTT, and is not slowed down by losses that have other causes.
+    Bbr,
+}
+
+/// Sets the congestion control of a connection's subflows, those to come included.
+///
+/// # Errors
+/// `ENOENT` where the kernel has no such congestion control.
+pub fn set_congestion_control(stream: impl AsFd, control: CongestionControl) -> io::Result<()> {
+    let name: &[u8] = match control {
+        CongestionControl::Cubic => b"cubic",
+        CongestionControl::Bbr => b"bbr",
+    };
+    SockRef::from(&stream).set_tcp_congestion(name)
+}
+
 /// Opens an MPTCP connection to `remote`, without Nagle's delay and with keepalive.
 ///
 /// The first subflow leaves from the address `bind` and through `device`; later subflows are the
@@ -130,9 +152,10 @@ pub async fn broken(stream: &TcpStream) -> io::Error {
     }
 }
 
-/// A non-blocking MPTCP socket of the address's family.
+/// A non-blocking MPTCP socket of the address's family, with loss-based congestion control.
 fn mptcp_socket(address: SocketAddr) -> io::Result<Socket> {
-    stream_socket(address, Protocol::MPTCP).map_err(|error| match error.raw_os_error() {
+    let socket = stream_socket(address, Protocol::MPTCP);
+    let socket = socket.map_err(|error| match error.raw_os_error() {
         Some(libc::EPROTONOSUPPORT | libc::EINVAL) => io::Error::new(
             io::ErrorKind::Unsupported,
             "this kernel has no MPTCP (it takes Linux 5.6 with CONFIG_MPTCP=y)",
@@ -142,7 +165,10 @@ fn mptcp_socket(address: SocketAddr) -> io::Result<Socket> {
             "MPTCP is switched off: set the sysctl net.mptcp.enabled=1",
         ),
         _ => error,
-    })
+    })?;
+    // A kernel without it goes by what the system uses. Accepted sockets inherit it.
+    let _ = set_congestion_control(&socket, CongestionControl::Cubic);
+    Ok(socket)
 }
 
 /// A non-blocking stream socket of the address's family.
