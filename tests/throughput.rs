@@ -93,9 +93,6 @@ struct Scenario {
 
 const BALANCED: Duration = Duration::from_millis(7906);
 const UNBALANCED: Duration = Duration::from_millis(11921);
-/// The kernel's limit is 11.921 s, too; this takes 11.4 to 12.1 s through the tunnel: while the far
-/// link ramps up, the slow one holds data back. Plain MPTCP with the kernel's own buffers: 14.8 s.
-const OPPOSED: Duration = Duration::from_millis(12_800);
 
 #[rustfmt::skip]
 const SCENARIOS: [Scenario; 5] = [
@@ -103,7 +100,7 @@ const SCENARIOS: [Scenario; 5] = [
     Scenario { name: "balanced, unbalanced delay", rates: [10, 10], delays: [1, 25], limit: BALANCED },
     Scenario { name: "unbalanced", rates: [10, 3], delays: [0, 0], limit: UNBALANCED },
     Scenario { name: "unbalanced, unbalanced delay", rates: [10, 3], delays: [1, 25], limit: UNBALANCED },
-    Scenario { name: "unbalanced, opposed delay", rates: [10, 3], delays: [25, 1], limit: OPPOSED },
+    Scenario { name: "unbalanced, opposed delay", rates: [10, 3], delays: [25, 1], limit: UNBALANCED },
 ];
 
 /// Bytes of the large direction and of the small one.
@@ -135,8 +132,13 @@ fn the_kernels_simultaneous_flows_pass_through_the_tunnel() {
             taken
         };
         for sizes in [(LARGE, SMALL), (SMALL, LARGE)] {
-            let in_time = (0..ATTEMPTS).any(|_| exchange(sizes) <= scenario.limit);
-            assert!(in_time, "{}: longer than {:?}", scenario.name, scenario.limit);
+            let taken = exchange(sizes);
+            assert!(
+                taken <= scenario.limit,
+                "{}: {taken:?} of {:?}",
+                scenario.name,
+                scenario.limit
+            );
         }
     }
 }
