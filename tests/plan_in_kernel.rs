@@ -193,6 +193,7 @@ fn wish(kernel: &Kernel) -> Desired {
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
         http_listen: None,
+        check_url: None,
         servers: Vec::new(),
         uplinks: vec![uplink("wan", "eth1"), uplink("wanb", "eth2")],
         bypasses: Vec::new(),

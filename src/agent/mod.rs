@@ -4,6 +4,7 @@
 
 mod check;
 mod enrol;
+mod inquiries;
 mod kernel;
 mod link;
 mod meters;
@@ -26,7 +27,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
-use crate::controller::{Action, Controller, Event};
+use crate::controller::{Action, Controller, Event, Opinion};
 use crate::interception::TproxyPorts;
 use crate::os::control::{Control, Request};
 use crate::os::kernel::{Change, Watch};
@@ -37,6 +38,7 @@ use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
 use crate::status::{EVENTS_SHOWN, EventLog};
 pub use enrol::enrol;
+use inquiries::Inquiries;
 use kernel::Kernel;
 use link::Link;
 use meters::Meters;
@@ -76,6 +78,7 @@ fn start(options: &AgentOptions) -> Result<(), Fatal> {
 struct Inputs {
     changes: Watch,
     link: link::Inputs,
+    opinions: mpsc::UnboundedReceiver<(u8, Opinion)>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -85,6 +88,7 @@ struct Agent {
     controller: Controller,
     kernel: Kernel,
     link: Link,
+    inquiries: Inquiries,
     proxy: Rc<Proxy>,
     meters: Meters,
     usage_files: UsageFiles,
@@ -106,6 +110,7 @@ impl Agent {
         let (owner, requests) = mpsc::channel(16);
         spawn_local(control.serve(owner.clone()));
         let (link, link_inputs) = Link::new(&options.key_dir);
+        let (inquiries, opinions) = Inquiries::new();
         let proxy = Proxy::new(link.pool(), config.on_server_loss);
         let ports = listen(&proxy).map_err(Fatal::os)?;
         let now = Instant::now();
@@ -114,6 +119,7 @@ impl Agent {
             controller: Controller::new(config, ports, now),
             kernel,
             link,
+            inquiries,
             proxy,
             meters: Meters::default(),
             usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
@@ -124,7 +130,7 @@ impl Agent {
             started: now,
             seconds: 0,
         };
-        Ok((agent, Inputs { changes, link: link_inputs, requests }))
+        Ok((agent, Inputs { changes, link: link_inputs, opinions, requests }))
     }
 
     /// Serves until a signal says to stop.
@@ -157,6 +163,7 @@ impl Agent {
                     Some(event) => event,
                     None => continue,
                 },
+                Some((slot, opinion)) = inputs.opinions.recv() => Event::InternetAsked { slot, opinion },
                 Some(request) = inputs.requests.recv() => {
                     self.answer(request).await;
                     continue;
@@ -226,6 +233,10 @@ impl Agent {
                 None
             }
             Action::Dial { server, addresses } => self.link.dial(&server, addresses),
+            Action::AskInternet { outlet, url } => {
+                self.inquiries.start(outlet, url);
+                None
+            }
             Action::HangUp(name) => {
                 self.link.hang_up(&name);
                 None

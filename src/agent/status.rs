@@ -122,7 +122,10 @@ fn uplink_status(
         in_use: in_use && !useless,
         reason: match assignment {
             Some(_) if without_mptcp => WITHOUT_MPTCP.to_owned(),
-            Some(assignment) => assignment.reason.to_string(),
+            Some(assignment) => match controller.opinion(uplink.slot) {
+                Some(opinion) => format!("{}; {opinion}", assignment.reason),
+                None => assignment.reason.to_string(),
+            },
             None => String::new(),
         },
         since_seconds: health.map_or(0, |health| seconds(health.since(), now)),
@@ -194,7 +197,10 @@ fn server_status(agent: &Agent, view: &ServerView, now: Instant) -> ServerStatus
             (true, false, None) if server.trouble.is_none() => ServerState::Connecting,
             (true, false, _) => ServerState::Lost,
         },
-        reason: reason.clone(),
+        reason: match agent.controller.verdict().filter(|_| *used && !server.reachable) {
+            Some(verdict) => format!("{reason}; {verdict}"),
+            None => reason.clone(),
+        },
         address_in_use: server.in_use.map(|address| address.to_string()),
         since_seconds: seconds(server.since.unwrap_or(agent.started), now),
         session: link.session.as_ref().map(|session| format!("{:08x}", session.id().0 >> 32)),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::keys::PublicKey;
-use super::value::{self, HostPort};
+use super::value::{self, HostPort, HttpUrl};
 use crate::net::Prefix;
 
 /// The most `config uplink` sections: the kernel keeps at most 8 endpoints
@@ -30,6 +30,8 @@ pub struct AgentConfig {
     pub quic: Quic,
     /// Where the status is served over HTTP.
     pub http_listen: Option<SocketAddr>,
+    /// What is asked for over an uplink on which the server does not answer.
+    pub check_url: Option<HttpUrl>,
     /// Servers; the first that answers is used.
     pub servers: Vec<ServerConfig>,
     /// Uplinks in order of appearance.

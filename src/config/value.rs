@@ -60,6 +60,30 @@ impl FromStr for HostPort {
     }
 }
 
+/// An `http:` URL (RFC 3986), for instance `http://example.net/generate_204`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// The whole.
+    pub text: String,
+    /// Where it leads.
+    pub server: HostPort,
+}
+
+impl FromStr for HttpUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HttpUrl, String> {
+        let bad = || "a URL such as http://example.net/generate_204, not https, or off".to_owned();
+        let rest = text.strip_prefix("http://").ok_or_else(bad)?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&byte)) {
+            return Err(bad());
+        }
+        let server = authority.parse().or_else(|_| format!("{authority}:80").parse());
+        Ok(HttpUrl { text: text.to_owned(), server: server.map_err(|_: String| bad())? })
+    }
+}
+
 /// A host name or an address literal without brackets.
 pub fn host(text: &str) -> Result<String, String> {
     if let Ok(address) = text.parse::<IpAddr>() {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::opinions::Opinion;
 use super::outlets::Outlet;
 use crate::config::agent::{AgentConfig, Role, ServerConfig};
+use crate::config::value::HttpUrl;
 use crate::health::Signs;
 use crate::net::Kernel;
 use crate::quota::Save;
@@ -59,6 +61,13 @@ pub enum Event {
     Server(String, ServerNews),
     /// A stream to the server in use broke before it was answered.
     ServerSuspected,
+    /// A check asked for ended.
+    InternetAsked {
+        /// The uplink's slot.
+        slot: u8,
+        /// What it found.
+        opinion: Opinion,
+    },
     /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
     Rates(BTreeMap<u8, u64>),
     /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
@@ -146,6 +155,13 @@ pub enum Action {
     },
     /// Have probe sockets on these uplinks and no others.
     SetProbers(Vec<Outlet>),
+    /// Ask whether the Internet answers over an uplink, and say so by [`Event::InternetAsked`].
+    AskInternet {
+        /// Where to leave.
+        outlet: Outlet,
+        /// What to ask for.
+        url: HttpUrl,
+    },
     /// Dial the server over these uplinks, best first.
     SetDialOrder(Vec<Outlet>),
     /// Write down what the uplinks have carried, to be read at the next start.

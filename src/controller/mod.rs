@@ -8,6 +8,7 @@ mod contact;
 mod direct;
 mod event;
 mod looks;
+mod opinions;
 mod outlets;
 mod refreshes;
 mod roles;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use attempts::Failing;
 pub use event::{Action, Counters, Event, Failed, ServerNews};
+pub use opinions::Opinion;
 pub use outlets::Outlet;
 pub use server::Server;
 pub use servers::ServerView;
@@ -40,6 +42,7 @@ use crate::uplink::{self, Uplink};
 use attempts::Attempts;
 use direct::DirectTraffic;
 use looks::{COALESCE, Looks};
+use opinions::{Doubtful, Opinions};
 use refreshes::Refreshes;
 use roles::ManualRoles;
 use servers::Servers;
@@ -72,6 +75,7 @@ pub struct Controller {
     conflicts: Vec<Conflict>,
     attempts: Attempts,
     refreshes: Refreshes,
+    opinions: Opinions,
     probers: Vec<Outlet>,
     dial_order: Vec<Outlet>,
     looks: Looks,
@@ -102,6 +106,7 @@ impl Controller {
             conflicts: Vec::new(),
             attempts: Attempts::default(),
             refreshes: Refreshes::default(),
+            opinions: Opinions::default(),
             probers: Vec::new(),
             dial_order: Vec::new(),
             looks: Looks::new(now),
@@ -147,6 +152,7 @@ impl Controller {
             }
             Event::Server(name, news) => self.on_server(&name, news, now, &mut actions),
             Event::ServerSuspected => self.servers.suspect(now, &mut actions),
+            Event::InternetAsked { slot, opinion } => self.on_checked(slot, opinion, &mut actions),
             Event::Rates(rates) => {
                 for (slot, health) in &mut self.health {
                     health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
@@ -174,6 +180,7 @@ impl Controller {
         self.probe(now, &mut actions);
         self.judge_server(now, &mut actions);
         self.judge_uplinks(now, &mut actions);
+        self.check(now, &mut actions);
         if let Some(thorough) = self.looks.begin(now) {
             actions.push(Action::Look { thorough });
         }
@@ -185,7 +192,8 @@ impl Controller {
         let probed: BTreeSet<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
         let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
         let probes = health.filter_map(|(_, health)| health.poll(now).wake);
-        let others = self.servers.deadlines(now).chain(self.failover.deadline());
+        let others = [self.failover.deadline(), self.opinions.deadline()].into_iter().flatten();
+        let others = others.chain(self.servers.deadlines(now));
         let later = probes.chain(others).filter(|&at| at > now);
         later.chain(self.looks.deadline()).fold(now + TICK, Instant::min)
     }
@@ -489,6 +497,32 @@ impl Controller {
         };
         actions.push(Action::Log(level, text));
         self.looks.by(now);
+    }
+
+    /// Asks for a second opinion on uplinks over which the server does not answer.
+    fn check(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let url = self.config.check_url.clone().filter(|_| self.config.idle_reason().is_none());
+        let Some(url) = url else { return };
+        let lost = !self.servers.used().reachable;
+        let is_down = |slot| self.health.get(&slot).is_some_and(|it| it.state() == State::Down);
+        let metered =
+            |name: &str| self.config.uplinks.iter().any(|it| it.name == name && it.quota.is_some());
+        let doubtful = self.uplinks.iter().filter_map(|uplink| {
+            let mut outlets = outlets::dial_order(&[uplink.slot], &self.uplinks).into_iter();
+            let outlet = outlets.next().filter(|_| lost || is_down(uplink.slot))?;
+            Some(Doubtful { outlet, metered: metered(&uplink.name) })
+        });
+        let due = self.opinions.due(doubtful.collect(), now);
+        let checks = due.into_iter().map(|outlet| Action::AskInternet { outlet, url: url.clone() });
+        actions.extend(checks);
+    }
+
+    fn on_checked(&mut self, slot: u8, opinion: Opinion, actions: &mut Vec<Action>) {
+        let Some(uplink) = self.uplinks.iter().find(|uplink| uplink.slot == slot) else { return };
+        let text = format!("uplink {}: the server does not answer; {opinion}", uplink.name);
+        if self.opinions.take(slot, opinion) {
+            actions.push(Action::Log(log::Level::Warn, text));
+        }
     }
 
     /// A change of health changes roles at once, not with the next pass.

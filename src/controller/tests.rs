@@ -274,6 +274,7 @@ fn agent_config() -> AgentConfig {
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
         http_listen: None,
+        check_url: None,
         servers: vec![server_config("vps.example.net")],
         uplinks: two_configs(),
         bypasses: Vec::new(),

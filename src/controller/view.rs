@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Controller, Failing, Server, ServerView};
+use super::{Controller, Failing, Opinion, Server, ServerView};
 use crate::config::agent::{AgentConfig, Role};
 use crate::desired;
 use crate::failover::{Assignment, InForce};
@@ -49,6 +49,26 @@ impl Controller {
     /// All servers, in the order of the configuration.
     pub fn servers(&self, now: Instant) -> impl Iterator<Item = ServerView<'_>> {
         self.servers.view(now)
+    }
+
+    /// What a check found out about an uplink over which the server does not answer.
+    pub fn opinion(&self, slot: u8) -> Option<&Opinion> {
+        self.opinions.of(slot)
+    }
+
+    /// Whether it is the server that is missing or the Internet, where a check could tell.
+    pub fn verdict(&self) -> Option<String> {
+        let names = |works: bool| -> Vec<&str> {
+            let found = |uplink: &&Uplink| {
+                self.opinion(uplink.slot).is_some_and(|it| (*it == Opinion::Works) == works)
+            };
+            self.uplinks.iter().filter(found).map(|uplink| uplink.name.as_str()).collect()
+        };
+        match (names(true).join(", "), names(false).join(", ")) {
+            (works, _) if !works.is_empty() => Some(format!("the Internet works over {works}")),
+            (_, fails) if !fails.is_empty() => Some(format!("nothing works over {fails}")),
+            _ => None,
+        }
     }
 
     /// The last dump of the kernel.

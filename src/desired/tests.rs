@@ -14,6 +14,7 @@ fn config() -> AgentConfig {
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
         http_listen: None,
+        check_url: None,
         servers: Vec::new(),
         uplinks: two_configs(),
         bypasses: Vec::new(),

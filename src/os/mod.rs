@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod diag;
 pub mod dns;
 pub mod http;
+pub mod internet;
 pub mod kernel;
 pub mod log;
 pub mod neighbour;

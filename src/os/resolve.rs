@@ -38,7 +38,10 @@ pub async fn resolve(host: &str, outlets: &[Outlet]) -> Result<Vec<IpAddr>, Stri
 
 /// What `getaddrinfo(3)` says; it blocks a thread of its own, which goes on when nobody waits for it
 /// any longer.
-async fn of_system(host: &str) -> Result<Vec<IpAddr>, String> {
+///
+/// # Errors
+/// Why there is no address, in words.
+pub async fn of_system(host: &str) -> Result<Vec<IpAddr>, String> {
     let found = timeout(LIMIT, lookup_host((host, 0)))
         .await
         .map_err(|_| "no answer from DNS".to_owned())?

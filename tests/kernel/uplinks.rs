@@ -37,6 +37,7 @@ fn agent_config() -> AgentConfig {
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
         http_listen: None,
+        check_url: None,
         servers: vec![server],
         uplinks: vec![config("wan0"), config("wan1")],
         bypasses: Vec::new(),

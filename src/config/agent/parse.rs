@@ -11,6 +11,8 @@ use crate::config::uci::{self, Item, Section, Value};
 use crate::config::{ConfigError, Problems, value};
 use crate::net::{Family, Prefix};
 
+/// Answers with an empty 204; Android devices ask it whether the Internet is there.
+const CHECK_URL: &str = "http://connectivitycheck.gstatic.com/generate_204";
 const SECTION_TYPES: &str = "agent, server, uplink, bypass or forward";
 
 impl AgentConfig {
@@ -40,6 +42,7 @@ fn resolve(sections: &[Section], problems: &mut Problems) -> AgentConfig {
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
         http_listen: None,
+        check_url: CHECK_URL.parse().ok(),
         servers: Vec::new(),
         uplinks: Vec::new(),
         bypasses: Vec::new(),
@@ -105,6 +108,11 @@ fn read_agent(fields: &mut Fields<'_>, config: &mut AgentConfig) {
     config.quic =
         fields.choice("quic", config.quic, &[("allow", Quic::Allow), ("reject", Quic::Reject)]);
     config.http_listen = fields.parsed("http_listen", value::socket_address);
+    // UCI cannot tell an empty value from none.
+    let check_url = |text: &str| if text == "off" { Ok(None) } else { text.parse().map(Some) };
+    if let Some(check_url) = fields.parsed("check_url", check_url) {
+        config.check_url = check_url;
+    }
 }
 
 fn read_server(fields: &mut Fields<'_>) -> Option<ServerConfig> {

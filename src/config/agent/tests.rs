@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::mutate::{Random, mutated};
+use crate::config::value::{HostPort, HttpUrl};
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const FILE: &str = "/etc/config/mptcpd";
@@ -24,6 +25,7 @@ fn full() -> String {
 	option on_server_loss 'block'
 	option quic 'reject'
 	option http_listen '127.0.0.1:8484'
+	option check_url 'http://[2001:db8::7]:8080/204'
 config server 'vps'
 	option address 'VPS.example.net'
 	option port '8443'
@@ -72,6 +74,10 @@ fn everything_is_read() {
             on_server_loss: OnServerLoss::Block,
             quic: Quic::Reject,
             http_listen: Some("127.0.0.1:8484".parse().unwrap()),
+            check_url: Some(HttpUrl {
+                text: "http://[2001:db8::7]:8080/204".into(),
+                server: HostPort { host: "2001:db8::7".into(), port: 8080 },
+            }),
             servers: vec![
                 ServerConfig {
                     name: "vps".into(),
@@ -141,6 +147,9 @@ fn an_unconfigured_file_is_valid() {
     let config = parse("");
     assert_eq!(config.lan, ["lan"]);
     assert_eq!(config.http_listen, None);
+    let url = config.check_url.clone().unwrap();
+    assert_eq!((url.server.port, url.text.ends_with("/generate_204")), (80, true));
+    assert_eq!(parse("config agent\n\toption check_url off\n").check_url, None);
     assert!(config.idle_reason().unwrap().contains("server"));
     assert!(parse("config agent\n\toption enabled 0\n").idle_reason().unwrap().contains("enabled"));
     let server = format!("config server s\noption address a\noption public_key {KEY}\n");
@@ -155,7 +164,7 @@ fn wrong_values_are_named() {
         (
             "role 'backup'",
             "role 'bnod'",
-            "21: section 'lte' (uplink): option 'role' is 'bnod'; it must be bond, backup, overflow or off",
+            "22: section 'lte' (uplink): option 'role' is 'bnod'; it must be bond, backup, overflow or off",
         ),
         (
             "enabled '1'",
@@ -191,72 +200,77 @@ fn wrong_values_are_named() {
         (
             "VPS.example.net",
             "vps.example.net:443",
-            "10: section 'vps' (server): option 'address' is 'vps.example.net:443'; it must be a host name or an IP address, such as vps.example.net, 192.0.2.1 or 2001:db8::1",
+            "11: section 'vps' (server): option 'address' is 'vps.example.net:443'; it must be a host name or an IP address, such as vps.example.net, 192.0.2.1 or 2001:db8::1",
         ),
         (
             "'8443'",
             "'84430'",
-            "11: section 'vps' (server): option 'port' is '84430'; it must be a port from 1 to 65535",
+            "12: section 'vps' (server): option 'port' is '84430'; it must be a port from 1 to 65535",
         ),
         (
             "Tmo='\n\toption cipher",
             "T'\n\toption cipher",
-            "12: section 'vps' (server): option 'public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbT'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
+            "13: section 'vps' (server): option 'public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbT'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
         ),
         (
             "'none'",
             "'aes'",
-            "13: section 'vps' (server): option 'cipher' is 'aes'; it must be auto, aes-128-gcm, chacha20-poly1305 or none",
+            "14: section 'vps' (server): option 'cipher' is 'aes'; it must be auto, aes-128-gcm, chacha20-poly1305 or none",
         ),
         (
             "'wwan0'",
             "'a/b'",
-            "20: section 'lte' (uplink): option 'device' is 'a/b'; it must be a network device such as eth1, 15 characters at most",
+            "21: section 'lte' (uplink): option 'device' is 'a/b'; it must be a network device such as eth1, 15 characters at most",
         ),
         (
             "'50G'",
             "'50GB'",
-            "22: section 'lte' (uplink): option 'quota' is '50GB'; it must be bytes, with K, M, G or T for powers of 1000, such as 500M or 50G",
+            "23: section 'lte' (uplink): option 'quota' is '50GB'; it must be bytes, with K, M, G or T for powers of 1000, such as 500M or 50G",
         ),
         (
             "'15'",
             "'32'",
-            "23: section 'lte' (uplink): option 'quota_reset_day' is '32'; it must be a day of the month from 1 to 31",
+            "24: section 'lte' (uplink): option 'quota_reset_day' is '32'; it must be a day of the month from 1 to 31",
         ),
         (
             "action 'off'",
             "action 'stop'",
-            "24: section 'lte' (uplink): option 'quota_action' is 'stop'; it must be backup or off",
+            "25: section 'lte' (uplink): option 'quota_action' is 'stop'; it must be backup or off",
         ),
         (
             "10.0.0.0/8",
             "10.0.0.1/8",
-            "26: section 'office' (bypass): list 'dest' is '10.0.0.1/8'; it must be a prefix without host bits, such as 10.0.0.0/8",
+            "27: section 'office' (bypass): list 'dest' is '10.0.0.1/8'; it must be a prefix without host bits, such as 10.0.0.0/8",
         ),
         (
             "8000-8100",
             "8100-8000",
-            "28: section 'office' (bypass): list 'dport' is '8100-8000'; it must be a range from low to high: 8000-8100",
+            "29: section 'office' (bypass): list 'dport' is '8100-8000'; it must be a range from low to high: 8000-8100",
         ),
         (
             "5e:10:00:01",
             "5e:10:00",
-            "29: section 'office' (bypass): list 'mac' is '02:00:5e:10:00'; it must be a MAC address such as 02:00:5e:10:00:01",
+            "30: section 'office' (bypass): list 'mac' is '02:00:5e:10:00'; it must be a MAC address such as 02:00:5e:10:00:01",
         ),
         (
             "'22 443'",
             "'22 x'",
-            "31: unnamed section (bypass): list 'dport' is 'x'; it must be a port from 1 to 65535, or a range such as 8000-8100",
+            "32: unnamed section (bypass): list 'dport' is 'x'; it must be a port from 1 to 65535, or a range such as 8000-8100",
         ),
         (
             "'2222'",
             "'0'",
-            "33: section 'ssh' (forward): option 'listen' is '0'; it must be a port from 1 to 65535",
+            "34: section 'ssh' (forward): option 'listen' is '0'; it must be a port from 1 to 65535",
         ),
         (
             "192.168.1.10:22",
             "127.0.0.1:22",
-            "34: section 'ssh' (forward): option 'target' is '127.0.0.1:22'; it must be ADDRESS:PORT of a host on the LAN, such as 192.168.1.10:22 or [fd00::10]:22",
+            "35: section 'ssh' (forward): option 'target' is '127.0.0.1:22'; it must be ADDRESS:PORT of a host on the LAN, such as 192.168.1.10:22 or [fd00::10]:22",
+        ),
+        (
+            "http://[2001:db8::7]:8080/204",
+            "https://h",
+            "9: section 'agent' (agent): option 'check_url' is 'https://h'; it must be a URL such as http://example.net/generate_204, not https, or off",
         ),
         (
             "option quic 'reject'",
@@ -266,22 +280,22 @@ fn wrong_values_are_named() {
         (
             "option quic",
             "option quick",
-            "7: section 'agent' (agent): unknown option 'quick'; an agent section has enabled, log_level, lan, on_server_loss, quic, http_listen",
+            "7: section 'agent' (agent): unknown option 'quick'; an agent section has enabled, log_level, lan, on_server_loss, quic, http_listen, check_url",
         ),
         (
             "option listen '2222'",
             "",
-            "32: section 'ssh' (forward): option 'listen' is missing; it is required",
+            "33: section 'ssh' (forward): option 'listen' is missing; it is required",
         ),
         (
             "config forward 'ssh'",
             "config forwards 'ssh'",
-            "32: section 'ssh' (forwards): is of no known type; it must be agent, server, uplink, bypass or forward",
+            "33: section 'ssh' (forwards): is of no known type; it must be agent, server, uplink, bypass or forward",
         ),
         (
             "\tlist src '192.168.1.7'",
             "\tlist src '2001:db8::7'",
-            "25: section 'office' (bypass): can match nothing: its 'dest' and 'src' are of different address families",
+            "26: section 'office' (bypass): can match nothing: its 'dest' and 'src' are of different address families",
         ),
     ] {
         assert!(full().contains(from), "{from}");
@@ -380,7 +394,7 @@ fn all_problems_are_told_in_order() {
     let text = full().replace("'debug'", "'x'").replace("'50G'", "'x'").replace("'2222'", "'x'");
     let lines: Vec<String> =
         problems(&text).iter().map(|p| p.split(':').next().unwrap().to_owned()).collect();
-    assert_eq!(lines, ["3", "22", "33"]);
+    assert_eq!(lines, ["3", "23", "34"]);
 }
 
 #[test]

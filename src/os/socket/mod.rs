@@ -15,7 +15,7 @@ pub use info::{Subflow, is_mptcp, subflows};
 pub use pipe::Pipe;
 pub use stream::{
     CongestionControl, abort, broken, mptcp_connect, mptcp_listen, set_congestion_control,
-    shutdown_write, tcp_connect, tproxy_listen,
+    shutdown_write, tcp_connect, tcp_connect_over, tproxy_listen,
 };
 pub use udp::{Datagram, UdpServer, udp_socket};
 

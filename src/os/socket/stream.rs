@@ -56,9 +56,7 @@ pub async fn mptcp_connect(
 ) -> io::Result<TcpStream> {
     let socket = mptcp_socket(remote)?;
     if let Some(device) = device {
-        socket
-            .bind_device(Some(device.as_bytes()))
-            .map_err(while_doing(&format!("cannot bind to device {device}")))?;
+        bind_device(&socket, device)?;
     }
     connect(socket, remote, bind).await
 }
@@ -70,6 +68,20 @@ pub async fn mptcp_connect(
 /// Those of `connect(2)` unchanged; a socket that cannot be made or bound says what failed.
 pub async fn tcp_connect(target: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
     connect(stream_socket(target, Protocol::TCP)?, target, bind).await
+}
+
+/// Opens a plain TCP connection to `target` from the address `bind` and through `device`.
+///
+/// # Errors
+/// Those of [`tcp_connect`], or says that it cannot be bound to the device.
+pub async fn tcp_connect_over(
+    target: SocketAddr,
+    bind: IpAddr,
+    device: &str,
+) -> io::Result<TcpStream> {
+    let socket = stream_socket(target, Protocol::TCP)?;
+    bind_device(&socket, device)?;
+    connect(socket, target, Some(bind)).await
 }
 
 /// Listens for MPTCP connections (plain TCP ones are accepted too: see
@@ -174,6 +186,11 @@ fn mptcp_socket(address: SocketAddr) -> io::Result<Socket> {
 /// A non-blocking stream socket of the address's family.
 fn stream_socket(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(protocol))
+}
+
+fn bind_device(socket: &Socket, device: &str) -> io::Result<()> {
+    let bound = socket.bind_device(Some(device.as_bytes()));
+    bound.map_err(while_doing(&format!("cannot bind to device {device}")))
 }
 
 async fn connect(

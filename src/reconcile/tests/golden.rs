@@ -41,6 +41,7 @@ impl Agent {
                 on_server_loss: OnServerLoss::Direct,
                 quic: Quic::Allow,
                 http_listen: None,
+                check_url: None,
                 servers: Vec::new(),
                 uplinks: self.uplinks.clone(),
                 bypasses: Vec::new(),
