@@ -2,7 +2,9 @@
 
 mod lab;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
@@ -122,4 +124,58 @@ fn the_second_server_takes_over_and_the_first_comes_back() {
     assert_eq!(dialer.seen_as().expect("connect"), through_first);
     assert_unharmed(&at_second);
     assert_unharmed(&at_first);
+}
+
+/// A web server on the target's side that has nothing to say.
+fn serve_204(lab: &Lab) {
+    let listener = lab.target.enter(|| TcpListener::bind((TARGET_V4, 8080))).expect("listen");
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            // Who does not listen has asked in vain.
+            let _ = answer_204(&client);
+        }
+    });
+}
+
+fn answer_204(mut client: &TcpStream) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line)?;
+    client.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+}
+
+#[test]
+fn a_lost_server_is_told_from_a_dead_uplink() {
+    let lab = Lab::two_uplinks("second-opinion");
+    serve_204(&lab);
+    let server = ServerProgram::start(&lab);
+    let check = format!("config agent 'agent'\n\toption check_url 'http://{TARGET_V4}:8080/204'\n");
+    let mut agent = AgentProgram::start_with(&lab, &server, &check);
+    let reason = |status: &Value, list: &str, at: usize| {
+        status[list][at]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+
+    let start = agent.process().output().len();
+    lab.uplink(0).blackhole(Direction::Both);
+    agent.wait_status("the uplink is dead", |status| {
+        let reason = reason(status, "uplinks", 0);
+        status["state"] == "single"
+            && reason.contains("probes unanswered")
+            && reason.contains("nothing works over it")
+    });
+    cut(&lab.server, SERVER_V4);
+    agent.wait_status("the server is lost", |status| {
+        let reasons = (reason(status, "uplinks", 1), reason(status, "servers", 0));
+        status["state"] == "direct"
+            && reasons.0.ends_with("the server answers on no uplink; the Internet works over it")
+            && reasons.1.ends_with("; the Internet works over wanb")
+    });
+    let output = agent.process().output();
+    for text in ["nothing works over it", "the Internet works over it"] {
+        assert_eq!(output[start..].matches(text).count(), 1, "told once: {output}");
+    }
+    mend(&lab.server);
+    lab.uplink(0).restore();
+    let status = agent.wait_ready();
+    assert_eq!(reason(&status, "servers", 0), "");
+    assert_eq!(reason(&status, "uplinks", 1), "probes answered");
 }

@@ -272,6 +272,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn urls() {
+        for (text, host, port) in [
+            ("http://a.example", "a.example", 80),
+            ("http://a.example:81/x?y=1", "a.example", 81),
+            ("http://192.0.2.1/", "192.0.2.1", 80),
+            ("http://[2001:db8::1]:8080/x", "2001:db8::1", 8080),
+            ("http://[2001:db8::1]", "2001:db8::1", 80),
+        ] {
+            let url: HttpUrl = text.parse().unwrap();
+            assert_eq!((url.text.as_str(), url.server.host.as_str()), (text, host));
+            assert_eq!(url.server.port, port, "{text}");
+        }
+        for bad in ["", "a.example", "https://a.example/", "http://", "http:///x", "http://a b/"] {
+            assert!(bad.parse::<HttpUrl>().is_err(), "{bad}");
+        }
+        assert!("http://a.example/x y".parse::<HttpUrl>().is_err());
+        assert!("http://user@a.example/".parse::<HttpUrl>().is_err());
+    }
+
+    #[test]
     fn hosts() {
         for good in ["vps.example.net", "a", "xn--bcher-kva.example", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(host(good).as_deref(), Ok(good));

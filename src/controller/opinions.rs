@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::outlets::Outlet;
 
 /// How long the server has to be silent before there is a question.
-const DOUBT: Duration = Duration::from_secs(1);
+const DOUBT: Duration = Duration::from_secs(2);
 /// The first wait before an uplink is checked again; it doubles.
 const WAIT_FIRST: Duration = Duration::from_secs(15);
 /// The longest such wait.
@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn checks_are_rare() {
-        assert_eq!(checks(false, 1200), [1, 16, 46, 106, 226, 466, 766, 1066]);
-        assert_eq!(checks(true, 1200), [1, 121, 361, 841]);
+        assert_eq!(checks(false, 1200), [2, 17, 47, 107, 227, 467, 767, 1067]);
+        assert_eq!(checks(true, 1200), [2, 122, 362, 842]);
     }
 
     #[test]

@@ -270,3 +270,55 @@ fn a_stream_that_breaks_has_the_server_asked_or_dialled() {
     world.run(10);
     assert_eq!(world.count(is_dial), 1);
 }
+
+/// What is checked, by slot and milliseconds.
+fn checks(world: &World) -> Vec<(u64, u8)> {
+    let check = |(ms, action): &(u64, Action)| match action {
+        Action::Check { outlet, .. } => Some((*ms, outlet.slot)),
+        _ => None,
+    };
+    world.done.iter().filter_map(check).collect()
+}
+
+#[test]
+fn a_second_opinion_is_asked_for_where_the_server_does_not_answer() {
+    let mut world = World::settled();
+    world.controller.config.check_url = "http://192.0.2.1/204".parse().ok();
+    world.run(60_000);
+    assert_eq!(checks(&world), [], "there is no doubt");
+    world.forget();
+    world.rtt[1] = None;
+    world.run(8000);
+    let [(ms, 1)] = checks(&world)[..] else { panic!("{:?}", checks(&world)) };
+    assert!((1500..6000).contains(&ms), "{ms}");
+    let fails = Opinion::Fails("no answer".into());
+    world.tell(Event::Checked { slot: 1, opinion: fails.clone() });
+    assert_eq!(world.controller.opinion(1), Some(&fails));
+    let text = "uplink wanb: the server does not answer; nothing works over it: no answer";
+    assert!(world.log().contains(&text), "{:?}", world.log());
+
+    world.forget();
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(8000);
+    assert_eq!(checks(&world).iter().filter(|(_, slot)| *slot == 0).count(), 1);
+    world.tell(Event::Checked { slot: 0, opinion: Opinion::Works });
+    world.tell(Event::Checked { slot: 0, opinion: Opinion::Works });
+    let told =
+        world.log().iter().filter(|text| text.contains("the Internet works over it")).count();
+    assert_eq!(told, 1);
+    assert_eq!(world.controller.verdict().unwrap(), "the Internet works over wan");
+    assert_eq!(world.in_force()[0], InForce::Active);
+
+    (world.rtt, world.control) = ([Some(20), Some(40)], true);
+    world.session_up(SERVER);
+    world.run(10_000);
+    assert_eq!((world.controller.verdict(), world.controller.opinion(0)), (None, None));
+}
+
+#[test]
+fn without_a_url_nothing_is_checked() {
+    let mut world = World::settled();
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(60_000);
+    assert_eq!(checks(&world), []);
+}
