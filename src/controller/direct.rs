@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::opinions::{Opinion, Opinions};
 use crate::config::agent::Role;
 use crate::desired::{self, Direct};
 use crate::failover::{Assignment, InForce, Reason};
@@ -19,6 +20,7 @@ pub(super) struct View<'a> {
     pub uplinks: &'a [Uplink],
     pub assignments: &'a [Assignment],
     pub health: &'a BTreeMap<u8, Health>,
+    pub opinions: &'a Opinions,
     pub kernel: &'a Kernel,
 }
 
@@ -36,7 +38,8 @@ enum Rank {
     Good,
     Lossy,
     Standby,
-    /// It cannot reach the server in the server's family, and may do well in the other.
+    /// It cannot reach the server in the server's family, and may do well in the other; or not at
+    /// all, while a check found that the Internet works over it.
     Unproven,
     /// It is silent: better than nothing.
     Dead,
@@ -89,7 +92,7 @@ impl DirectTraffic {
         let heard = matches!(state, State::Up | State::Degraded);
         let was_silent = self.left.get(&(family, uplink.slot)).is_some_and(|silent| *silent);
         let assignment = view.assignments.iter().find(|it| it.slot == uplink.slot)?;
-        match (assignment.in_force, &assignment.reason) {
+        let rank = match (assignment.in_force, &assignment.reason) {
             (InForce::Active | InForce::Backup, _) if was_silent && !heard => Some(Rank::Dead),
             (InForce::Active, _) if state == State::Degraded => Some(Rank::Lossy),
             (InForce::Active, _) => Some(Rank::Good),
@@ -97,6 +100,12 @@ impl DirectTraffic {
             (InForce::Unused, Reason::Fault(_) | Reason::TooMany) => Some(Rank::Unproven),
             (InForce::Unused, Reason::Unanswered(_)) => Some(Rank::Dead),
             (InForce::Unused, _) => None,
+        };
+        // That the server is silent over it may be the server's fault, and a check could tell.
+        match view.opinions.of(uplink.slot).filter(|_| !heard) {
+            Some(Opinion::Fails(_)) => rank.map(|_| Rank::Dead),
+            Some(Opinion::Works) if rank == Some(Rank::Dead) => Some(Rank::Unproven),
+            _ => rank,
         }
     }
 

@@ -42,7 +42,7 @@ use crate::uplink::{self, Uplink};
 use attempts::Attempts;
 use direct::DirectTraffic;
 use looks::{COALESCE, Looks};
-use opinions::{Doubtful, Opinions};
+use opinions::Opinions;
 use refreshes::Refreshes;
 use roles::ManualRoles;
 use servers::Servers;
@@ -152,7 +152,9 @@ impl Controller {
             }
             Event::Server(name, news) => self.on_server(&name, news, now, &mut actions),
             Event::ServerSuspected => self.servers.suspect(now, &mut actions),
-            Event::InternetAsked { slot, opinion } => self.on_checked(slot, opinion, &mut actions),
+            Event::InternetAsked { slot, opinion } => {
+                self.on_opinion(slot, opinion, now, &mut actions);
+            }
             Event::Rates(rates) => {
                 for (slot, health) in &mut self.health {
                     health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
@@ -180,7 +182,7 @@ impl Controller {
         self.probe(now, &mut actions);
         self.judge_server(now, &mut actions);
         self.judge_uplinks(now, &mut actions);
-        self.check(now, &mut actions);
+        self.ask_internet(now, &mut actions);
         if let Some(thorough) = self.looks.begin(now) {
             actions.push(Action::Look { thorough });
         }
@@ -311,6 +313,7 @@ impl Controller {
             uplinks: &self.uplinks,
             assignments: &self.assignments,
             health: &self.health,
+            opinions: &self.opinions,
             kernel: &self.kernel,
         }
     }
@@ -497,32 +500,6 @@ impl Controller {
         };
         actions.push(Action::Log(level, text));
         self.looks.by(now);
-    }
-
-    /// Asks for a second opinion on uplinks over which the server does not answer.
-    fn check(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let url = self.config.check_url.clone().filter(|_| self.config.idle_reason().is_none());
-        let Some(url) = url else { return };
-        let lost = !self.servers.used().reachable;
-        let is_down = |slot| self.health.get(&slot).is_some_and(|it| it.state() == State::Down);
-        let metered =
-            |name: &str| self.config.uplinks.iter().any(|it| it.name == name && it.quota.is_some());
-        let doubtful = self.uplinks.iter().filter_map(|uplink| {
-            let mut outlets = outlets::dial_order(&[uplink.slot], &self.uplinks).into_iter();
-            let outlet = outlets.next().filter(|_| lost || is_down(uplink.slot))?;
-            Some(Doubtful { outlet, metered: metered(&uplink.name) })
-        });
-        let due = self.opinions.due(doubtful.collect(), now);
-        let checks = due.into_iter().map(|outlet| Action::AskInternet { outlet, url: url.clone() });
-        actions.extend(checks);
-    }
-
-    fn on_checked(&mut self, slot: u8, opinion: Opinion, actions: &mut Vec<Action>) {
-        let Some(uplink) = self.uplinks.iter().find(|uplink| uplink.slot == slot) else { return };
-        let text = format!("uplink {}: the server does not answer; {opinion}", uplink.name);
-        if self.opinions.take(slot, opinion) {
-            actions.push(Action::Log(log::Level::Warn, text));
-        }
     }
 
     /// A change of health changes roles at once, not with the next pass.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::outlets::Outlet;
+use super::outlets::{self, Outlet};
+use super::{Action, Controller};
+use crate::health::State;
 
 /// How long the server has to be silent before there is a question.
 const DOUBT: Duration = Duration::from_secs(2);
@@ -87,6 +89,42 @@ impl Opinions {
     /// When the next check is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.values().filter(|question| !question.waiting).map(|question| question.next).min()
+    }
+}
+
+impl Controller {
+    /// Asks for a second opinion on uplinks over which the server does not answer.
+    pub(super) fn ask_internet(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let url = self.config.check_url.clone().filter(|_| self.config.idle_reason().is_none());
+        let Some(url) = url else { return };
+        let lost = !self.servers.used().reachable;
+        let is_down = |slot| self.health.get(&slot).is_some_and(|it| it.state() == State::Down);
+        let metered =
+            |name: &str| self.config.uplinks.iter().any(|it| it.name == name && it.quota.is_some());
+        let doubtful = self.uplinks.iter().filter_map(|uplink| {
+            let mut outlets = outlets::dial_order(&[uplink.slot], &self.uplinks).into_iter();
+            let outlet = outlets.next().filter(|_| lost || is_down(uplink.slot))?;
+            Some(Doubtful { outlet, metered: metered(&uplink.name) })
+        });
+        let due = self.opinions.due(doubtful.collect(), now);
+        let checks = due.into_iter().map(|outlet| Action::AskInternet { outlet, url: url.clone() });
+        actions.extend(checks);
+    }
+
+    /// What was found out counts at once: untunnelled traffic may have to take another uplink.
+    pub(super) fn on_opinion(
+        &mut self,
+        slot: u8,
+        opinion: Opinion,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(uplink) = self.uplinks.iter().find(|uplink| uplink.slot == slot) else { return };
+        let text = format!("uplink {}: the server does not answer; {opinion}", uplink.name);
+        if self.opinions.take(slot, opinion) {
+            actions.push(Action::Log(log::Level::Warn, text));
+            self.looks.by(now);
+        }
     }
 }
 

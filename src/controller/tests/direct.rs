@@ -79,6 +79,26 @@ fn a_silent_server_moves_nothing() {
 }
 
 #[test]
+fn while_the_server_is_silent_a_second_opinion_decides() {
+    let mut world = World::settled();
+    (world.rtt, world.control) = ([None; 2], false);
+    world.until(10_000, |world| !world.controller.server().reachable);
+    let fails = Opinion::Fails("no answer".into());
+    world.controller.config.check_url = "http://192.0.2.1/204".parse().ok();
+    world.run(5000);
+    assert_eq!(world.direct(), Some(("eth1", false)));
+    world.tell(Event::InternetAsked { slot: 0, opinion: fails.clone() });
+    world.tell(Event::InternetAsked { slot: 1, opinion: Opinion::Works });
+    world.run(200);
+    assert_eq!(world.direct(), Some(("eth2", true)));
+    assert_eq!(world.forgotten(), ["192.0.2.10"]);
+    world.tell(Event::InternetAsked { slot: 0, opinion: Opinion::Works });
+    world.tell(Event::InternetAsked { slot: 1, opinion: fails });
+    world.run(200);
+    assert_eq!(world.direct(), Some(("eth1", false)));
+}
+
+#[test]
 fn an_uplink_that_was_dead_before_the_server_is_not_revived_by_its_silence() {
     let mut world = World::settled();
     world.rtt[0] = None;

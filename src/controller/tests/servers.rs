@@ -274,7 +274,7 @@ fn a_stream_that_breaks_has_the_server_asked_or_dialled() {
 /// What is checked, by slot and milliseconds.
 fn checks(world: &World) -> Vec<(u64, u8)> {
     let check = |(ms, action): &(u64, Action)| match action {
-        Action::Check { outlet, .. } => Some((*ms, outlet.slot)),
+        Action::AskInternet { outlet, .. } => Some((*ms, outlet.slot)),
         _ => None,
     };
     world.done.iter().filter_map(check).collect()
@@ -292,7 +292,7 @@ fn a_second_opinion_is_asked_for_where_the_server_does_not_answer() {
     let [(ms, 1)] = checks(&world)[..] else { panic!("{:?}", checks(&world)) };
     assert!((1500..6000).contains(&ms), "{ms}");
     let fails = Opinion::Fails("no answer".into());
-    world.tell(Event::Checked { slot: 1, opinion: fails.clone() });
+    world.tell(Event::InternetAsked { slot: 1, opinion: fails.clone() });
     assert_eq!(world.controller.opinion(1), Some(&fails));
     let text = "uplink wanb: the server does not answer; nothing works over it: no answer";
     assert!(world.log().contains(&text), "{:?}", world.log());
@@ -301,8 +301,8 @@ fn a_second_opinion_is_asked_for_where_the_server_does_not_answer() {
     (world.rtt, world.control) = ([None; 2], false);
     world.run(8000);
     assert_eq!(checks(&world).iter().filter(|(_, slot)| *slot == 0).count(), 1);
-    world.tell(Event::Checked { slot: 0, opinion: Opinion::Works });
-    world.tell(Event::Checked { slot: 0, opinion: Opinion::Works });
+    world.tell(Event::InternetAsked { slot: 0, opinion: Opinion::Works });
+    world.tell(Event::InternetAsked { slot: 0, opinion: Opinion::Works });
     let told =
         world.log().iter().filter(|text| text.contains("the Internet works over it")).count();
     assert_eq!(told, 1);
