@@ -2,8 +2,8 @@
 
 mod lab;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -192,4 +192,51 @@ fn what_is_new_leaves_over_a_live_uplink() {
     agent.wait_ready();
     until("main's choice counts again", 2 * LIMIT, || (bypassed() == wan).then_some(()));
     assert_eq!(routers_own(), wan);
+}
+
+/// Sends a packet to a port that is said to be closed; how long the refusal took.
+#[track_caller]
+fn refusal(lab: &Lab, target: SocketAddr) -> Duration {
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let begun = Instant::now();
+    let answer = lab.lan.enter(|| {
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        socket.connect(target)?;
+        socket.send(b"hello")?;
+        socket.recv(&mut [0; 10])
+    });
+    let error = answer.expect_err("nobody answers");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    begun.elapsed()
+}
+
+#[test]
+fn quic_is_refused_at_once_and_what_runs_goes_on() {
+    let lab = Lab::two_uplinks("quic");
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let _echo = UdpEcho::start(&lab.target, 443);
+    let targets =
+        [TARGET_V4.into(), TARGET_V6.into()].map(|address: IpAddr| SocketAddr::new(address, 443));
+    let flows = targets.map(|target| UdpFlow::start(&lab.lan, target));
+    let config = std::fs::read_to_string(agent.config()).expect("read the configuration");
+    let reject = format!("{config}\nconfig agent 'agent'\n\toption quic 'reject'\n");
+    std::fs::write(agent.config(), reject).expect("write the configuration");
+    agent.reload();
+    let in_force = || {
+        let table = lab.router.run("nft", &["list", "table", "inet", "mptcp_bond"]);
+        table.contains("reject").then_some(())
+    };
+    until("QUIC is refused", LIMIT, in_force);
+    let begun = Instant::now();
+    for target in targets {
+        let took = refusal(&lab, target);
+        println!("{target}: refused after {took:.2?}");
+        assert!(took < NO_PAUSE, "{target}: {took:?}");
+    }
+    sleep(SECOND);
+    for flow in flows {
+        assert!(flow.longest_pause_since(begun) < NO_PAUSE, "a call goes on");
+    }
 }

@@ -59,19 +59,23 @@ fn helper_echo_server() {
 }
 
 fn table(server_reachable: bool, on_server_loss: OnServerLoss, quic: Quic) -> String {
-    let bypass = BypassConfig {
-        name: "by port".into(),
-        dest: vec!["203.0.113.0/24".parse().unwrap()],
+    let bypass = |name: &str, dest: &str, dport| BypassConfig {
+        name: name.into(),
+        dest: vec![dest.parse().unwrap()],
         src: Vec::new(),
-        dport: vec![(81, 81)],
+        dport,
         mac: Vec::new(),
     };
+    let bypasses = [
+        bypass("by port", "203.0.113.0/24", vec![(81, 81)]),
+        bypass("by address", "203.0.113.3", Vec::new()),
+    ];
     let text = ruleset(&Interception {
         lan: &["lan0".into()],
         ports: TproxyPorts { v4: Some(4000), v6: Some(4000) },
         servers: &["203.0.113.2".parse().unwrap()],
         local: &["198.51.100.0/24".parse().unwrap()],
-        bypasses: &[bypass],
+        bypasses: &bypasses,
         server_reachable,
         on_server_loss,
         quic,
@@ -103,6 +107,7 @@ for a in 203.0.113 198.51.100; do
   ip -n world address add $a.1/24 dev eth0
 done
 ip -n world address add 203.0.113.2/24 dev eth0
+ip -n world address add 203.0.113.3/24 dev eth0
 ip address add 2001:db8:2::fe/64 dev world0 nodad
 ip -n world address add 2001:db8:2::1/64 dev eth0 nodad
 ip -n world route add default via 203.0.113.254
@@ -156,9 +161,9 @@ say() { # name word
   done
   tail -1 /run/$1.out
 }
-udp() {
+udp() { # address
   ip netns exec lan bash -c \
-    'exec 3<>/dev/udp/203.0.113.1/443; echo a >&3; sleep 0.2; echo b >&3' 2>&1 |
+    "exec 3<>/dev/udp/$1/443; echo a >&3; sleep 0.2; echo b >&3" 2>&1 |
     grep -o refused || echo passes
 }
 "#;
@@ -184,14 +189,14 @@ echo "the router: $(who lan 192.168.1.1 80)"
 echo "the router's outer address: $(who lan 203.0.113.254 80)"
 echo "the router's own: $(who router 203.0.113.1 80)"
 echo "from outside: $(who world 192.168.1.2 80)"
-echo "udp: $(udp)"
+echo "udp: $(udp 203.0.113.1)"
 keep a 203.0.113.1 >/dev/null
 "#,
         &load(&direct),
         r#"
 echo "tunnelled, server lost: $(say a two)"
 echo "new, server lost: $(who lan 203.0.113.1 80) $(who lan 2001:db8:2::1 80)"
-echo "udp: $(udp)"
+echo "udp: $(udp 203.0.113.1)"
 keep b 203.0.113.1 >/dev/null
 "#,
         &load(&block),
@@ -206,7 +211,7 @@ echo "direct, while blocked: $(say b three)"
 echo "direct, server back: $(say b four)"
 echo "tunnelled, server back: $(say a five)"
 echo "new, server back: $(who lan 203.0.113.1 80)"
-echo "udp: $(udp)"
+echo "udp: $(udp 203.0.113.1) $(udp 2001:db8:2::1), bypassed: $(udp 203.0.113.3)"
 kill $(jobs -p) 2>/dev/null || true
 "#,
     ]
@@ -246,7 +251,7 @@ kill $(jobs -p) 2>/dev/null || true
             "direct, server back: world four",
             "tunnelled, server back: tunnel five",
             "new, server back: tunnel",
-            "udp: refused",
+            "udp: refused refused, bypassed: passes",
         ]
     );
 }

@@ -4,6 +4,7 @@
 //! make them (it needs root).
 
 mod changes;
+mod conntrack;
 mod endpoints;
 mod nft;
 mod routing;

@@ -256,8 +256,16 @@ fn rules_are_added_and_deleted() {
                 Rule { from, suppress_prefix_length: Some(0), ..plain_rule(600, family, 254) },
                 Rule { from, ..plain_rule(600, family, 254) },
                 Rule { to: from, ..plain_rule(610, family, 5001) },
+                Rule {
+                    iif: Some("lo".into()),
+                    mark: Some((Mark(0), 0xf0ff_ffff)),
+                    ..plain_rule(700, family, 254)
+                },
             ]);
         }
+        // Of sockets without an address.
+        let from = Some(prefix("0.0.0.0/32"));
+        wishes.push(Rule { from, iif: Some("lo".into()), ..plain_rule(750, Family::V4, 5001) });
         for wish in &wishes {
             apply_twice(&mut handle, Operation::AddRule(wish.clone())).await;
         }
@@ -268,9 +276,10 @@ fn rules_are_added_and_deleted() {
         expected.sort();
         assert_eq!(found, expected);
         assert_eq!(
-            sh("ip rule show pref 500; ip -6 rule show pref 510"),
+            sh("ip rule show pref 500; ip -6 rule show pref 510; ip rule show pref 750"),
             "500:\tfrom all fwmark 0x1000000/0xf000000 lookup 5000 proto 84\n\
-             510:\tfrom all oif wan0 [detached] lookup 5001 proto 84"
+             510:\tfrom all oif wan0 [detached] lookup 5001 proto 84\n\
+             750:\tfrom 0.0.0.0 iif lo lookup 5001 proto 84"
         );
         for wish in wishes.iter().rev() {
             apply_twice(&mut handle, Operation::DeleteRule(wish.clone())).await;
@@ -286,7 +295,7 @@ fn foreign_rules_among_ours_can_be_deleted() {
         let from = Some(prefix("10.0.0.0/8"));
         let ours = Rule { from, ..plain_rule(600, Family::V4, 5001) };
         apply(&mut handle, Operation::AddRule(ours.clone())).await;
-        sh("ip rule add pref 600 from 10.0.0.0/8 iif lo lookup 5001
+        sh("ip rule add pref 600 from 10.0.0.0/8 ipproto udp lookup 5001
             ip rule add pref 600 from 10.0.0.0/8 ipproto tcp dport 80 lookup 5001
             ip rule add pref 600 from 10.0.0.0/8 tos 0x10 lookup 5001
             ip rule add pref 600 from 10.0.0.0/8 uidrange 1-2 lookup 5001
