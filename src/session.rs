@@ -20,14 +20,14 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep_until, timeout};
 
-pub use handshake::{Incoming, hello, invalid, open, read_sealed, shake_hands};
+pub use handshake::{Incoming, hello, introduce, invalid, open, read_sealed, shake_hands};
 
 use crate::config::agent::ServerConfig;
 use crate::config::keys::PrivateKey;
 use crate::controller::Outlet;
 use crate::os::socket;
 use crate::tunnel::Cipher;
-use crate::tunnel::control::{ClientMessage, PING_INTERVAL, ServerMessage};
+use crate::tunnel::control::{ClientMessage, HostState, PING_INTERVAL, ServerMessage};
 use crate::tunnel::handshake::Channel;
 use crate::tunnel::probe::{PROBE_LEN, ProbeReply, ProbeRequest, UnverifiedProbe};
 use crate::tunnel::record::{Opener, Sealer};
@@ -271,6 +271,8 @@ pub enum Event {
     Heard {
         /// Round-trip time over the control connection.
         rtt: Duration,
+        /// What it said of its host.
+        host: Option<HostState>,
     },
     /// There is no control connection, or no longer: the last event.
     Down {
@@ -402,9 +404,9 @@ impl Keeper {
                 let session = Rc::new(Session::new(session, server));
                 self.tell(Event::Up { session, mptcp });
             }
-            ServerMessage::Pong { nonce } => {
+            ServerMessage::Pong { nonce, host } => {
                 if let Some(rtt) = pings.pong(nonce, Instant::now()) {
-                    self.tell(Event::Heard { rtt });
+                    self.tell(Event::Heard { rtt, host });
                 }
             }
             ServerMessage::Close { reason } => return Err(format!("the server said: {reason}")),

@@ -1,11 +1,14 @@
 //! The agent's answer to `check`: what it knows, and what trying the uplinks out shows.
 
+use std::time::Instant;
+
 use tokio::task::spawn_local;
 
 use super::Agent;
 use crate::check::{self, AgentFacts, Facts, ServerFacts, UplinkFacts};
-use crate::controller::Controller;
-use crate::examine;
+use crate::controller::{Controller, Outlet, ServerView};
+use crate::examine::{self, Means, Way};
+use crate::failover::InForce;
 use crate::health::Health;
 use crate::net::Family;
 use crate::os::control::Request;
@@ -15,11 +18,56 @@ use crate::uplink::Uplink;
 /// Begins a check, which answers the request when it is done; the agent goes on meanwhile.
 pub fn begin(agent: &Agent, request: Request) {
     let mut facts = facts(agent);
+    let tried = means(agent, &facts).map(|means| (means, ways(&facts)));
+    let name = facts.server.as_ref().map_or("", |server| server.config.name.as_str());
+    let limits = agent.link.view(name).limits;
+    // The server's answer is there before the uplinks are tried out.
+    agent.link.ping(name);
     spawn_local(async move {
-        facts.kernel = examine::kernel(facts.kernel.dump).await;
+        let trials = async {
+            match &tried {
+                Some((means, ways)) => examine::uplinks(means, ways).await,
+                None => Vec::new(),
+            }
+        };
+        let (kernel, trials) = tokio::join!(examine::kernel(facts.kernel.dump), trials);
+        facts.kernel = kernel;
+        let ways = tried.into_iter().flat_map(|(_, ways)| ways);
+        for (way, trial) in ways.zip(trials) {
+            let slot = way.outlet.slot;
+            let mut uplinks = facts.uplinks.iter_mut();
+            if let Some(uplink) = uplinks.find(|uplink| uplink.uplink.slot == slot) {
+                uplink.trial = Some(trial);
+            }
+        }
+        if let Some(server) = &mut facts.server {
+            server.limits = limits.get();
+        }
         // Who asked may be gone.
         let _ = request.reply.send(Ok(check::judge(&facts).to_json()));
     });
+}
+
+fn means(agent: &Agent, facts: &Facts) -> Option<Means> {
+    let server = facts.server.as_ref()?;
+    agent.link.means(&server.config, server.address?)
+}
+
+/// The uplinks that can be tried out: those without a fault.
+fn ways(facts: &Facts) -> Vec<Way> {
+    let way = |facts: &UplinkFacts| {
+        let uplink = &facts.uplink;
+        let family = facts.family.filter(|&family| uplink.fault(family).is_none())?;
+        let (path, device) = (uplink.path(family)?, uplink.device.as_ref()?);
+        Some(Way {
+            outlet: Outlet { slot: uplink.slot, source: path.address, device: device.name.clone() },
+            device: device.index,
+            gateway: path.gateway,
+            mtu: device.mtu,
+            endpoint: facts.in_force() != InForce::Unused,
+        })
+    };
+    facts.uplinks.iter().filter_map(way).collect()
 }
 
 fn facts(agent: &Agent) -> Facts {
@@ -53,16 +101,16 @@ fn facts(agent: &Agent) -> Facts {
     }
 }
 
+/// The server in use, or the first that is tried.
 fn server(agent: &Agent) -> Option<ServerFacts> {
-    let config = agent.controller.config();
-    let section = config.servers.first().filter(|_| config.idle_reason().is_none())?;
-    let known = agent.controller.server();
+    let mut servers = agent.controller.servers(Instant::now());
+    let ServerView { config, server, .. } = servers.find(|view| view.used)?;
     Some(ServerFacts {
-        config: section.clone(),
-        addresses: known.addresses.clone(),
-        address: known.in_use.or_else(|| known.addresses.first().copied()),
-        connected: known.connected,
-        trouble: known.trouble.clone(),
+        config: config.clone(),
+        addresses: server.addresses.clone(),
+        address: server.in_use.or_else(|| server.addresses.first().copied()),
+        connected: server.connected,
+        trouble: server.trouble.clone(),
         limits: None,
     })
 }

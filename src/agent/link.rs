@@ -1,7 +1,8 @@
 //! The agent's side of the tunnel: session, warm streams and probes, put together.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,13 +10,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 
+use crate::check::ServerLimits;
 use crate::config::agent::ServerConfig;
 use crate::controller::{Event, Outlet, ServerNews};
+use crate::examine::Means;
 use crate::os::probe::Probers;
 use crate::os::{random, resolve};
 use crate::pool::Pool;
 use crate::provision;
+use crate::registry;
 use crate::session::{self, Keeper, Session, Trunk};
+use crate::tunnel::control::HostState;
 
 /// Replies to probes that may wait.
 const PROBE_QUEUE: usize = 64;
@@ -68,6 +73,8 @@ pub struct View {
     pub rtt: Option<Duration>,
     /// Whether the control connection is MPTCP.
     pub mptcp: Option<bool>,
+    /// What the server last said of its host.
+    pub limits: Rc<Cell<Option<ServerLimits>>>,
 }
 
 /// A task that makes and keeps a control connection; it ends with this.
@@ -268,7 +275,10 @@ impl Link {
                 }
                 ServerNews::Up { address }
             }
-            session::Event::Heard { rtt } => {
+            session::Event::Heard { rtt, host } => {
+                if let Some(host) = host {
+                    line.view.limits.set(Some(limits(host, rtt)));
+                }
                 let smoothed = line.view.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8);
                 line.view.rtt = Some(smoothed);
                 ServerNews::Heard
@@ -293,6 +303,17 @@ impl Link {
     /// The slot of the uplink that a connection to `server` would begin on.
     pub fn first_path(&self, server: IpAddr) -> Option<u8> {
         self.trunk.first_path((server, 0).into())
+    }
+
+    /// What it takes to try uplinks out towards a server; none without the router's key.
+    pub fn means(&self, config: &ServerConfig, address: IpAddr) -> Option<Means> {
+        let session = self.view(&config.name).session;
+        Some(Means {
+            server: SocketAddr::new(address, config.port),
+            config: config.clone(),
+            key: provision::read_agent_key(&self.key_dir).ok()?,
+            session: session.filter(|session| session.server.ip() == address),
+        })
     }
 
     /// Has probe sockets on these outlets.
@@ -335,6 +356,19 @@ fn dice() -> u16 {
         random(&mut bytes);
     }
     u16::from_ne_bytes(bytes)
+}
+
+/// What a server said of its host half a round trip ago.
+fn limits(host: HostState, rtt: Duration) -> ServerLimits {
+    let now = registry::unix_time().saturating_sub(rtt / 2);
+    let ours = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    let theirs = i64::try_from(host.time_unix_ms).unwrap_or(i64::MAX);
+    ServerLimits {
+        subflows: host.subflows,
+        mptcp: host.mptcp,
+        buffers: host.buffers,
+        clock_ahead_ms: theirs.saturating_sub(ours),
+    }
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ pub enum Contact {
     /// A reset.
     Refused,
     /// A router on the way says that there is no route.
-    NoRoute(String),
+    NoRoute,
     /// It could not be tried, for this reason.
     Untried(String),
     /// It stands.
@@ -205,6 +205,8 @@ pub enum Datagrams {
     Untried,
     /// No answer.
     Unanswered,
+    /// A router on the way says that there is no route.
+    NoRoute,
     /// An answer.
     Answered {
         /// Where the server saw it come from.

@@ -2,11 +2,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::agent::{AgentConfig, Role};
+use crate::config::agent::{AgentConfig, Quota, QuotaAction, Role};
 use crate::desired::{self, LIMITS};
 use crate::failover::{Failover, InForce, Reason};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
+use crate::quota::{Cap, Standing};
 use crate::status::Style;
 use crate::tunnel::hello::Refusal;
 use crate::uplink::tests::{address, same_subnet, two_configs};
@@ -140,8 +141,21 @@ fn each_cause_on_the_way_is_named() {
         rtt: Duration::from_millis(1),
     };
     type Change<'a> = Box<dyn FnOnce(&mut Trial) + 'a>;
-    let causes: [(&str, Change); 10] = [
-        ("no_route", Box::new(|it| it.contact = Contact::NoRoute("Network unreachable".into()))),
+    let causes: [(&str, Change); 11] = [
+        (
+            "no_route",
+            Box::new(|it| {
+                it.contact = Contact::NoRoute;
+                it.datagrams = Datagrams::Unanswered;
+            }),
+        ),
+        (
+            "no_route",
+            Box::new(|it| {
+                it.contact = unanswered.clone();
+                it.datagrams = Datagrams::NoRoute;
+            }),
+        ),
         ("syn_dropped", Box::new(|it| it.contact = Contact::Unanswered { plain: true })),
         ("tcp_blocked", Box::new(|it| it.contact = unanswered.clone())),
         ("tcp_blocked", Box::new(|it| it.contact = Contact::Refused)),
@@ -220,11 +234,11 @@ fn each_fault_of_the_router_is_named() {
 fn another_network_with_the_same_addresses_is_named() {
     let mut kernel = same_subnet();
     kernel.addresses[1] = address(2, "192.0.2.129/25");
-    let report = judge(&with_kernel(kernel, two_configs()));
+    let report = judge(&with_kernel(kernel.clone(), two_configs()));
     assert_eq!((report.count(Grade::Warning), report.count(Grade::Failed)), (2, 0));
     assert!(report.findings.iter().any(|finding| finding.code == "subnet_clash"));
-    let mut kernel = same_subnet();
-    kernel.addresses[1] = address(2, "192.0.2.1/24");
+    // Where the gateway's address is this router's, the kernel takes no route.
+    kernel.routes.truncate(1);
     let report = judge(&with_kernel(kernel, two_configs()));
     assert_eq!(report.uplinks[1], verdict("subnet_clash"));
 }
@@ -255,10 +269,18 @@ fn missing_routes_and_endpoints_are_named() {
     );
 }
 
+fn cap() -> Cap {
+    let quota = Quota { bytes: 1000, reset_day: 1, action: QuotaAction::Backup };
+    Cap { quota, standing: Standing { bytes: 1000, since: None, until: None } }
+}
+
 #[test]
 fn roles_explain_themselves() {
     for (in_force, reason, code, grade) in [
-        (InForce::Backup, Reason::Standby, "standby", Grade::Ok),
+        // Whatever keeps a bond uplink from being used.
+        (InForce::Backup, Reason::Standby, "demoted", Grade::Warning),
+        (InForce::Backup, Reason::Capped(cap()), "quota_reached", Grade::Warning),
+        (InForce::Unused, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Unanswered(Duration::from_secs(9)), "unanswered", Grade::Failed),
         (InForce::Unused, Reason::TooMany, "limit_reached", Grade::Failed),
     ] {
@@ -269,11 +291,13 @@ fn roles_explain_themselves() {
         assert_eq!(report.uplinks[1], verdict(code));
         assert_eq!(report.findings.last().unwrap().result, grade);
     }
-    let mut configs = two_configs();
-    configs[1].role = Role::Off;
-    let report = judge(&with_kernel(same_subnet(), configs));
-    assert_eq!(report.uplinks[1], verdict("switched_off"));
-    assert!(report.well, "what is switched off is as wanted");
+    for (role, code) in [(Role::Off, "switched_off"), (Role::Backup, "standby")] {
+        let mut configs = two_configs();
+        configs[1].role = role;
+        let report = judge(&with_kernel(same_subnet(), configs));
+        assert_eq!(report.uplinks[1], verdict(code));
+        assert!(report.well, "as wanted");
+    }
 }
 
 /// What the check says of the server when all uplinks meet the same.

@@ -9,8 +9,10 @@ use super::{
 };
 use crate::config::agent::Role;
 use crate::failover::{InForce, Reason};
-use crate::net::{EndpointId, Family, Kernel, LOOPBACK, Prefix};
+use crate::net::{EndpointId, Family, IfIndex, Kernel, LOOPBACK, Prefix};
 use crate::uplink::{Fault, Path};
+
+const OTHER_SUBNET: &str = "give the modem or the LAN another subnet";
 
 /// The findings on an uplink and what they come to. `trouble` is what keeps the server from being
 /// used at all.
@@ -99,42 +101,39 @@ impl Judge<'_> {
             }
             return;
         };
+        if let (Some(Fault::NoGateway(..)), Some(clash)) = (&fault, self.clash()) {
+            // The kernel takes no route by way of an address of its own.
+            return self.findings.fail("address", "subnet_clash", clash, OTHER_SUBNET);
+        }
         let (found, advice) = fault.map(|fault| sentence(&fault.to_string())).unwrap_or_default();
         self.findings.fail(check, code, found, advice);
     }
 
     fn network(&mut self) {
         let Some(path) = self.path_in_use() else { return };
-        let address = path.address;
         let gateway = match path.gateway {
             Some(gateway) => format!("gateway {gateway}"),
             None => "no gateway, as none is needed".to_owned(),
         };
-        let found = format!("{address}, {gateway}");
-        let clash = self.facts.kernel.dump.as_ref().ok().and_then(|kernel| {
-            let own = self.uplink.uplink.device.as_ref()?.index;
-            let others = self.facts.uplinks.iter().filter_map(|it| it.uplink.device.as_ref());
-            let uplinks: Vec<_> = others.map(|device| device.index).collect();
-            let inside = kernel.addresses.iter().find(|other| {
-                let local = other.device != own && other.device != LOOPBACK;
-                local && !uplinks.contains(&other.device) && overlap(other.prefix, path.onlink)
-            })?;
-            let device = kernel.links.get(&inside.device)?.name.clone();
-            Some((inside.prefix, device, Some(inside.prefix.address) == path.gateway))
-        });
-        let Some((prefix, device, same)) = clash else { return self.findings.ok("address", found) };
-        let network = path.onlink;
-        let found = match same {
-            true => format!(
-                "its gateway's address {} is also this router's on {device}",
-                prefix.address
-            ),
-            false => format!("its network {network} is also that of {device}"),
-        };
-        let advice = "give the modem or the LAN another subnet";
-        // The kernel takes no route by way of an address of its own.
-        let grade = if same { Grade::Failed } else { Grade::Warning };
-        self.findings.add("address", grade, "subnet_clash", found, advice);
+        let found = format!("{}, {gateway}", path.address);
+        match self.clash() {
+            None => self.findings.ok("address", found),
+            Some(clash) => self.findings.warn("address", "subnet_clash", clash, OTHER_SUBNET),
+        }
+    }
+
+    /// Another network of this router with the uplink's addresses, in words.
+    fn clash(&self) -> Option<String> {
+        let kernel = self.facts.kernel.dump.as_ref().ok()?;
+        let network = self.path_in_use()?.onlink;
+        let all = self.facts.uplinks.iter().filter_map(|it| it.uplink.device.as_ref());
+        let uplinks: Vec<IfIndex> = all.map(|device| device.index).collect();
+        let inside = kernel.addresses.iter().find(|other| {
+            let local = other.device != LOOPBACK && !uplinks.contains(&other.device);
+            local && overlap(other.prefix, network)
+        })?;
+        let device = &kernel.links.get(&inside.device)?.name;
+        Some(format!("its network {network} is also that of {device}"))
     }
 
     /// The route, the rules and the endpoint that the agent keeps.
@@ -150,6 +149,9 @@ impl Judge<'_> {
             .routes
             .iter()
             .any(|route| route.is_ours() && route.table == table && route.destination == default);
+        if let (false, Some(clash)) = (routed, self.clash()) {
+            return self.findings.fail("address", "subnet_clash", clash, OTHER_SUBNET);
+        }
         if !routed {
             let found = format!("table {} has no default route of ours", table.0);
             let advice = "see the kernel's conflicts and operations above";
@@ -203,8 +205,10 @@ impl Judge<'_> {
     }
 
     fn route(&mut self, trial: &Trial) {
-        if let Contact::NoRoute(error) = &trial.contact {
-            let found = format!("a router behind it has no route to the server: {error}");
+        if !passes(trial)
+            && (trial.contact == Contact::NoRoute || trial.datagrams == Datagrams::NoRoute)
+        {
+            let found = "a router behind it says that it has no route to the server";
             let advice = "the ISP is cut off, or wants a login: ask it";
             self.findings.fail("route", "no_route", found, advice);
         }
@@ -249,7 +253,7 @@ impl Judge<'_> {
                 let advice = "see the kernel's operations above";
                 self.findings.fail("server", "untried", error, advice);
             }
-            (Contact::NoRoute(_), _) => {}
+            (Contact::NoRoute, _) => {}
         }
         if let (Contact::Made { .. }, Datagrams::Unanswered) = (&trial.contact, trial.datagrams) {
             let found = format!("its network lets no UDP to port {port} through; TCP passes");
@@ -351,7 +355,8 @@ impl Judge<'_> {
             let advice = "run the check again";
             return self.findings.fail("use", "unknown", "not looked at yet", advice);
         };
-        let (grade, code) = reason_code(&assignment.reason, assignment.in_force);
+        let (grade, code) =
+            reason_code(&assignment.reason, assignment.in_force, self.uplink.uplink.role);
         let (found, advice) = sentence(&assignment.reason.to_string());
         let found = match assignment.in_force {
             InForce::Active => format!("carries traffic: {found}"),
@@ -397,16 +402,21 @@ fn fault_code(fault: &Fault) -> Option<(&'static str, &'static str)> {
 }
 
 /// How good a role in force is, and its code.
-fn reason_code(reason: &Reason, in_force: InForce) -> (Grade, &'static str) {
+fn reason_code(reason: &Reason, in_force: InForce, role: Role) -> (Grade, &'static str) {
     match (reason, in_force) {
         (Reason::Lossy, _) => (Grade::Warning, "lossy"),
+        (Reason::Slow(_), _) => (Grade::Warning, "slow"),
+        (Reason::Trial, _) => (Grade::Warning, "on_trial"),
         (Reason::ServerSilent, _) => (Grade::Warning, "server_silent"),
+        (Reason::Capped(_), _) => (Grade::Warning, "quota_reached"),
         (Reason::Unanswered(_), _) => (Grade::Failed, "unanswered"),
         (Reason::TooMany, _) => (Grade::Failed, "limit_reached"),
         (Reason::Fault(fault), _) => {
             (Grade::Failed, fault_code(fault).map_or("switched_off", |(_, code)| code))
         }
         (_, InForce::Active) => (Grade::Ok, "in_use"),
+        // Something else than its role keeps it from being used.
+        (_, InForce::Backup) if role == Role::Bond => (Grade::Warning, "demoted"),
         (_, InForce::Backup) => (Grade::Ok, "standby"),
         (_, InForce::Unused) => (Grade::Failed, "not_used"),
     }

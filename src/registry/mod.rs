@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::keys::{PrivateKey, PublicKey};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
@@ -390,5 +390,10 @@ fn policy_with(config: &ServerConfig, own: &[IpAddr]) -> Policy {
 
 /// Seconds since 1970 (UTC).
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_time().as_secs()
+}
+
+/// The time since 1970 (UTC).
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

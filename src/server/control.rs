@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
+use super::host;
 use crate::config::keys::{PublicKey, Token};
 use crate::os::{cpu, random};
 use crate::provision::{EnrolError, enrol, invited, read_server_config};
@@ -142,8 +143,11 @@ async fn shake_hands(
     tcp.write_all(&answer).await?;
     // Only the holder of the ephemeral key gets this far: message 1 may have been a replay.
     let sealed = read_sealed(tcp).await?;
-    if open(&mut channel, &sealed)? != Some(ClientMessage::Ready) {
-        return Err(io::ErrorKind::InvalidData.into());
+    match open(&mut channel, &sealed)? {
+        Some(ClientMessage::Ready) => {}
+        // It only wanted to know whether it would be welcome.
+        Some(ClientMessage::Close) => return Ok(None),
+        _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     let name = match (known, hello.token) {
         (Some(name), _) => Ok(name),
@@ -248,7 +252,8 @@ async fn attend(
                     heard = Instant::now();
                     match sealed.and_then(|sealed| open(&mut channel, &sealed)) {
                         Ok(Some(ClientMessage::Ping { nonce })) => {
-                            reply = Some(ServerMessage::Pong { nonce });
+                            let host = Some(host::state().await);
+                            reply = Some(ServerMessage::Pong { nonce, host });
                         }
                         Ok(Some(ClientMessage::Close)) => return "it said goodbye".to_owned(),
                         Ok(Some(ClientMessage::Ready) | None) => {}

@@ -1,6 +1,7 @@
 //! `mptcp-bond server`: the aggregation server that routers' tunnels end at.
 
 mod control;
+mod host;
 mod kernel;
 mod status;
 
@@ -29,7 +30,7 @@ use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
-use crate::tunnel::probe::{PROBE_LEN, UnverifiedProbe};
+use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
 
 /// Connections the kernel holds until they are accepted.
@@ -233,7 +234,7 @@ async fn greet(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pas
 
 async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
     // One byte more than a probe shows those that are too long.
-    let mut buffer = [0; PROBE_LEN + 1];
+    let mut buffer = [0; PROBE_MAX + 1];
     loop {
         let datagram = match udp.receive(&mut buffer).await {
             Ok(datagram) => datagram,
@@ -247,7 +248,10 @@ async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
         let answer = UnverifiedProbe::parse(request).ok().and_then(|probe| {
             let mut sessions = registry.sessions.borrow_mut();
             let keys = sessions.find(probe.session(), Instant::now())?.state.keys();
-            Some(probe.request(keys).ok()?.reply(datagram.remote).encode(keys))
+            let mut reply = probe.request(keys).ok()?.reply(datagram.remote).encode(keys).to_vec();
+            // As large as the request, never larger: the way back is tried as well.
+            reply.resize(request.len(), 0);
+            Some(reply)
         });
         // Strangers and probes of sessions long gone get no answer.
         let Some(answer) = answer else { continue };

@@ -14,7 +14,7 @@ use crate::tunnel::handshake::{
     ANSWER_HEADER_LEN, Channel, ClientHandshake, HandshakeError, MESSAGE_HEADER_LEN, answer_length,
     message_length,
 };
-use crate::tunnel::hello::{ClientHello, Versions};
+use crate::tunnel::hello::{ClientHello, ServerHello, Versions};
 use crate::tunnel::{CipherOffer, CipherSet};
 
 /// What a router says of itself.
@@ -37,6 +37,22 @@ pub async fn shake_hands(
     server: &PublicKey,
     hello: &ClientHello,
 ) -> io::Result<Channel> {
+    let (mut channel, _) = introduce(tcp, key, server, hello).await?;
+    let ready = channel.seal(&ClientMessage::Ready.encode()).map_err(invalid)?;
+    tcp.write_all(&ready).await?;
+    Ok(channel)
+}
+
+/// The handshake but for its last message, until which the server changes nothing.
+///
+/// # Errors
+/// Those of [`shake_hands`].
+pub async fn introduce(
+    tcp: &mut TcpStream,
+    key: &PrivateKey,
+    server: &PublicKey,
+    hello: &ClientHello,
+) -> io::Result<(Channel, ServerHello)> {
     let mut random = random::source()?;
     let (handshake, first) =
         ClientHandshake::start(key.as_bytes(), &server.0, hello, &mut random).map_err(invalid)?;
@@ -52,10 +68,7 @@ pub async fn shake_hands(
     let mut answer = header.to_vec();
     answer.resize(ANSWER_HEADER_LEN + answer_length(&header).map_err(invalid)?, 0);
     tcp.read_exact(answer.get_mut(ANSWER_HEADER_LEN..).unwrap_or_default()).await?;
-    let (mut channel, _) = handshake.finish(&answer).map_err(invalid)?;
-    let ready = channel.seal(&ClientMessage::Ready.encode()).map_err(invalid)?;
-    tcp.write_all(&ready).await?;
-    Ok(channel)
+    handshake.finish(&answer).map_err(invalid)
 }
 
 /// Reads one sealed message, without its header.

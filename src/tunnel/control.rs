@@ -19,6 +19,11 @@ const SESSION: u8 = 0x81;
 const PONG: u8 = 0x82;
 const SERVER_CLOSE: u8 = 0x83;
 
+const HOST_MPTCP: u8 = 1;
+const HOST_BUFFERS: u8 = 2;
+/// In the place of a number of subflows.
+const NO_MPTCP: u8 = 255;
+
 /// For how long a server waits for [`ClientMessage::Ready`] after its handshake message.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// An end that heard nothing for this long gives the control connection up.
@@ -69,6 +74,39 @@ pub enum ClientMessage {
     Close,
 }
 
+/// What a server says of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// Its clock, in milliseconds since 1970 (UTC).
+    pub time_unix_ms: u64,
+    /// Additional subflows that a connection may have; `None` without MPTCP.
+    pub subflows: Option<u8>,
+    /// Whether `net.mptcp.enabled` is set.
+    pub mptcp: bool,
+    /// Whether TCP's largest buffers are as large as a server's should be.
+    pub buffers: bool,
+}
+
+impl HostState {
+    fn encode(self) -> Vec<u8> {
+        let flags =
+            if self.mptcp { HOST_MPTCP } else { 0 } | if self.buffers { HOST_BUFFERS } else { 0 };
+        let subflows = self.subflows.unwrap_or(NO_MPTCP);
+        [self.time_unix_ms.to_be_bytes().as_slice(), &[subflows, flags]].concat()
+    }
+
+    fn decode(value: &[u8]) -> Option<HostState> {
+        let (time, rest) = take::<8>(value)?;
+        let ([subflows, flags], _) = take::<2>(rest)?;
+        Some(HostState {
+            time_unix_ms: u64::from_be_bytes(time),
+            subflows: Some(subflows).filter(|&subflows| subflows != NO_MPTCP),
+            mptcp: flags & HOST_MPTCP != 0,
+            buffers: flags & HOST_BUFFERS != 0,
+        })
+    }
+}
+
 /// What a server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerMessage {
@@ -87,6 +125,8 @@ pub enum ServerMessage {
     Pong {
         /// The ping's.
         nonce: u64,
+        /// How the server's host does; older versions do not say.
+        host: Option<HostState>,
     },
     /// The server ends the control connection.
     Close {
@@ -141,7 +181,10 @@ impl ServerMessage {
                 ]
                 .concat()
             }
-            ServerMessage::Pong { nonce } => with_number(PONG, *nonce),
+            ServerMessage::Pong { nonce, host } => {
+                let host = host.map_or_else(Vec::new, HostState::encode);
+                [with_number(PONG, *nonce), host].concat()
+            }
             ServerMessage::Close { reason } => vec![SERVER_CLOSE, reason.to_wire()],
         })
     }
@@ -164,7 +207,11 @@ impl ServerMessage {
                     lifetime: Duration::from_secs(u32::from_be_bytes(lifetime).into()),
                 }
             }
-            PONG => ServerMessage::Pong { nonce: number(kind, value)? },
+            PONG => {
+                let (nonce, rest) = take::<8>(value).ok_or(short)?;
+                let (nonce, host) = (u64::from_be_bytes(nonce), HostState::decode(rest));
+                ServerMessage::Pong { nonce, host }
+            }
             SERVER_CLOSE => {
                 let ([reason], _) = take::<1>(value).ok_or(short)?;
                 ServerMessage::Close { reason: Refusal::from_wire(reason) }
@@ -183,6 +230,13 @@ mod tests {
         [ClientMessage::Ready, ClientMessage::Ping { nonce: u64::MAX - 1 }, ClientMessage::Close]
     }
 
+    const HOST: HostState = HostState {
+        time_unix_ms: 1_700_000_000_123,
+        subflows: Some(8),
+        mptcp: true,
+        buffers: false,
+    };
+
     fn server_messages() -> [ServerMessage; 3] {
         [
             ServerMessage::Session {
@@ -191,7 +245,7 @@ mod tests {
                 cipher: Cipher::ChaCha20Poly1305,
                 lifetime: SESSION_LIFETIME,
             },
-            ServerMessage::Pong { nonce: 5 },
+            ServerMessage::Pong { nonce: 5, host: Some(HOST) },
             ServerMessage::Close { reason: Refusal::Revoked },
         ]
     }
@@ -225,13 +279,26 @@ mod tests {
         for message in server_messages() {
             let bytes = message.encode();
             for length in 0..bytes.len() {
-                assert!(ServerMessage::decode(&bytes[..length]).is_err(), "{length}");
+                match ServerMessage::decode(&bytes[..length]) {
+                    // An older server's pong ends after its number.
+                    Ok(Some(ServerMessage::Pong { nonce: 5, host: None })) => assert!(length > 8),
+                    result => assert!(result.is_err(), "{length}"),
+                }
             }
         }
         assert_eq!(ClientMessage::decode(&[PING, 1]), Err(ControlError::TooShort(PING)));
         let mut unknown_cipher = server_messages()[0].encode().to_vec();
         unknown_cipher[41] = 9;
         assert_eq!(ServerMessage::decode(&unknown_cipher), Err(ControlError::UnknownCipher(9)));
+    }
+
+    #[test]
+    fn hosts_without_mptcp_say_so() {
+        let host = HostState { subflows: None, mptcp: false, ..HOST };
+        assert_eq!(HostState::decode(&host.encode()), Some(host));
+        let old = ServerMessage::Pong { nonce: 7, host: None };
+        assert_eq!(old.encode().len(), 9);
+        assert_eq!(ServerMessage::decode(&old.encode()), Ok(Some(old)));
     }
 
     #[test]

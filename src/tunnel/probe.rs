@@ -12,17 +12,21 @@ use super::take;
 
 /// Bytes of a request and of a reply, as UDP payload.
 pub const PROBE_LEN: usize = SIGNED_LEN + MAC_LEN;
+/// Bytes of a request or reply with its padding, at most: what fits an IPv4 packet of 1500 bytes.
+pub const PROBE_MAX: usize = 1500 - 20 - 8;
 
 const HEADER_LEN: usize = 20;
 const BODY_LEN: usize = 20;
 const SIGNED_LEN: usize = HEADER_LEN + BODY_LEN;
 const REQUEST: u8 = b'P';
 const REPLY: u8 = b'p';
+/// A flag of replies: the server answers requests that are padded, by replies of the same size.
+const PADS: u8 = 1;
 
 /// Why a datagram is not a probe of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeError {
-    /// Not as long as a probe.
+    /// Shorter or longer than a probe.
     BadLength,
     /// Neither request nor reply, or not the one expected.
     NotProbe,
@@ -56,12 +60,15 @@ pub struct ProbeReply {
     pub counter: u64,
     /// Where the server saw the request come from.
     pub observed: SocketAddr,
+    /// Whether the server answers requests that are padded.
+    pub pads: bool,
 }
 
 /// A datagram as read: whose it is has to be looked up before it can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnverifiedProbe {
     kind: u8,
+    flags: u8,
     session: SessionId,
     counter: u64,
     body: [u8; BODY_LEN],
@@ -69,11 +76,17 @@ pub struct UnverifiedProbe {
     mac: [u8; MAC_LEN],
 }
 
-fn encode(kind: u8, counter: u64, body: [u8; BODY_LEN], keys: &SessionKeys) -> [u8; PROBE_LEN] {
+fn encode(
+    kind: u8,
+    flags: u8,
+    counter: u64,
+    body: [u8; BODY_LEN],
+    keys: &SessionKeys,
+) -> [u8; PROBE_LEN] {
     let mut bytes = [0; PROBE_LEN];
     let (signed, mac) = bytes.split_at_mut(SIGNED_LEN);
     let parts =
-        [&[kind, 0, 0, 0], keys.id().0.to_be_bytes().as_slice(), &counter.to_be_bytes(), &body]
+        [&[kind, flags, 0, 0], keys.id().0.to_be_bytes().as_slice(), &counter.to_be_bytes(), &body]
             .concat();
     for (place, byte) in signed.iter_mut().zip(parts) {
         *place = byte;
@@ -86,12 +99,12 @@ fn encode(kind: u8, counter: u64, body: [u8; BODY_LEN], keys: &SessionKeys) -> [
 impl ProbeRequest {
     /// The datagram.
     pub fn encode(&self, keys: &SessionKeys) -> [u8; PROBE_LEN] {
-        encode(REQUEST, self.counter, [0; BODY_LEN], keys)
+        encode(REQUEST, 0, self.counter, [0; BODY_LEN], keys)
     }
 
     /// The reply to this request, which came from `observed`.
     pub fn reply(&self, observed: SocketAddr) -> ProbeReply {
-        ProbeReply { counter: self.counter, observed: canonical(observed) }
+        ProbeReply { counter: self.counter, observed: canonical(observed), pads: true }
     }
 }
 
@@ -112,16 +125,18 @@ impl ProbeReply {
         for (place, byte) in body.iter_mut().zip(observed) {
             *place = byte;
         }
-        encode(REPLY, self.counter, body, keys)
+        encode(REPLY, if self.pads { PADS } else { 0 }, self.counter, body, keys)
     }
 }
 
 impl UnverifiedProbe {
-    /// Reads a datagram.
+    /// Reads a datagram, passing over its padding.
     pub fn parse(datagram: &[u8]) -> Result<UnverifiedProbe, ProbeError> {
-        let bytes: [u8; PROBE_LEN] = datagram.try_into().map_err(|_| ProbeError::BadLength)?;
+        let fits = datagram.len() <= PROBE_MAX;
+        let (bytes, _) =
+            take::<PROBE_LEN>(datagram).filter(|_| fits).ok_or(ProbeError::BadLength)?;
         let (signed, mac) = take::<SIGNED_LEN>(&bytes).ok_or(ProbeError::BadLength)?;
-        let ([kind, ..], rest) = take::<4>(&signed).ok_or(ProbeError::BadLength)?;
+        let ([kind, flags, ..], rest) = take::<4>(&signed).ok_or(ProbeError::BadLength)?;
         let (session, rest) = take::<8>(rest).ok_or(ProbeError::BadLength)?;
         let (counter, body) = take::<8>(rest).ok_or(ProbeError::BadLength)?;
         if kind != REQUEST && kind != REPLY {
@@ -129,6 +144,7 @@ impl UnverifiedProbe {
         }
         Ok(UnverifiedProbe {
             kind,
+            flags,
             session: SessionId(u64::from_be_bytes(session)),
             counter: u64::from_be_bytes(counter),
             body: body.try_into().map_err(|_| ProbeError::BadLength)?,
@@ -165,7 +181,8 @@ impl UnverifiedProbe {
         let (port, _) = take::<2>(rest).ok_or(ProbeError::BadLength)?;
         let address = IpAddr::V6(Ipv6Addr::from(address));
         let observed = canonical(SocketAddr::new(address, u16::from_be_bytes(port)));
-        Ok(ProbeReply { counter: self.counter, observed })
+        let pads = self.flags & PADS != 0;
+        Ok(ProbeReply { counter: self.counter, observed, pads })
     }
 }
 
@@ -202,9 +219,26 @@ mod tests {
             assert_eq!(answer.len(), datagram.len(), "no amplification");
             assert_eq!(
                 reply(&answer),
-                Ok(ProbeReply { counter: 9, observed: expected.parse().unwrap() })
+                Ok(ProbeReply { counter: 9, observed: expected.parse().unwrap(), pads: true })
             );
         }
+    }
+
+    #[test]
+    fn padding_is_passed_over_up_to_a_full_packet() {
+        let sent = ProbeRequest { counter: 9 };
+        let mut padded = sent.encode(&keys()).to_vec();
+        padded.resize(PROBE_MAX, 7);
+        assert_eq!(request(&padded), Ok(sent));
+        padded.push(0);
+        assert_eq!(request(&padded), Err(ProbeError::BadLength));
+    }
+
+    #[test]
+    fn a_server_that_does_not_pad_is_recognised() {
+        let old = ProbeReply { counter: 1, observed: "192.0.2.1:5".parse().unwrap(), pads: false };
+        let datagram = old.encode(&keys());
+        assert_eq!((datagram[1], reply(&datagram)), (0, Ok(old)));
     }
 
     #[test]
@@ -217,7 +251,8 @@ mod tests {
 
     #[test]
     fn no_flipped_bit_passes() {
-        let answer = ProbeReply { counter: 1, observed: "192.0.2.1:5".parse().unwrap() };
+        let answer =
+            ProbeReply { counter: 1, observed: "192.0.2.1:5".parse().unwrap(), pads: true };
         bit_flips(&answer.encode(&keys()), |bit, bytes| assert!(reply(bytes).is_err(), "{bit}"));
         let ask = ProbeRequest { counter: 1 };
         bit_flips(&ask.encode(&keys()), |bit, bytes| assert!(request(bytes).is_err(), "{bit}"));
@@ -230,7 +265,7 @@ mod tests {
         let mut random = Xorshift::new(7);
         let valid = ProbeRequest { counter: 3 }.encode(&keys());
         mutations(&mut random, &valid, 100_000, |bytes| {
-            assert!(request(bytes).is_err() || *bytes == valid);
+            assert!(request(bytes).is_err() || bytes.starts_with(&valid));
             assert!(reply(bytes).is_err());
         });
     }

@@ -7,7 +7,7 @@ use ring::hkdf;
 
 use crate::config::keys::Token;
 
-use super::control::{ClientMessage, ServerMessage};
+use super::control::{ClientMessage, HostState, ServerMessage};
 use super::convert::{ErrorCode, Failure, Message};
 use super::handshake::{
     ClientHandshake, ClientHello, Refusal, ServerHandshake, ServerHello, Versions,
@@ -110,7 +110,13 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
             lifetime: Duration::from_secs(3600),
         },
     );
-    server_says("Pong", ServerMessage::Pong { nonce: 0x0102_0304_0506_0708 });
+    let host = HostState {
+        time_unix_ms: 1_700_000_000_000,
+        subflows: Some(8),
+        mptcp: true,
+        buffers: true,
+    };
+    server_says("Pong", ServerMessage::Pong { nonce: 0x0102_0304_0506_0708, host: Some(host) });
     server_says("Close", ServerMessage::Close { reason: Refusal::ShuttingDown });
 }
 
@@ -226,6 +232,7 @@ fn the_documents_constants_are_right() {
         ("Convert message, at most", super::convert::MESSAGE_MAX as u64),
         ("stream counters remembered", replay::WINDOW),
         ("probe", probe::PROBE_LEN as u64),
+        ("probe with its padding, at most", probe::PROBE_MAX as u64),
         ("wait for Ready", seconds(control::READY_TIMEOUT)),
         ("between pings", seconds(control::PING_INTERVAL)),
         ("silence on a control connection", seconds(control::SILENCE_TIMEOUT)),

@@ -298,6 +298,19 @@ impl<'lab> AgentProgram<'lab> {
         run(self.program.namespace, &["status", "--run-dir", path_text(&self.program.run_dir)])
     }
 
+    /// `check --json`: the exit code and the report.
+    #[track_caller]
+    pub fn check(&self) -> (i32, Value) {
+        let (config, run_dir) = (path_text(&self.config), path_text(&self.program.run_dir));
+        let arguments = ["check", "--json", "--config", config, "--run-dir", run_dir];
+        let output = self.program.namespace.try_run(path_text(&binary()), &arguments);
+        let output = output.expect("run the check");
+        let report = serde_json::from_slice(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        let report = report.unwrap_or_else(|error| panic!("{error}: {complaint}"));
+        (output.status.code().unwrap_or(-1), report)
+    }
+
     /// The configuration file.
     pub fn config(&self) -> &Path {
         &self.config

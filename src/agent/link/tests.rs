@@ -53,7 +53,7 @@ fn down(keeper: u64) -> News {
 fn reply(id: u64, counter: u64) -> News {
     let (id, secret) = secret(id);
     let observed = "192.0.2.1:1".parse().unwrap();
-    let reply = ProbeReply { counter, observed }.encode(&SessionKeys::new(id, &secret));
+    let reply = ProbeReply { counter, observed, pads: true }.encode(&SessionKeys::new(id, &secret));
     assert!(UnverifiedProbe::parse(&reply).is_ok());
     News::Probe(3, reply.to_vec())
 }
@@ -114,8 +114,12 @@ fn a_socket_that_could_not_be_made_is_made_later() {
 fn the_round_trip_time_is_smoothed() {
     run(async |mut link| {
         let keeper = dial(&mut link, "vps");
-        let heard =
-            |ms| News::Session(keeper, session::Event::Heard { rtt: Duration::from_millis(ms) });
+        let heard = |ms| {
+            News::Session(
+                keeper,
+                session::Event::Heard { rtt: Duration::from_millis(ms), host: None },
+            )
+        };
         link.take(up(keeper, 1));
         link.take(heard(80));
         link.take(heard(160));

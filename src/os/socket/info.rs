@@ -126,6 +126,16 @@ fn full_info(socket: BorrowedFd<'_>) -> io::Result<Vec<Subflow>> {
     Ok(elements.collect())
 }
 
+/// Bytes of data in the largest segments that a connection sends (`TCP_MAXSEG`).
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn segment_size(socket: impl AsFd) -> io::Result<u16> {
+    let mut value = [0; 4];
+    sys::option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, &mut value)?;
+    u16::try_from(i32::from_ne_bytes(value)).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// The subflows by `MPTCP_SUBFLOW_ADDRS` and `MPTCP_TCPINFO`. A subflow may come or go between the
 /// two looks; a different number means that they cannot be paired, and none are reported.
 pub(super) fn separate_info(socket: BorrowedFd<'_>) -> io::Result<Vec<Subflow>> {

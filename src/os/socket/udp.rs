@@ -24,6 +24,46 @@ pub fn udp_socket(bind: SocketAddr, device: Option<&str>) -> io::Result<UdpSocke
     bound(socket, bind)
 }
 
+/// Has datagrams that are too large for the way dropped instead of taken apart: routers say so by
+/// ICMP, and the next call fails with `EMSGSIZE`.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn forbid_fragments(socket: &UdpSocket) -> io::Result<()> {
+    let (level, name, value) = match socket.local_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+    };
+    sys::set_option(socket.as_fd(), level, name, value)
+}
+
+/// Has a connected socket fail also with what routers say of a destination for the time being, such
+/// as `ENETUNREACH`, not only with what is final.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn report_unreachable(socket: &UdpSocket) -> io::Result<()> {
+    let (level, name) = match socket.local_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    sys::set_option(socket.as_fd(), level, name, 1)
+}
+
+/// Bytes of the largest packet that the way of a connected socket is known to take.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn path_mtu(socket: &UdpSocket) -> io::Result<u16> {
+    let (level, name) = match socket.local_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut value = [0; 4];
+    sys::option(socket.as_fd(), level, name, &mut value)?;
+    u16::try_from(i32::from_ne_bytes(value)).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// A datagram received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
