@@ -45,8 +45,10 @@ pub enum Reason {
     Unprobed,
     /// A backup while a bond uplink is live.
     Standby,
-    /// An overflow uplink while a bond uplink is live.
+    /// An overflow uplink while the bond uplinks have room.
     Overflow,
+    /// An overflow uplink while they have none.
+    Saturated,
     /// Its quota is reached: it stands by, or is switched off.
     Capped(Cap),
     /// A backup or overflow uplink while no bond uplink is live.
@@ -76,6 +78,7 @@ impl fmt::Display for Reason {
             Reason::Unprobed => f.write_str("not probed yet"),
             Reason::Standby => f.write_str("stands by for the bond uplinks"),
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
+            Reason::Saturated => f.write_str("the bond uplinks are saturated"),
             Reason::Capped(cap) => cap.fmt(f),
             Reason::TookOver => f.write_str("no bond uplink is live"),
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
@@ -111,6 +114,8 @@ pub struct Assignment {
 pub struct Failover {
     /// Quotas that are reached, by uplink.
     caps: BTreeMap<String, Cap>,
+    /// Whether the bond uplinks are saturated.
+    saturated: bool,
     silent: bool,
     returned: Option<Instant>,
 }
@@ -127,13 +132,23 @@ impl Failover {
         self.caps = caps;
     }
 
+    /// Takes note of whether the bond uplinks are saturated.
+    pub fn set_saturated(&mut self, saturated: bool) {
+        self.saturated = saturated;
+    }
+
     /// Whether an uplink is switched off because its quota is reached.
     pub fn is_capped_off(&self, uplink: &str) -> bool {
         self.caps.get(uplink).is_some_and(|cap| cap.quota.action == QuotaAction::Off)
     }
 
-    /// The role to go by: a quota that is reached takes the place of any role but `off`.
-    fn role(&self, uplink: &Uplink) -> (Role, Option<Cap>) {
+    /// The role to go by, of which a quota may be the cause.
+    pub fn role(&self, uplink: &Uplink) -> Role {
+        self.role_and_cap(uplink).0
+    }
+
+    /// A quota that is reached takes the place of any role but `off`.
+    fn role_and_cap(&self, uplink: &Uplink) -> (Role, Option<Cap>) {
         match self.caps.get(&uplink.name) {
             Some(cap) if uplink.role != Role::Off => match cap.quota.action {
                 QuotaAction::Backup => (Role::Backup, Some(*cap)),
@@ -168,19 +183,22 @@ impl Failover {
             })
             .collect();
         let bond_live = uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
-            self.role(uplink).0 == Role::Bond && matches!(fitness, Fitness::Live(_))
+            self.role(uplink) == Role::Bond && matches!(fitness, Fitness::Live(_))
         });
         let mut assignments: Vec<Assignment> = uplinks
             .iter()
             .zip(fitness)
             .map(|(uplink, fitness)| {
-                let (role, cap) = self.role(uplink);
+                let (role, cap) = self.role_and_cap(uplink);
                 let because = |reason| cap.map_or(reason, Reason::Capped);
                 let (in_force, reason) = match (fitness, role) {
                     (Fitness::Unfit(reason), _) => (InForce::Unused, reason),
                     (Fitness::Live(reason), Role::Bond) => (InForce::Active, reason),
                     (Fitness::Live(_), Role::Backup) if bond_live => {
                         (InForce::Backup, because(Reason::Standby))
+                    }
+                    (Fitness::Live(_), Role::Overflow) if bond_live && self.saturated => {
+                        (InForce::Active, Reason::Saturated)
                     }
                     (Fitness::Live(_), Role::Overflow) if bond_live => {
                         (InForce::Backup, Reason::Overflow)
@@ -270,8 +288,8 @@ fn cap(assignments: &mut [Assignment]) {
     }
 }
 
-/// The slots to dial the server through, best first: active before backup, answered before
-/// unanswered, then by smoothed RTT, unknown last.
+/// The slots to dial the server through, best first: active before backup, overflow uplinks after the
+/// bond uplinks they help, answered before unanswered, then by smoothed RTT, unknown last.
 pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health]) -> Vec<u8> {
     let mut ranked: Vec<_> = assignments
         .iter()
@@ -284,7 +302,8 @@ pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health])
                 .map(|(_, health)| health);
             let srtt = health.and_then(|health| health.srtt()).unwrap_or(Duration::MAX);
             let down = health.is_some_and(|h| h.state() == State::Down || h.is_trial());
-            ((assignment.in_force == InForce::Backup, down, srtt), assignment.slot)
+            let helps = assignment.reason == Reason::Saturated;
+            ((assignment.in_force == InForce::Backup, helps, down, srtt), assignment.slot)
         })
         .collect();
     ranked.sort();

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::controller::Counters;
 use crate::health::Signs;
-use crate::net::Family;
+use crate::net::{Counters, Family};
 use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket::{self, Subflow};
 use crate::proxy::{Connection, Proxy};

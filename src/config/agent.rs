@@ -61,11 +61,6 @@ impl AgentConfig {
     /// What is configured but has no effect yet, a line each.
     pub fn without_effect(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for uplink in &self.uplinks {
-            if uplink.role == Role::Overflow {
-                lines.push(format!("uplink '{}': 'overflow' acts like 'backup'", uplink.name));
-            }
-        }
         for forward in &self.forwards {
             lines.push(format!("forward '{}': ports are not forwarded yet", forward.name));
         }

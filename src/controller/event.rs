@@ -8,7 +8,7 @@ use super::outlets::Outlet;
 use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::config::value::HttpUrl;
 use crate::health::Signs;
-use crate::net::Kernel;
+use crate::net::{Counters, Kernel};
 use crate::quota::Save;
 use crate::reconcile::{Operation, Plan};
 
@@ -86,15 +86,6 @@ pub enum Event {
     },
     /// Time went by.
     Tick,
-}
-
-/// A device's counters since it exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
 }
 
 /// News of one server.

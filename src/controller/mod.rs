@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use attempts::Failing;
-pub use event::{Action, Counters, Event, Failed, ServerNews};
+pub use event::{Action, Event, Failed, ServerNews};
 pub use opinions::Opinion;
 pub use outlets::Outlet;
 pub use server::Server;
@@ -38,6 +38,7 @@ use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
+use crate::saturation::Saturation;
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
 use direct::DirectTraffic;
@@ -81,6 +82,7 @@ pub struct Controller {
     looks: Looks,
     look_failure: Option<String>,
     usage: Usage,
+    saturation: Saturation,
 }
 
 impl Controller {
@@ -112,6 +114,7 @@ impl Controller {
             looks: Looks::new(now),
             look_failure: None,
             usage: Usage::default(),
+            saturation: Saturation::default(),
         }
     }
 
@@ -176,6 +179,7 @@ impl Controller {
             }
             Event::Counted { clock, counters } => {
                 self.on_counted(clock, &counters, now, &mut actions);
+                self.judge_saturation(&counters, now);
             }
             Event::Tick => {}
         }

@@ -1,9 +1,12 @@
-//! What the uplinks carry, and the quotas it counts towards.
+//! What the uplinks carry, and what follows for their roles: quotas, and overflow.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Action, Controller, Counters, new_health};
+use super::{Action, Controller, new_health};
+use crate::config::agent::Role;
+use crate::failover::InForce;
+use crate::net::Counters;
 use crate::quota::{Reading, Save, Standing, Usage};
 
 impl Controller {
@@ -51,6 +54,23 @@ impl Controller {
             // It is not probed while it is off, so nothing is known of it.
             self.health.insert(uplink.slot, new_health(self.servers.used().in_use, now));
         }
+    }
+
+    /// Whether overflow uplinks are needed.
+    pub(super) fn judge_saturation(&mut self, counters: &BTreeMap<u8, Counters>, now: Instant) {
+        let slots = |role: Role, is: fn(InForce) -> bool| -> Vec<u8> {
+            let assigned = self.uplinks.iter().zip(&self.assignments);
+            assigned
+                .filter(|(uplink, assignment)| {
+                    self.failover.role(uplink) == role && is(assignment.in_force)
+                })
+                .map(|(uplink, _)| uplink.slot)
+                .collect()
+        };
+        let bond = slots(Role::Bond, |in_force| in_force == InForce::Active);
+        let overflow = slots(Role::Overflow, |in_force| in_force != InForce::Unused);
+        self.saturation.count(counters, &bond, &overflow, now);
+        self.failover.set_saturated(self.saturation.is_engaged());
     }
 
     pub(super) fn save_usage(&self, save: Save) -> Action {

@@ -102,6 +102,20 @@ fn roles_in_force_follow_the_live_bond_uplinks() {
     assert_eq!(after, ["unused active active unused", "active backup backup unused"]);
 }
 
+#[test]
+fn an_overflow_uplink_is_used_while_the_bond_uplinks_are_saturated() {
+    let mut lab = Lab::new(&[Role::Overflow, Role::Bond, Role::Backup]);
+    assert_eq!(lab.run(5000, &[FAST, FAR, FAST]), ["backup active backup"]);
+    lab.failover.set_saturated(true);
+    assert_eq!(lab.state(), "active active backup");
+    let assignments = lab.assign();
+    assert_eq!(assignments[0].reason.to_string(), "the bond uplinks are saturated");
+    let healths: Vec<&Health> = lab.healths.iter().collect();
+    assert_eq!(best(&assignments, &lab.uplinks, &healths), [1, 0, 2], "not for new connections");
+    lab.failover.set_saturated(false);
+    assert_eq!(lab.state(), "backup active backup");
+}
+
 /// Quotas of these uplinks are reached.
 fn caps(names: &[(&str, QuotaAction)]) -> BTreeMap<String, Cap> {
     let cap = |action| Cap {

@@ -4,6 +4,7 @@
 mod lab;
 
 mod by_hand;
+mod overflow;
 mod quota;
 
 use std::io::{Read, Write};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::agent::{Quota, QuotaAction};
+use crate::net::Counters;
 
 fn want(world: &mut World, uplink: &str, role: Option<Role>) {
     world.tell(Event::RoleWanted { uplink: uplink.into(), role });
@@ -167,4 +168,38 @@ fn what_was_carried_is_saved_at_the_end_and_resumed() {
     carried(&mut world, [0, 2_000_000]);
     assert_eq!(world.in_force(), [InForce::Active, InForce::Backup]);
     assert_eq!(world.controller.usage("wanb").unwrap().bytes, 2_000_000);
+}
+
+#[test]
+fn an_overflow_uplink_comes_in_while_the_others_are_saturated() {
+    let mut world = World::settled();
+    configure(&mut world, |config| config.uplinks[1].role = Role::Overflow);
+    let mut bytes = [0, 0];
+    // 40 Mbit/s on either uplink, as long as both are in use.
+    let mut seconds = |world: &mut World, seconds: u32, demand: u64| {
+        for _ in 0..seconds {
+            bytes[0] += demand.min(5_000_000);
+            bytes[1] += match world.in_force()[1] {
+                InForce::Active => demand.min(5_000_000),
+                _ => 0,
+            };
+            carried(world, bytes);
+        }
+    };
+    world.forget();
+    seconds(&mut world, 20, 5_000_000);
+    assert_eq!(world.in_force(), [InForce::Active; 2]);
+    seconds(&mut world, 20, 100);
+    assert_eq!(world.in_force(), [InForce::Active, InForce::Backup]);
+    assert_eq!(
+        lines(&world),
+        ["ip mptcp endpoint change id 201 nobackup", "ip mptcp endpoint change id 201 backup"]
+    );
+    assert_eq!(
+        world.log(),
+        [
+            "uplink wanb: in use: the bond uplinks are saturated",
+            "uplink wanb: standing by: stands by until the bond uplinks are saturated"
+        ]
+    );
 }
