@@ -5,6 +5,9 @@ use std::time::Duration;
 
 /// Samples that the percentile is taken over.
 const RECENT: usize = 64;
+/// What so many samples in a row agree on counts at once: after an outage the few late replies must
+/// not make the path look far for long.
+const AGREE: usize = 4;
 /// Samples after which the least RTT is looked for anew: a path may have become longer for good.
 const EPOCH: u16 = 512;
 
@@ -47,6 +50,20 @@ impl Rtt {
                 self.variation = (self.variation * 3 + smoothed.abs_diff(rtt)) / 4;
                 self.smoothed = Some((smoothed * 7 + rtt) / 8);
             }
+        }
+        self.heed_agreement();
+    }
+
+    fn heed_agreement(&mut self) {
+        if self.recent.len() < AGREE {
+            return;
+        }
+        let last = || self.recent.iter().rev().take(AGREE).copied();
+        if let (Some(longest), Some(least)) = (last().max(), last().min())
+            && self.smoothed > Some(longest)
+        {
+            self.smoothed = Some(longest);
+            self.variation = self.variation.min(longest - least);
         }
     }
 
@@ -115,6 +132,16 @@ mod tests {
     }
 
     #[test]
+    fn late_replies_are_soon_forgotten() {
+        let mut rtt = Rtt::default();
+        (0..20).for_each(|_| rtt.sample(20 * MS));
+        (0..3).for_each(|_| rtt.sample(2000 * MS));
+        assert!(rtt.timeout(MS) > Some(2000 * MS));
+        (0..4).for_each(|_| rtt.sample(30 * MS));
+        assert_eq!((rtt.smoothed(), rtt.timeout(50 * MS)), (Some(30 * MS), Some(80 * MS)));
+    }
+
+    #[test]
     fn the_percentile_leaves_the_rare_outlier_out() {
         let mut rtt = Rtt::default();
         for n in 0..64 {
@@ -126,6 +153,5 @@ mod tests {
         }
         assert_eq!(rtt.p95(), Some(500 * MS));
         assert!(rtt.jitter() > Some(40 * MS));
-        assert!(rtt.timeout(MS) > Some(200 * MS));
     }
 }

@@ -12,7 +12,7 @@ const NOISE: f64 = 0.05;
 /// The rate is averaged over this time, in seconds.
 const AVERAGE_OVER: f64 = 0.5;
 /// Silence for so long is suspicious.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(75);
 /// Silence for so long, and unanswered probes, is a dead path, on an uplink that never stalls.
 const DEAD: Duration = Duration::from_millis(200);
 /// The longest stall that an uplink's users are better off waiting for.
@@ -27,8 +27,10 @@ pub struct Traffic {
     /// Packets a second.
     rate: f64,
     quiet_since: Option<Instant>,
-    /// The longest of the recent stalls that ended by themselves, and when the last of them did.
-    stall: Option<(Duration, Instant)>,
+    /// A silence ended by a reply to a probe, and the rate before it: a stall if packets follow.
+    ended: Option<(Duration, f64)>,
+    /// The last two stalls, and when they ended.
+    stalls: [Option<(Duration, Instant)>; 2],
 }
 
 impl Traffic {
@@ -45,28 +47,35 @@ impl Traffic {
             self.quiet_since.get_or_insert(before);
             return;
         }
-        if self.quiet_since.is_some() {
-            self.revive(now);
+        if let Some(since) = self.quiet_since.take() {
+            self.remember(now.saturating_duration_since(since), now);
+        }
+        if let Some((stall, rate)) = self.ended.take()
+            && arrived >= rate * seconds * NOISE
+        {
+            self.remember(stall, now);
         }
         let weight = (seconds / AVERAGE_OVER).min(1.0);
         self.rate += (arrived / seconds - self.rate) * weight;
     }
 
-    /// The path proved to be alive, by packets or by the reply to a probe.
+    /// The path proved to be alive by the reply to a probe: the transfer may have ended.
     pub fn revive(&mut self, now: Instant) {
-        let Some(since) = self.quiet_since.take() else { return };
-        let stall = now.saturating_duration_since(since);
-        if (QUIET..=STALL_MAX).contains(&stall) {
-            let longest = self.remembered(now).map_or(stall, |before| before.max(stall));
-            self.stall = Some((longest, now));
+        if let Some(since) = self.quiet_since.take() {
+            let silence = now.saturating_duration_since(since);
+            self.ended = Some((silence, std::mem::take(&mut self.rate)));
         }
-        // What flows from now on may be less.
-        self.rate = 0.0;
     }
 
     /// No traffic is expected any more.
     pub fn stop(&mut self) {
-        *self = Traffic { stall: self.stall, ..Traffic::default() };
+        *self = Traffic { stalls: self.stalls, ..Traffic::default() };
+    }
+
+    fn remember(&mut self, stall: Duration, now: Instant) {
+        if (QUIET..=STALL_MAX).contains(&stall) {
+            self.stalls = [self.stalls[1], Some((stall, now))];
+        }
     }
 
     /// Since when there is suspicious silence.
@@ -75,19 +84,17 @@ impl Traffic {
     }
 
     /// Since when there is silence that with unanswered probes means a dead path. An uplink that
-    /// stalls by nature, as radio does, is given longer.
+    /// stalls now and then by nature, as radio does, is given longer.
     pub fn dead_since(&self, now: Instant) -> Option<Instant> {
-        let natural = self.remembered(now).map_or(DEAD, |stall| (stall * 3 / 2).max(DEAD));
-        self.silent_for(natural, now)
+        let lately = |(stall, at): (Duration, Instant)| {
+            (now.saturating_duration_since(at) < MEMORY).then_some(stall * 3 / 2)
+        };
+        let usual = self.stalls.map(|stall| stall.and_then(lately).unwrap_or_default());
+        self.silent_for(usual[0].min(usual[1]).max(DEAD), now)
     }
 
     fn silent_for(&self, least: Duration, now: Instant) -> Option<Instant> {
         self.quiet_since.filter(|&since| now.saturating_duration_since(since) >= least)
-    }
-
-    fn remembered(&self, now: Instant) -> Option<Duration> {
-        let (stall, at) = self.stall?;
-        (now.saturating_duration_since(at) < MEMORY).then_some(stall)
     }
 }
 
@@ -155,10 +162,12 @@ mod tests {
     #[test]
     fn an_uplink_that_stalls_by_nature_is_given_longer() {
         let mut device = Device::busy();
-        device.run(300, 0);
-        assert!(device.dead());
-        device.run(2000, 50);
-        assert!(!device.quiet());
+        for _ in 0..2 {
+            device.run(300, 0);
+            assert!(device.dead(), "once is no habit");
+            device.run(2000, 50);
+            assert!(!device.quiet());
+        }
         device.run(500, 0);
         assert!(device.quiet() && !device.dead());
         device.run(100, 0);
@@ -184,7 +193,7 @@ mod tests {
         assert!(!device.quiet());
         device.run(1000, 50);
         device.run(200, 0);
-        assert!(device.quiet(), "the next transfer is watched");
+        assert!(device.dead(), "the next transfer is watched, and the end of one is no stall");
     }
 
     #[test]

@@ -238,6 +238,20 @@ impl Uplink {
         self.configure_router();
     }
 
+    /// The gateway is gone: nothing answers for its addresses, while the link stays up.
+    pub fn gateway_down(&self) {
+        self.isp.ip(&format!("link set {CUSTOMER_SIDE} arp off"));
+        self.isp.ip(&format!("-6 address flush dev {CUSTOMER_SIDE}"));
+        self.isp.ip(&format!("-4 address flush dev {CUSTOMER_SIDE}"));
+        self.router.ip(&format!("neighbour flush dev {}", self.spec.device));
+    }
+
+    /// The gateway is back.
+    pub fn gateway_up(&self) {
+        self.isp.ip(&format!("link set {CUSTOMER_SIDE} arp on"));
+        self.configure_isp();
+    }
+
     /// The lease ends: addresses and default routes go, the link stays up.
     pub fn drop_address(&self) {
         let device = &self.spec.device;
