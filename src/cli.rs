@@ -62,6 +62,7 @@ On the router:
   mptcp-bond pair 'URI'            connect to the server that printed this URI
   mptcp-bond status                show uplinks, server and connections
   mptcp-bond check                 try everything out: what does not work, why, and what to do
+  mptcp-bond monitor               show what happens, as it happens
   mptcp-bond uplink NAME ROLE      give an uplink another role until the agent restarts: bond,
                                    backup, overflow, off, or default for the configured one
 
@@ -80,14 +81,14 @@ Anywhere:
 Options:
   --config FILE      agent, check, pair: /etc/config/mptcpd
                      server ...: /etc/mptcp-bond/server.toml
-  --run-dir DIR      agent, server, status, check, uplink: where the control socket is;
+  --run-dir DIR      agent, server, status, check, monitor, uplink: where the control socket is;
                      /var/run/mptcp-bond
   --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
   --stderr           agent, server: log to standard error even if it is no terminal
   --name NAME        pair: the section 'config server' to write; vps
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
   --public HOST:PORT server init: where routers reach the server
-  --json             status, check: as JSON
+  --json             status, check, monitor: as JSON
   --watch            status: again each second, until interrupted
 ";
 
@@ -114,6 +115,8 @@ pub enum Command {
     Check(CheckOptions),
     /// `uplink NAME ROLE`
     Uplink(UplinkOptions),
+    /// `monitor`
+    Monitor(MonitorOptions),
     /// `version`
     Version,
     /// `help`
@@ -226,6 +229,15 @@ pub struct UplinkOptions {
     pub role: Option<Role>,
 }
 
+/// Of `monitor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorOptions {
+    /// Folder of the control socket.
+    pub run_dir: PathBuf,
+    /// Print JSON, an object a line.
+    pub json: bool,
+}
+
 /// Why the words are no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError(String);
@@ -299,6 +311,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "pair" => (&["config", "key-dir", "name"], &["URI"]),
         "status" => (&["run-dir", "json", "watch"], &[]),
         "check" => (&["config", "run-dir", "json"], &[]),
+        "monitor" => (&["run-dir", "json"], &[]),
         "uplink" => (&["run-dir"], &["NAME", "ROLE"]),
         // Whatever follows, help is what is wanted.
         "help" => return Ok(Command::Help),
@@ -435,6 +448,10 @@ impl<'a> Words<'a> {
                 name: self.argument(0)?.to_owned(),
                 role: Role::wanted(self.argument(1)?)
                     .map_err(|right| UsageError(format!("ROLE must be {right}")))?,
+            }),
+            "monitor" => Command::Monitor(MonitorOptions {
+                run_dir: self.path("run-dir", RUN_DIR),
+                json: self.flags.contains("json"),
             }),
             _ => Command::Version,
         })

@@ -1,6 +1,7 @@
 //! `mptcp-bond status`, `check` and `uplink`: what a person asks of a running agent or server.
 
 mod check;
+mod monitor;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -17,6 +18,7 @@ use crate::config::agent::Role;
 use crate::os::control::{CallError, call, call_with};
 use crate::status::{Snapshot, Style, printable, render};
 pub use check::check;
+pub use monitor::monitor;
 
 /// Time between two pictures of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -44,6 +44,9 @@ pub mod status;
 pub mod check;
 
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+pub mod monitor;
+
+#[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod controller;
 
 pub mod os;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Pair(options) => provision::print(provision::pair(&options, agent::enrol)),
         Command::Status(options) => client::run(&options),
         Command::Check(options) => client::check(&options),
+        Command::Monitor(options) => client::monitor(&options),
         Command::Uplink(options) => client::set_role(&options),
         Command::Version => {
             provision::print(Ok(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION"), "\n").into()))

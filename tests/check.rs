@@ -1,12 +1,14 @@
-//! `mptcp-bond check` names what keeps an uplink from carrying traffic, whatever it is.
+//! `mptcp-bond check` names what keeps an uplink from carrying traffic, whatever it is;
+//! `mptcp-bond monitor` tells when that changes.
 
 mod lab;
 
 use std::fs;
 use std::time::Duration;
 
-use lab::{AgentProgram, Lab, ServerProgram, Strip, Uplink, until, wait_for};
-use serde_json::Value;
+use lab::{AgentProgram, Lab, Process, ServerProgram, Strip, Uplink, until, wait_for};
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -24,9 +26,10 @@ impl Checked<'_, '_> {
             let (exit, report) = self.agent.check();
             let wanb = &report["uplinks"][1];
             let named = exit == 1 && wanb["carries"] == false && wanb["reason"] == code;
-            let failed = failed(&report, "uplink wanb");
+            let mut flaws = flaws(&report);
+            flaws.retain(|flaw| flaw.starts_with("\"uplink wanb\""));
             last = report;
-            (named && failed.len() == 1).then(|| failed[0].clone())
+            (named && flaws.len() == 1).then(|| flaws.remove(0))
         });
         let found = found.unwrap_or_else(|| panic!("not {code}: {:#?}", flaws(&last)));
         println!("{code}: {found}");
@@ -47,19 +50,12 @@ impl Checked<'_, '_> {
     }
 }
 
-/// Whatever is not well, a line each.
+/// Whatever is not well: on what, what, and what to do about it.
 fn flaws(report: &Value) -> Vec<String> {
     let findings = report["findings"].as_array().into_iter().flatten();
-    findings.filter(|finding| finding["result"] != "ok").map(Value::to_string).collect()
-}
-
-/// What failed of a subject, and what to do about it.
-fn failed(report: &Value, subject: &str) -> Vec<String> {
-    let findings = report["findings"].as_array().expect("findings");
     findings
-        .iter()
-        .filter(|finding| finding["subject"] == subject && finding["result"] == "failed")
-        .map(|finding| format!("{} -> {}", finding["found"], finding["advice"]))
+        .filter(|finding| finding["result"] != "ok")
+        .map(|it| format!("{}: {} -> {}", it["subject"], it["found"], it["advice"]))
         .collect()
 }
 
@@ -82,39 +78,36 @@ fn relent(uplink: &Uplink) {
 #[test]
 fn what_the_network_does_is_named() {
     let lab = Lab::two_uplinks("check-network");
-    let quick = std::env::var_os("QUICK").is_some();
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let mut checked = Checked { agent: &mut agent };
     let wanb = lab.uplink(1);
     checked.is_well();
 
-    if !quick {
-        wanb.strip_mptcp(Strip::Join);
-        checked.names("mp_join_stripped");
-        wanb.strip_mptcp(Strip::Everything);
-        let found = checked.names("mp_capable_stripped");
-        assert!(found.contains("on port 443") && found.contains("port 8443"), "{found}");
-        wanb.restore();
+    wanb.strip_mptcp(Strip::Join);
+    checked.names("mp_join_stripped");
+    wanb.strip_mptcp(Strip::Everything);
+    let found = checked.names("mp_capable_stripped");
+    assert!(found.contains("on port 443") && found.contains("port 8443"), "{found}");
+    wanb.restore();
 
-        lab.server.ip("mptcp limits set subflows 0");
-        checked.names("limit_reached");
-        lab.server.ip("mptcp limits set subflows 8");
+    lab.server.ip("mptcp limits set subflows 0");
+    checked.names("limit_reached");
+    lab.server.ip("mptcp limits set subflows 8");
 
-        hinder(wanb, "meta length > 1400 meta l4proto { tcp, udp } drop");
-        let found = checked.names("mtu_black_hole");
-        assert!(found.contains("mtu 1400"), "{found}");
-        relent(wanb);
+    hinder(wanb, "meta length > 1400 meta l4proto { tcp, udp } drop");
+    let found = checked.names("mtu_black_hole");
+    assert!(found.contains("mtu 1400"), "{found}");
+    relent(wanb);
 
-        hinder(wanb, "tcp flags & syn == syn tcp option mptcp exists drop");
-        checked.names("syn_dropped");
-        relent(wanb);
-        checked.is_well();
-    }
+    hinder(wanb, "tcp flags & syn == syn tcp option mptcp exists drop");
+    checked.names("syn_dropped");
+    relent(wanb);
+    checked.is_well();
 
     wanb.isp().ip("route delete default");
     checked.names("no_route");
-    wanb.isp().ip("route add default via 203.0.113.5");
+    wanb.isp().ip("route add default via 203.0.113.9");
 
     wanb.isp().ip("link set cpe arp off");
     lab.router.ip("neigh flush dev wanb");
@@ -123,11 +116,16 @@ fn what_the_network_does_is_named() {
     checked.is_well();
 }
 
-/// Changes the agent's configuration and has it read.
-fn reconfigure(agent: &mut AgentProgram, change: impl FnOnce(&str) -> String) {
+/// Appends UCI text to the agent's configuration and has it read.
+fn configure(agent: &mut AgentProgram, uci: &str) {
     let text = fs::read_to_string(agent.config()).expect("read the configuration");
-    fs::write(agent.config(), change(&text)).expect("write the configuration");
+    fs::write(agent.config(), format!("{text}\n{uci}\n")).expect("write the configuration");
     agent.reload();
+}
+
+/// Sets an option of `wanb`.
+fn set(agent: &mut AgentProgram, option: &str, value: &str) {
+    configure(agent, &format!("config uplink 'wanb'\n\toption {option} '{value}'"));
 }
 
 #[test]
@@ -154,15 +152,16 @@ fn what_the_router_and_the_server_lack_is_named() {
     checked.is_well();
 
     for (role, code) in [("backup", "standby"), ("off", "switched_off")] {
-        let uci = format!("\nconfig uplink 'wanb'\n\toption role '{role}'\n");
-        reconfigure(checked.agent, |text| format!("{text}{uci}"));
+        set(checked.agent, "role", role);
         until("the role is told, and nothing is wrong", LIMIT, || {
             let (exit, report) = checked.agent.check();
             (exit == 0 && report["uplinks"][1]["reason"] == code).then_some(())
         });
     }
-    let bond = "\nconfig uplink 'wanb'\n\toption role 'bond'\n";
-    reconfigure(checked.agent, |text| format!("{text}{bond}"));
+    set(checked.agent, "role", "bond");
+    set(checked.agent, "quota", "1K");
+    checked.names("quota_reached");
+    set(checked.agent, "quota", "0");
     checked.is_well();
 
     server.stop();
@@ -170,11 +169,53 @@ fn what_the_router_and_the_server_lack_is_named() {
     server.restart();
     checked.is_well();
     let stranger = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=";
-    let other_key = format!("\nconfig server 'vps'\n\toption public_key '{stranger}'\n");
-    reconfigure(checked.agent, |text| format!("{text}{other_key}"));
+    let other_key = format!("config server 'vps'\n\toption public_key '{stranger}'");
+    configure(checked.agent, &other_key);
     checked.names("wrong_key");
     agent.stop();
     let (exit, report) = agent.check();
     assert_eq!((exit, &report["agent_running"]), (1, &false.into()), "{report:#}");
     assert_eq!(report["uplinks"][1]["reason"], "agent_not_running");
+}
+
+/// Waits until a monitor has printed an object with all the members of `wanted` after `from` bytes
+/// of its output.
+#[track_caller]
+fn printed(monitor: &Process, from: usize, wanted: Value) {
+    let wanted = wanted.as_object().expect("an object").clone();
+    until(&format!("{wanted:?} in:\n{}", monitor.output()), LIMIT, || {
+        let output = monitor.output();
+        let lines = output.get(from..)?.lines();
+        let mut events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .any(|event| wanted.iter().all(|(name, value)| event.get(name) == Some(value)))
+            .then_some(())
+    });
+}
+
+#[test]
+fn what_happens_is_told_as_it_happens() {
+    let lab = Lab::two_uplinks("monitor");
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let mut monitor = agent.monitor("monitor");
+    printed(&monitor, 0, json!({ "event": "uplink", "uplink": "wan", "used_as": "active" }));
+    printed(&monitor, 0, json!({ "event": "server", "server": "vps", "reachable": true }));
+
+    let from = monitor.output().len();
+    lab.uplink(1).carrier_down();
+    printed(&monitor, from, json!({ "event": "uplink", "uplink": "wanb", "used_as": "unused" }));
+    printed(&monitor, from, json!({ "event": "subflow", "uplink": "wanb", "change": "closed" }));
+    let from = monitor.output().len();
+    lab.uplink(1).carrier_up();
+    printed(&monitor, from, json!({ "event": "uplink", "uplink": "wanb", "used_as": "active" }));
+    printed(&monitor, from, json!({ "event": "subflow", "uplink": "wanb", "change": "joined" }));
+
+    let mut other = agent.monitor("other");
+    printed(&other, 0, json!({ "event": "session", "server": "vps" }));
+    other.signal(Signal::INT);
+    assert_eq!(other.wait(LIMIT).and_then(|status| status.code()), Some(0));
+    agent.stop();
+    assert_eq!(monitor.wait(LIMIT).and_then(|status| status.code()), Some(69));
+    assert!(monitor.output().contains("the agent has stopped"));
 }

@@ -16,14 +16,19 @@ use crate::reconcile::Operation;
 use crate::uplink::Uplink;
 
 /// Begins a check, which answers the request when it is done; the agent goes on meanwhile.
-pub fn begin(agent: &Agent, request: Request) {
+pub fn begin(agent: &mut Agent, request: Request) {
+    if agent.check.as_ref().is_some_and(|check| !check.is_finished()) {
+        let error = "another check is under way: try again in a few seconds".to_owned();
+        // Who asked may be gone.
+        return drop(request.reply.send(Err(error)));
+    }
     let mut facts = facts(agent);
     let tried = means(agent, &facts).map(|means| (means, ways(&facts)));
     let name = facts.server.as_ref().map_or("", |server| server.config.name.as_str());
     let limits = agent.link.view(name).limits;
     // The server's answer is there before the uplinks are tried out.
     agent.link.ping(name);
-    spawn_local(async move {
+    let check = spawn_local(async move {
         let trials = async {
             match &tried {
                 Some((means, ways)) => examine::uplinks(means, ways).await,
@@ -46,6 +51,7 @@ pub fn begin(agent: &Agent, request: Request) {
         // Who asked may be gone.
         let _ = request.reply.send(Ok(check::judge(&facts).to_json()));
     });
+    agent.check = Some(check.abort_handle());
 }
 
 fn means(agent: &Agent, facts: &Facts) -> Option<Means> {

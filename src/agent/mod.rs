@@ -8,6 +8,7 @@ mod inquiries;
 mod kernel;
 mod link;
 mod meters;
+mod monitor;
 mod roles;
 mod status;
 mod usage;
@@ -29,7 +30,7 @@ use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
 use crate::controller::{Action, Controller, Event, Opinion};
 use crate::interception::TproxyPorts;
-use crate::os::control::{Control, Request};
+use crate::os::control::{Control, MONITOR, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::{http, log as logging, runtime, socket};
@@ -42,6 +43,7 @@ use inquiries::Inquiries;
 use kernel::Kernel;
 use link::Link;
 use meters::Meters;
+use monitor::Monitor;
 use usage::UsageFiles;
 
 /// How often rates are measured.
@@ -95,6 +97,9 @@ struct Agent {
     http: Option<(SocketAddr, AbortHandle)>,
     owner: mpsc::Sender<Request>,
     events: EventLog,
+    monitor: Monitor,
+    /// The check that was begun last.
+    check: Option<AbortHandle>,
     config_error: Option<String>,
     started: Instant,
     seconds: u32,
@@ -126,6 +131,8 @@ impl Agent {
             http: None,
             owner,
             events: EventLog::new(EVENTS_SHOWN),
+            monitor: Monitor::default(),
+            check: None,
             config_error: None,
             started: now,
             seconds: 0,
@@ -153,10 +160,13 @@ impl Agent {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 change = inputs.changes.next() => match change {
-                    Change::PathManager(event) => match failed_subflow(&event) {
-                        Some(address) => Event::SubflowFailed(address),
-                        None => continue,
-                    },
+                    Change::PathManager(event) => {
+                        self.show_subflow(&event);
+                        match failed_subflow(&event) {
+                            Some(address) => Event::SubflowFailed(address),
+                            None => continue,
+                        }
+                    }
                     _ => Event::Changed,
                 },
                 Some(news) = inputs.link.next() => match self.link.take(news) {
@@ -201,6 +211,19 @@ impl Agent {
             for action in self.controller.handle(event, Instant::now()) {
                 events.extend(self.carry_out(action).await);
             }
+        }
+        if self.monitor.is_watched() {
+            let view = monitor::view(self);
+            self.monitor.compare(view);
+        }
+    }
+
+    /// Tells those who watch of a subflow.
+    fn show_subflow(&mut self, event: &PmEvent) {
+        if self.monitor.is_watched()
+            && let Some(event) = monitor::subflow(event, &self.controller)
+        {
+            self.monitor.tell(&event);
         }
     }
 
@@ -364,8 +387,10 @@ impl Agent {
     }
 
     async fn answer(&mut self, request: Request) {
-        if request.method == "check" {
-            return check::begin(self, request);
+        match request.method.as_str() {
+            "check" => return check::begin(self, request),
+            MONITOR => return monitor::begin(self, request),
+            _ => {}
         }
         let result = match request.method.as_str() {
             "status" => Ok(status::snapshot(self).to_json()),
@@ -379,6 +404,10 @@ impl Agent {
     /// Logs an event and keeps it for the status.
     fn tell(&mut self, level: log::Level, text: String) {
         log::log!(level, "{text}");
+        if self.monitor.is_watched() {
+            let text = text.clone();
+            self.monitor.tell(&crate::monitor::Event::Message { level: level.into(), text });
+        }
         self.events.push(Instant::now(), unix_seconds(), level.into(), text);
     }
 }

@@ -371,6 +371,15 @@ fn without_an_agent_devices_are_looked_at() {
 }
 
 #[test]
+fn an_agent_that_is_switched_off_is_the_reason() {
+    let mut facts = well();
+    facts.config.as_mut().unwrap().enabled = false;
+    facts.kernel.dump.as_mut().unwrap().routes.clear();
+    facts.server = None;
+    assert_eq!(judge(&facts).uplinks[1], verdict("idle"));
+}
+
+#[test]
 fn the_kernel_and_what_is_in_the_way() {
     let mut facts = well();
     facts.kernel.tproxy = Err("nft: no such expression".into());

@@ -46,16 +46,11 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// Looks at one thing after the other until one fails.
     fn look(&mut self, trouble: Option<&Finding>) {
-        let steps: [fn(&mut Self); 3] = [Self::device, Self::network, Self::kernel_objects];
-        for step in steps {
+        for step in [Self::device, Self::network, Self::agent, Self::kernel_objects] {
             step(self);
             if self.findings.failed().is_some() {
                 return;
             }
-        }
-        if self.facts.agent.is_none() {
-            let advice = "start the agent";
-            return self.findings.fail("use", "agent_not_running", "carries nothing", advice);
         }
         if self.uplink.uplink.role == Role::Off {
             return self.in_use();
@@ -134,6 +129,17 @@ impl Judge<'_> {
         })?;
         let device = &kernel.links.get(&inside.device)?.name;
         Some(format!("its network {network} is also that of {device}"))
+    }
+
+    fn agent(&mut self) {
+        let idle = self.facts.config.as_ref().ok().and_then(|config| config.idle_reason());
+        if self.facts.agent.is_none() {
+            let advice = "start the agent";
+            self.findings.fail("use", "agent_not_running", "carries nothing", advice);
+        } else if let Some(reason) = idle {
+            let found = format!("the agent does nothing: {reason}");
+            self.findings.fail("use", "idle", found, "see the configuration above");
+        }
     }
 
     /// The route, the rules and the endpoint that the agent keeps.

@@ -163,6 +163,8 @@ fn mistakes_are_named() {
 fn check_has_a_configuration_for_when_no_agent_runs() {
     let options = CheckOptions { config: "c".into(), run_dir: RUN_DIR.into(), json: true };
     assert_eq!(command(&["check", "--json", "--config", "c"]), Command::Check(options));
+    let options = MonitorOptions { run_dir: "r".into(), json: false };
+    assert_eq!(command(&["monitor", "--run-dir", "r"]), Command::Monitor(options));
 }
 
 #[test]

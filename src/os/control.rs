@@ -2,7 +2,8 @@
 //!
 //! A client connects to `control.sock` in the run directory, sends `{"method":"status"}`, with
 //! `"params"` where the method takes some, and a newline, and receives `{"result":...}` or `{"error":"..."}` and a newline; then the connection
-//! ends. The socket belongs to one process: the run directory is locked as long as it lives.
+//! ends. After `{"method":"monitor"}` lines follow the answer until one side goes away. The socket
+//! belongs to one process: the run directory is locked as long as it lives.
 
 use std::fmt;
 use std::fs::File;
@@ -40,6 +41,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after a failed accept, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The method whose answer is followed by lines, as things happen.
+pub const MONITOR: &str = "monitor";
+/// Lines that wait for a slow reader; the owner never waits.
+const LINES_QUEUED: usize = 256;
+
 /// What one who owns the state is asked, by the control socket or over HTTP.
 #[derive(Debug)]
 pub struct Request {
@@ -49,6 +55,8 @@ pub struct Request {
     pub params: Value,
     /// Takes the answer: the result as JSON text, or an error in words.
     pub reply: oneshot::Sender<Result<String, String>>,
+    /// Takes lines after the answer, where the method is [`MONITOR`].
+    pub lines: Option<mpsc::Sender<String>>,
 }
 
 /// Asks the owner of the state and waits for the answer.
@@ -56,11 +64,12 @@ pub(super) async fn ask(
     owner: &mpsc::Sender<Request>,
     method: String,
     params: Value,
+    lines: Option<mpsc::Sender<String>>,
 ) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
         let stopping = || "the program is stopping".to_owned();
-        owner.send(Request { method, params, reply }).await.map_err(|_| stopping())?;
+        owner.send(Request { method, params, reply, lines }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     };
     match timeout(OWNER_TIMEOUT, asked).await {
@@ -209,6 +218,7 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
+    let mut queue = None;
     let answer = match timeout(CLIENT_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
         Err(_) => Err("no request in time".to_owned()),
         Ok(Err(error)) => return Err(error),
@@ -217,19 +227,52 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
             Err(format!("the request is longer than {REQUEST_LIMIT} bytes"))
         }
         Ok(Ok(_)) => match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => ask(owner, question.method, question.params).await,
+            Ok(question) => {
+                let lines = (question.method == MONITOR).then(|| {
+                    let (lines, waiting) = mpsc::channel(LINES_QUEUED);
+                    queue = Some(waiting);
+                    lines
+                });
+                ask(owner, question.method, question.params, lines).await
+            }
             Err(error) => {
                 Err(format!("the request is no line such as {{\"method\":\"status\"}}: {error}"))
             }
         },
     };
+    let queue = queue.filter(|_| answer.is_ok());
     let mut text = match answer {
         Ok(result) => format!("{{\"result\":{result}}}"),
         Err(error) => format!("{{\"error\":{}}}", Value::String(error)),
     };
     text.push('\n');
     timeout(CLIENT_TIMEOUT, writer.write_all(text.as_bytes())).await??;
+    if let Some(queue) = queue {
+        pass_on(queue, &mut reader, &mut writer).await?;
+    }
     writer.shutdown().await
+}
+
+/// Writes lines as they come until the owner ends or the client goes away. A client that does not
+/// read holds up nobody but itself.
+async fn pass_on(
+    mut queue: mpsc::Receiver<String>,
+    reader: &mut (impl AsyncReadExt + Unpin),
+    writer: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
+    let writing = async {
+        while let Some(mut line) = queue.recv().await {
+            line.push('\n');
+            writer.write_all(line.as_bytes()).await?;
+        }
+        Ok(())
+    };
+    // Whatever it says, it says no more than that it is there.
+    let mut sink = tokio::io::sink();
+    tokio::select! {
+        result = writing => result,
+        result = tokio::io::copy(reader, &mut sink) => result.map(drop),
+    }
 }
 
 /// Why a call over the control socket failed.
@@ -268,6 +311,52 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// Lines of a process that owns a run directory, as they come.
+pub struct Lines {
+    path: PathBuf,
+    reader: BufReader<UnixStream>,
+}
+
+impl Lines {
+    /// Begins to read what [`MONITOR`] yields. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// As those of [`call`].
+    pub async fn follow(run_dir: &Path) -> Result<Lines, CallError> {
+        let path = run_dir.join(SOCKET);
+        let failed = |error| call_error(&path, error);
+        let mut stream = UnixStream::connect(&path).await.map_err(failed)?;
+        let question = serde_json::json!({ "method": MONITOR });
+        stream.write_all(format!("{question}\n").as_bytes()).await.map_err(failed)?;
+        let mut lines = Lines { path: path.clone(), reader: BufReader::new(stream) };
+        let answer = timeout(CALL_TIMEOUT, lines.next()).await;
+        let answer = answer.unwrap_or_else(|_| Err(failed(io::ErrorKind::TimedOut.into())))?;
+        read_answer(&answer.unwrap_or_default())?;
+        Ok(lines)
+    }
+
+    /// The next line; `None` when the process has stopped.
+    ///
+    /// # Errors
+    /// [`CallError::Io`] when the connection failed.
+    pub async fn next(&mut self) -> Result<Option<String>, CallError> {
+        let mut line = String::new();
+        let mut reader = (&mut self.reader).take(ANSWER_LIMIT);
+        let read = reader.read_line(&mut line).await;
+        read.map_err(|error| call_error(&self.path, error))?;
+        Ok(line.strip_suffix('\n').map(str::to_owned))
+    }
+}
+
+fn call_error(path: &Path, error: io::Error) -> CallError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NotRunning(path),
+        io::ErrorKind::PermissionDenied => CallError::NotPermitted(path),
+        _ => CallError::Io(path, error),
+    }
+}
+
 /// Asks the process that owns `run_dir` for `method`, and returns the result as JSON text. Blocks,
 /// for up to a minute if that process hangs.
 ///
@@ -285,14 +374,7 @@ pub fn call_with(run_dir: &Path, method: &str, params: Value) -> Result<String, 
     let path = run_dir.join(SOCKET);
     let question = serde_json::json!({ "method": method, "params": params });
     let answer = exchange(&path, &question.to_string());
-    let answer = answer.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            CallError::NotRunning(path.clone())
-        }
-        io::ErrorKind::PermissionDenied => CallError::NotPermitted(path.clone()),
-        _ => CallError::Io(path.clone(), error),
-    })?;
-    read_answer(&answer)
+    read_answer(&answer.map_err(|error| call_error(&path, error))?)
 }
 
 fn exchange(path: &Path, question: &str) -> io::Result<String> {

@@ -68,10 +68,12 @@ async fn serve_connection(
         Ok(asked) => {
             let answer = match route(&asked, local_names_only) {
                 Err(answer) => answer,
-                Ok(()) => match ask(owner, "status".to_owned(), serde_json::Value::Null).await {
-                    Ok(status) => Answer { code: 200, allow: false, body: status },
-                    Err(error) => Answer::error(503, &error),
-                },
+                Ok(()) => {
+                    match ask(owner, "status".to_owned(), serde_json::Value::Null, None).await {
+                        Ok(status) => Answer { code: 200, allow: false, body: status },
+                        Err(error) => Answer::error(503, &error),
+                    }
+                }
             };
             (answer, asked.method != "HEAD")
         }

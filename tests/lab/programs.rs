@@ -298,6 +298,14 @@ impl<'lab> AgentProgram<'lab> {
         run(self.program.namespace, &["status", "--run-dir", path_text(&self.program.run_dir)])
     }
 
+    /// Starts `monitor --json`, whose output goes to the log `NAME.log`.
+    #[track_caller]
+    pub fn monitor(&self, name: &str) -> Process {
+        let mut command = Command::new(binary());
+        command.args(["monitor", "--json", "--run-dir", path_text(&self.program.run_dir)]);
+        self.program.lab.spawn(self.program.namespace, name, command)
+    }
+
     /// `check --json`: the exit code and the report.
     #[track_caller]
     pub fn check(&self) -> (i32, Value) {

@@ -56,6 +56,58 @@ fn a_request_reaches_the_owner_and_its_answer_the_client_unchanged() {
     });
 }
 
+/// What is followed, from a thread of its own.
+fn follow(run_dir: &Path) -> Result<Vec<String>, CallError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut lines = Lines::follow(run_dir).await?;
+        let mut received = Vec::new();
+        while let Some(line) = lines.next().await? {
+            received.push(line);
+        }
+        Ok(received)
+    })
+}
+
+#[test]
+fn lines_follow_the_answer_until_the_owner_ends() {
+    let answer = |request: &Request| {
+        let lines = request.lines.as_ref().ok_or("no way for lines")?;
+        for line in ["one", "two"] {
+            lines.try_send(line.to_owned()).map_err(|error| error.to_string())?;
+        }
+        Ok("{}".to_owned())
+    };
+    with_control(answer, |run_dir| {
+        assert_eq!(follow(run_dir).unwrap(), ["one", "two"]);
+        let Err(CallError::Refused(text)) = call(run_dir, "status") else { panic!() };
+        assert_eq!(text, "no way for lines");
+    });
+    with_control(
+        |_| Err("full".to_owned()),
+        |run_dir| assert!(matches!(follow(run_dir), Err(CallError::Refused(_)))),
+    );
+    let nobody = tempfile::tempdir().unwrap();
+    assert!(matches!(follow(nobody.path()), Err(CallError::NotRunning(_))));
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up() {
+    let answer = |request: &Request| {
+        if let Some(lines) = &request.lines {
+            while lines.try_send("x".repeat(4096)).is_ok() {}
+        }
+        Ok("{}".to_owned())
+    };
+    with_control(answer, |run_dir| {
+        let mut idle = StdUnixStream::connect(run_dir.join(SOCKET)).unwrap();
+        idle.write_all(b"{\"method\":\"monitor\"}\n").unwrap();
+        for _ in 0..3 {
+            assert_eq!(call(run_dir, "status").unwrap(), "{}");
+        }
+    });
+}
+
 #[test]
 fn parameters_reach_the_owner() {
     let answer = |request: &Request| Ok(format!("[{}]", request.params));

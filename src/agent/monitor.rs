@@ -1,0 +1,210 @@
+//! Who watches the agent, and what they are told.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::Agent;
+use crate::controller::Controller;
+use crate::monitor::{Event, Line, ServerView, SubflowChange, UplinkView, View};
+use crate::net::Family;
+use crate::os::control::Request;
+use crate::os::path_manager::{PmEvent, PmEventKind};
+use crate::registry::unix_time;
+
+/// Readers at once.
+const READERS_LIMIT: usize = 8;
+
+/// One who watches.
+struct Reader {
+    lines: Sender<String>,
+    /// Events left out because its queue was full.
+    lost: u64,
+}
+
+impl Reader {
+    /// Hands an event over unless the queue is full; whether anybody is still there.
+    fn tell(&mut self, event: Event) -> bool {
+        if self.lost > 0 {
+            let lost = line(Event::Lost { events: self.lost });
+            match self.lines.try_send(lost) {
+                Ok(()) => self.lost = 0,
+                Err(TrySendError::Full(_)) => {
+                    self.lost = self.lost.saturating_add(1);
+                    return true;
+                }
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        match self.lines.try_send(line(event)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.lost = self.lost.saturating_add(1);
+                true
+            }
+            Err(TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+fn line(event: Event) -> String {
+    let time = u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX);
+    Line { time_unix_ms: time, event }.to_json()
+}
+
+/// Those who watch.
+#[derive(Default)]
+pub struct Monitor {
+    readers: Vec<Reader>,
+    last: View,
+}
+
+impl Monitor {
+    /// Whether anybody watches; otherwise nothing needs to be made for them.
+    pub fn is_watched(&self) -> bool {
+        !self.readers.is_empty()
+    }
+
+    /// Tells all readers of an event. None of them is waited for.
+    pub fn tell(&mut self, event: &Event) {
+        self.readers.retain_mut(|reader| reader.tell(event.clone()));
+    }
+
+    /// Tells what is otherwise than at the last call.
+    pub fn compare(&mut self, now: View) {
+        for event in now.since(&self.last) {
+            self.tell(&event);
+        }
+        self.last = now;
+    }
+
+    /// Adds a reader, which is told how things are.
+    fn add(&mut self, lines: Sender<String>, now: View) -> Result<(), String> {
+        self.readers.retain(|reader| !reader.lines.is_closed());
+        if self.readers.len() >= READERS_LIMIT {
+            return Err(format!("{READERS_LIMIT} others watch already: end one of them"));
+        }
+        // What is new to all is told before this one is among them.
+        self.compare(now);
+        let mut reader = Reader { lines, lost: 0 };
+        let there = self.last.since(&View::default()).into_iter().all(|event| reader.tell(event));
+        self.readers.extend(Some(reader).filter(|_| there));
+        Ok(())
+    }
+}
+
+/// Takes a request to watch.
+pub fn begin(agent: &mut Agent, request: Request) {
+    let now = view(agent);
+    let result = match request.lines {
+        Some(lines) => agent.monitor.add(lines, now).map(|()| "{}".to_owned()),
+        None => Err("this way leads to single answers alone".to_owned()),
+    };
+    // Who asked may be gone.
+    let _ = request.reply.send(result);
+}
+
+/// What of the agent has events.
+pub fn view(agent: &Agent) -> View {
+    let controller = &agent.controller;
+    let uplink = |assignment: &crate::failover::Assignment| {
+        let uplinks = &mut controller.uplinks().iter();
+        let uplink = uplinks.find(|uplink| uplink.slot == assignment.slot)?;
+        Some(UplinkView {
+            name: assignment.name.clone(),
+            role: uplink.role,
+            in_force: assignment.in_force,
+            reason: assignment.reason.clone(),
+        })
+    };
+    let servers = controller.servers(Instant::now()).map(|view| ServerView {
+        name: view.config.name.clone(),
+        used: view.used,
+        reachable: view.server.reachable,
+        reason: view.server.trouble.clone(),
+        session: agent
+            .link
+            .view(&view.config.name)
+            .session
+            .map(|session| format!("{:08x}", session.id().0 >> 32)),
+    });
+    View {
+        uplinks: controller.assignments().iter().filter_map(uplink).collect(),
+        servers: servers.collect(),
+    }
+}
+
+/// What an event of the path manager means to those who watch: connections to a server alone.
+pub fn subflow(event: &PmEvent, controller: &Controller) -> Option<Event> {
+    let change = match event.kind {
+        PmEventKind::Established => SubflowChange::First,
+        PmEventKind::SubflowEstablished => SubflowChange::Joined,
+        PmEventKind::SubflowClosed => SubflowChange::Closed,
+        PmEventKind::SubflowPriority => SubflowChange::Priority,
+        _ => return None,
+    };
+    let (local, remote) = (event.saddr?.to_canonical(), event.daddr?.to_canonical());
+    let mut servers = controller.servers(Instant::now());
+    let ours = servers
+        .any(|view| view.server.in_use == Some(remote) || view.server.addresses.contains(&remote));
+    (ours && !event.server_side).then(|| Event::Subflow {
+        uplink: uplink_of(local, controller),
+        change,
+        connection: format!("{:08x}", event.token.unwrap_or(0)),
+        local: local.to_string(),
+        error: event.error.filter(|&error| error != 0),
+    })
+}
+
+fn uplink_of(address: IpAddr, controller: &Controller) -> Option<String> {
+    let uplink = controller.uplinks().iter().find(|uplink| {
+        let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
+        paths.any(|path| path.address == address)
+    })?;
+    Some(uplink.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::status::Level;
+
+    fn message(number: usize) -> Event {
+        Event::Message { level: Level::Info, text: number.to_string() }
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_how_much_it_missed() {
+        let mut monitor = Monitor::default();
+        let (lines, mut queue) = mpsc::channel(2);
+        monitor.add(lines, View::default()).unwrap();
+        (0..5).for_each(|number| monitor.tell(&message(number)));
+        let mut received = || Line::from_json(&queue.try_recv().unwrap()).unwrap().event;
+        assert_eq!([received(), received()], [message(0), message(1)]);
+        monitor.tell(&message(5));
+        assert_eq!([received(), received()], [Event::Lost { events: 3 }, message(5)]);
+    }
+
+    #[test]
+    fn who_went_away_makes_room() {
+        let mut monitor = Monitor::default();
+        let mut queues = Vec::new();
+        for _ in 0..READERS_LIMIT {
+            let (lines, queue) = mpsc::channel(1);
+            monitor.add(lines, View::default()).unwrap();
+            queues.push(queue);
+        }
+        assert!(monitor.add(mpsc::channel(1).0, View::default()).is_err());
+        queues.pop();
+        let (lines, queue) = mpsc::channel(1);
+        assert_eq!(monitor.add(lines, View::default()), Ok(()));
+        queues.clear();
+        drop(queue);
+        monitor.tell(&message(1));
+        assert!(!monitor.is_watched());
+    }
+}

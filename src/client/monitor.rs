@@ -1,0 +1,81 @@
+//! `mptcp-bond monitor`: prints what happens in a running agent, as it happens.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Terminal, code, complain, style};
+use crate::cli::{MonitorOptions, exit};
+use crate::monitor::Line;
+use crate::os::control::{CallError, Lines};
+use crate::os::runtime;
+
+/// Prints events until it is interrupted or nobody reads them any more (exit code 0), or the agent
+/// stops (69).
+pub fn monitor(options: &MonitorOptions) -> ExitCode {
+    let ended = runtime::run(async {
+        tokio::select! {
+            code = follow(&options.run_dir, options.json) => code,
+            () = interrupted() => exit::OK,
+        }
+    });
+    ExitCode::from(ended.unwrap_or_else(|error| {
+        complain(&error.to_string());
+        exit::OSERR
+    }))
+}
+
+/// Ends with the first signal that asks to; never, where signals cannot be had.
+fn interrupted() -> impl Future<Output = ()> {
+    // Caught from now on, not from the first wait on.
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+}
+
+async fn follow(run_dir: &Path, json: bool) -> u8 {
+    let unicode = style(Terminal::of_stdout().as_ref()).unicode;
+    let failed = |error: CallError| {
+        complain(&error.to_string());
+        code(&error)
+    };
+    let mut lines = match Lines::follow(run_dir).await {
+        Ok(lines) => lines,
+        Err(error) => return failed(error),
+    };
+    loop {
+        let line = match lines.next().await {
+            Ok(Some(line)) => line,
+            Ok(None) => {
+                complain("the agent has stopped");
+                return exit::UNAVAILABLE;
+            }
+            Err(error) => return failed(error),
+        };
+        let shown = match json {
+            true => Some(line),
+            false => Line::from_json(&line).and_then(|line| line.for_people(unicode)),
+        };
+        let Some(shown) = shown else { continue };
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{shown}").and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // Who reads has seen enough, as `head` does.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit::OK,
+            Err(error) => {
+                complain(&format!("cannot write an event: {error}"));
+                return exit::IOERR;
+            }
+        }
+    }
+}
