@@ -6,7 +6,9 @@ mod lab;
 use std::fs;
 use std::time::Duration;
 
-use lab::{AgentProgram, Lab, Process, ServerProgram, Strip, Uplink, until, wait_for};
+use lab::{
+    AgentProgram, Lab, Process, SERVER_V4, SERVER_V6, ServerProgram, Strip, Uplink, until, wait_for,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -83,6 +85,8 @@ fn what_the_network_does_is_named() {
     let mut checked = Checked { agent: &mut agent };
     let wanb = lab.uplink(1);
     checked.is_well();
+    let status = server.status().expect("a status");
+    assert_eq!(status["refusals"], json!({}), "the check leaves no trace");
 
     wanb.strip_mptcp(Strip::Join);
     checked.names("mp_join_stripped");
@@ -128,6 +132,10 @@ fn set(agent: &mut AgentProgram, option: &str, value: &str) {
     configure(agent, &format!("config uplink 'wanb'\n\toption {option} '{value}'"));
 }
 
+fn server_option(option: &str, value: &str) -> String {
+    format!("config server 'vps'\n\toption {option} '{value}'")
+}
+
 #[test]
 fn what_the_router_and_the_server_lack_is_named() {
     let lab = Lab::two_uplinks("check-ends");
@@ -164,13 +172,21 @@ fn what_the_router_and_the_server_lack_is_named() {
     set(checked.agent, "quota", "0");
     checked.is_well();
 
+    configure(checked.agent, &server_option("address", &SERVER_V6.to_string()));
+    until("all is well over IPv6, too", LIMIT, || {
+        let (exit, report) = checked.agent.check();
+        let text = report["findings"].to_string();
+        (exit == 0 && text.contains("gateway fe80::1")).then_some(())
+    });
+    configure(checked.agent, &server_option("address", &SERVER_V4.to_string()));
+    checked.is_well();
+
     server.stop();
     checked.names("server_down");
     server.restart();
     checked.is_well();
     let stranger = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=";
-    let other_key = format!("config server 'vps'\n\toption public_key '{stranger}'");
-    configure(checked.agent, &other_key);
+    configure(checked.agent, &server_option("public_key", stranger));
     checked.names("wrong_key");
     agent.stop();
     let (exit, report) = agent.check();

@@ -14,12 +14,13 @@ use attacker::{Attacker, SERVER, random_bytes, refused_silently};
 use lab::traffic::{Kind, TrafficServer, Transfer, churn, open_idle};
 use lab::{AgentProgram, Lab, Process, ServerProgram, TARGET_V4, until, wait_for};
 use mptcp_bond::config::keys::PrivateKey;
+use mptcp_bond::tunnel::Cipher;
 use mptcp_bond::tunnel::handshake::HandshakeError;
 use mptcp_bond::tunnel::hello::Refusal;
+use mptcp_bond::tunnel::probe::{PROBE_MAX, ProbeRequest};
 use mptcp_bond::tunnel::record::Kind as Record;
 use mptcp_bond::tunnel::session::{SessionId, SessionKeys, StreamSecret};
 use mptcp_bond::tunnel::stream::{PREAMBLE_LEN, Preamble};
-use mptcp_bond::tunnel::{Cipher, probe::ProbeRequest};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
 
@@ -248,20 +249,24 @@ fn datagrams_earn_no_more_than_they_are(attacker: &Attacker) {
     let strange = SessionKeys::new(SessionId(1), &StreamSecret::from_bytes([2; 32]));
     socket.send(&ProbeRequest { counter: 1 }.encode(&strange)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let mut replies = 0;
+    let mut padded = probe.to_vec();
+    padded.resize(PROBE_MAX, 0);
     let mut requests = 0;
-    let answered = until("probes are answered", LIMIT, || {
-        socket.send(&probe).unwrap();
-        requests += 1;
-        // The flood before may have filled the queue of the server's socket.
-        if let Ok(length) = socket.recv(&mut buffer) {
-            assert_eq!(length, probe.len(), "no more than was sent");
-            replies += 1;
-        }
-        (replies == 100).then_some(requests)
-    });
+    for request in [probe.to_vec(), padded] {
+        let mut replies = 0;
+        until("probes are answered", LIMIT, || {
+            socket.send(&request).unwrap();
+            requests += 1;
+            // The flood before may have filled the queue of the server's socket.
+            if let Ok(length) = socket.recv(&mut buffer) {
+                assert!(length <= request.len(), "no more than was sent");
+                replies += usize::from(length == request.len());
+            }
+            (replies == 100).then_some(())
+        });
+    }
     socket.set_nonblocking(true).unwrap();
-    assert!(socket.recv(&mut buffer).is_err(), "{answered} requests, garbage has no answer");
+    assert!(socket.recv(&mut buffer).is_err(), "{requests} requests, garbage has no answer");
 }
 
 /// Opens some hundred connections a second from these addresses for as long as `running`, holds the

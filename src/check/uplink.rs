@@ -43,35 +43,38 @@ struct Judge<'a> {
     findings: Findings,
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     /// Looks at one thing after the other until one fails.
     fn look(&mut self, trouble: Option<&Finding>) {
-        for step in [Self::device, Self::network, Self::agent, Self::kernel_objects] {
-            step(self);
-            if self.findings.failed().is_some() {
-                return;
-            }
+        if self.fails(&[Self::device, Self::network, Self::agent, Self::kernel_objects]) {
+            return;
         }
         if self.uplink.uplink.role == Role::Off {
             return self.in_use();
         }
-        let steps: [fn(&mut Self, &Trial); 5] =
-            [Self::gateway, Self::route, Self::contact, Self::mptcp, Self::path];
-        for (number, step) in steps.into_iter().enumerate() {
-            // What the server lacks is no fault of the uplink's, but what is in front of it is.
-            if let (2, Some(trouble)) = (number, trouble) {
-                let found = format!("{} cannot be used: see there", trouble.subject);
-                let code = trouble.code.clone();
-                return self.findings.fail("server", code, found, "");
-            }
-            if let Some(trial) = &self.uplink.trial {
-                step(self, trial);
-            }
-            if self.findings.failed().is_some() {
-                return;
-            }
+        if self.fails(&[Self::gateway, Self::route]) {
+            return;
         }
-        self.in_use();
+        // What the server lacks is no fault of the uplink's, but what is in front of it is.
+        if let Some(trouble) = trouble {
+            let found = format!("{} cannot be used: see there", trouble.subject);
+            return self.findings.fail("server", trouble.code.clone(), found, "");
+        }
+        if !self.fails(&[Self::contact, Self::mptcp, Self::path]) {
+            self.in_use();
+        }
+    }
+
+    /// Whether one of these steps finds a failure; those behind it are not taken.
+    fn fails(&mut self, steps: &[fn(&mut Self)]) -> bool {
+        steps.iter().any(|step| {
+            step(self);
+            self.findings.failed().is_some()
+        })
+    }
+
+    fn trial(&self) -> Option<&'a Trial> {
+        self.uplink.trial.as_ref()
     }
 
     fn families(&self) -> &[Family] {
@@ -197,7 +200,8 @@ impl Judge<'_> {
         }
     }
 
-    fn gateway(&mut self, trial: &Trial) {
+    fn gateway(&mut self) {
+        let Some(trial) = self.trial() else { return };
         let gateway = self.path_in_use().and_then(|path| path.gateway);
         match (trial.gateway, gateway) {
             (Gateway::Answers, _) => self.findings.ok("gateway", "answers"),
@@ -210,7 +214,8 @@ impl Judge<'_> {
         }
     }
 
-    fn route(&mut self, trial: &Trial) {
+    fn route(&mut self) {
+        let Some(trial) = self.trial() else { return };
         if !passes(trial)
             && (trial.contact == Contact::NoRoute || trial.datagrams == Datagrams::NoRoute)
         {
@@ -220,7 +225,8 @@ impl Judge<'_> {
         }
     }
 
-    fn contact(&mut self, trial: &Trial) {
+    fn contact(&mut self) {
+        let Some(trial) = self.trial() else { return };
         let port = self.port;
         match (&trial.contact, trial.datagrams) {
             (Contact::Made { rtt, .. }, _) => {
@@ -279,7 +285,8 @@ impl Judge<'_> {
         }
     }
 
-    fn mptcp(&mut self, trial: &Trial) {
+    fn mptcp(&mut self) {
+        let Some(trial) = self.trial() else { return };
         let Contact::Made { mptcp, .. } = trial.contact else { return };
         let port = self.port;
         let alone = self.uplink.first && self.uplink.in_force() == InForce::Active;
@@ -325,7 +332,8 @@ impl Judge<'_> {
         limits.is_some_and(|limits| limits.too_few_for(self.facts))
     }
 
-    fn path(&mut self, trial: &Trial) {
+    fn path(&mut self) {
+        let Some(trial) = self.trial() else { return };
         match trial.path_mtu {
             PathMtu::Untried => {}
             PathMtu::Passes(size) => {
@@ -363,7 +371,10 @@ impl Judge<'_> {
         };
         let (grade, code) =
             reason_code(&assignment.reason, assignment.in_force, self.uplink.uplink.role);
-        let (found, advice) = sentence(&assignment.reason.to_string());
+        let (found, advice) = match &assignment.reason {
+            Reason::Capped(cap) => (cap.to_string(), "wait, or raise option 'quota'".to_owned()),
+            reason => sentence(&reason.to_string()),
+        };
         let found = match assignment.in_force {
             InForce::Active => format!("carries traffic: {found}"),
             InForce::Backup => format!("stands by: {found}"),
