@@ -162,13 +162,14 @@ impl Contact {
     }
 
     /// The addresses to dial now, best first, if it is due; remembers that it was dialled.
-    pub(super) fn dial_due(&mut self, now: Instant) -> Option<Vec<IpAddr>> {
+    /// `prefer` is the family that more uplinks have than the other.
+    pub(super) fn dial_due(&mut self, prefer: Option<Family>, now: Instant) -> Option<Vec<IpAddr>> {
         let possible = self.want != Want::Rest && !self.dialling && !self.addresses.is_empty();
         if !possible || now < self.dial_at {
             return None;
         }
         self.dialling = true;
-        Some(order(&self.addresses, self.worked))
+        Some(order(&self.addresses, self.worked, prefer))
     }
 
     /// The attempt brought a session at this address.
@@ -209,6 +210,10 @@ impl Contact {
             self.failures = 0;
             let soon = self.dialled.map_or(now, |dialled| dialled + DIAL_FIRST);
             self.dial_at = self.dial_at.min(soon);
+            if self.addresses.is_empty() {
+                // At the start DNS is there as soon as an uplink is.
+                self.refresh(now);
+            }
         }
     }
 
@@ -230,10 +235,12 @@ fn spread(wait: Duration, dice: u16) -> Duration {
     wait * 3 / 4 + wait / 2 * u32::from(dice) / u32::from(u16::MAX)
 }
 
-/// The order to dial in: the address that worked last, then the families in turn (RFC 8305,
-/// section 4).
-fn order(addresses: &[IpAddr], worked: Option<IpAddr>) -> Vec<IpAddr> {
-    let first = worked.filter(|worked| addresses.contains(worked)).or(addresses.first().copied());
+/// The order to dial in: an address of the family that bonds more uplinks, the one that worked last
+/// if it is as good, then the families in turn (RFC 8305, section 4).
+fn order(addresses: &[IpAddr], worked: Option<IpAddr>, prefer: Option<Family>) -> Vec<IpAddr> {
+    let good = |address: &&IpAddr| prefer.is_none_or(|family| Family::of(**address) == family);
+    let first = worked.filter(|worked| addresses.contains(worked) && good(&worked));
+    let first = first.or_else(|| addresses.iter().find(good).or(addresses.first()).copied());
     let mut ordered: Vec<IpAddr> = first.into_iter().collect();
     let mut rest: Vec<IpAddr> =
         addresses.iter().copied().filter(|address| Some(*address) != first).collect();
@@ -268,8 +275,8 @@ mod tests {
     fn waits(contact: &mut Contact, mut now: Instant, dice: u16) -> Vec<u128> {
         let mut waits = Vec::new();
         for _ in 0..10 {
-            assert!(contact.dial_due(now).is_some());
-            assert_eq!(contact.dial_due(now), None, "one attempt at a time");
+            assert!(contact.dial_due(None, now).is_some());
+            assert_eq!(contact.dial_due(None, now), None, "one attempt at a time");
             contact.on_failed(now, dice);
             waits.push((contact.dial_at() - now).as_millis());
             now = contact.dial_at();
@@ -281,12 +288,17 @@ mod tests {
     fn the_address_that_worked_comes_first_then_the_families_in_turn() {
         let all = addresses(&["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2"]);
         let in_turn = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2"];
-        assert_eq!(order(&all, None), addresses(&in_turn));
+        assert_eq!(order(&all, None, None), addresses(&in_turn));
         let after_one = ["192.0.2.2", "2001:db8::1", "192.0.2.1", "2001:db8::2"];
-        assert_eq!(order(&all, Some(all[3])), addresses(&after_one));
+        assert_eq!(order(&all, Some(all[3]), None), addresses(&after_one));
         let gone = addresses(&["203.0.113.9"]);
-        assert_eq!(order(&all, Some(gone[0])), addresses(&in_turn));
-        assert_eq!(order(&[], None), addresses(&[]));
+        assert_eq!(order(&all, Some(gone[0]), None), addresses(&in_turn));
+        assert_eq!(order(&[], None, None), addresses(&[]));
+
+        let v4_bonds_more = ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"];
+        assert_eq!(order(&all, Some(all[1]), Some(Family::V4)), addresses(&v4_bonds_more));
+        assert_eq!(order(&all, Some(all[3]), Some(Family::V4))[0], all[3]);
+        assert_eq!(order(&all[..2], None, Some(Family::V4)), all[..2]);
     }
 
     #[test]
@@ -294,9 +306,9 @@ mod tests {
         let now = Instant::now();
         let mut contact = Contact::new("2001:db8::1", now);
         assert!(!contact.resolve_due(now + MINUTE));
-        assert_eq!(contact.dial_due(now), None, "nobody wants it");
+        assert_eq!(contact.dial_due(None, now), None, "nobody wants it");
         contact.want(Want::Need, now);
-        assert_eq!(contact.dial_due(now), Some(addresses(&["2001:db8::1"])));
+        assert_eq!(contact.dial_due(None, now), Some(addresses(&["2001:db8::1"])));
     }
 
     #[test]
@@ -330,18 +342,18 @@ mod tests {
             at = contact.resolve_at;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(contact.dial_due(now), Some(addresses(&["192.0.2.1"])));
+        assert_eq!(contact.dial_due(None, now), Some(addresses(&["192.0.2.1"])));
     }
 
     #[test]
     fn new_addresses_are_dialled_at_once() {
         let now = Instant::now();
         let mut contact = needed(&["192.0.2.1", "192.0.2.2"], now);
-        assert!(contact.dial_due(now).is_some());
+        assert!(contact.dial_due(None, now).is_some());
         assert!(contact.on_resolved(&addresses(&["192.0.2.2"]), now));
-        assert_eq!(contact.dial_due(now), None, "fewer addresses are no reason");
+        assert_eq!(contact.dial_due(None, now), None, "fewer addresses are no reason");
         assert!(contact.on_resolved(&addresses(&["192.0.2.3"]), now));
-        assert_eq!(contact.dial_due(now), Some(addresses(&["192.0.2.3"])));
+        assert_eq!(contact.dial_due(None, now), Some(addresses(&["192.0.2.3"])));
         let many: Vec<IpAddr> = (0..200).map(|n| [192, 0, 2, n].into()).collect();
         contact.on_resolved(&many, now);
         assert_eq!(contact.addresses().len(), ADDRESSES);
@@ -372,13 +384,13 @@ mod tests {
         let mut contact = needed(&["192.0.2.1"], start);
         let mut now = start;
         for wait in [250, 500, 1000] {
-            assert!(contact.dial_due(now).is_some());
+            assert!(contact.dial_due(None, now).is_some());
             contact.on_up(contact.addresses[0], now);
             contact.on_down(now, 0);
             assert_eq!(contact.dial_at() - now, Duration::from_millis(wait));
             now = contact.dial_at();
         }
-        assert!(contact.dial_due(now).is_some());
+        assert!(contact.dial_due(None, now).is_some());
         contact.on_up(contact.addresses[0], now);
         contact.on_down(now + MINUTE, 0);
         assert_eq!(contact.dial_at() - now, MINUTE + DIAL_FIRST);

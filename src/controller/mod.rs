@@ -489,7 +489,8 @@ impl Controller {
     }
 
     fn judge_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.servers.poll(now, actions) {
+        let prefer = outlets::commoner_family(&self.uplinks);
+        if self.servers.poll(prefer, now, actions) {
             self.on_session(true, now);
         }
         let server = self.servers.used();

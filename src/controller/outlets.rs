@@ -1,5 +1,6 @@
 //! Where packets of our own leave: probes, and connections to the server.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use crate::desired;
@@ -42,6 +43,16 @@ pub(super) fn dial_order(slots: &[u8], uplinks: &[Uplink]) -> Vec<Outlet> {
             families.filter_map(|family| outlet(uplink, family))
         })
         .collect()
+}
+
+/// The family in which more uplinks work than in the other: a session in it bonds more of them.
+pub(super) fn commoner_family(uplinks: &[Uplink]) -> Option<Family> {
+    let working = |family| uplinks.iter().filter(|uplink| uplink.fault(family).is_none()).count();
+    match working(Family::V4).cmp(&working(Family::V6)) {
+        Ordering::Less => Some(Family::V6),
+        Ordering::Greater => Some(Family::V4),
+        Ordering::Equal => None,
+    }
 }
 
 /// The address and device an uplink uses in a family.

@@ -12,6 +12,7 @@ use super::contact::{Contact, Want};
 use super::event::{Action, ServerNews};
 use super::server::Server;
 use crate::config::agent::ServerConfig;
+use crate::net::Family;
 
 /// How long a server may fail before the next one is dialled, and that one before its next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -235,8 +236,14 @@ impl Servers {
         }
     }
 
-    /// Decides what to use and whom to try. Whether another one is used than before.
-    pub(super) fn poll(&mut self, now: Instant, actions: &mut Vec<Action>) -> bool {
+    /// Decides what to use and whom to try, where there is a choice in the family that more uplinks
+    /// have. Whether another one is used than before.
+    pub(super) fn poll(
+        &mut self,
+        prefer: Option<Family>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         self.members.iter_mut().for_each(|member| member.judge(now));
         let better = self.better(now);
         if let Some(rank) = better {
@@ -245,7 +252,7 @@ impl Servers {
         for rank in 0..self.members.len() {
             let want = self.wanted(rank, now);
             if let Some(member) = self.members.get_mut(rank) {
-                tend(member, want, now, actions);
+                tend(member, want, prefer, now, actions);
             }
         }
         better.is_some()
@@ -312,7 +319,13 @@ impl Servers {
 }
 
 /// Resolves, dials, asks and hangs up, as is due.
-fn tend(member: &mut Member, want: Want, now: Instant, actions: &mut Vec<Action>) {
+fn tend(
+    member: &mut Member,
+    want: Want,
+    prefer: Option<Family>,
+    now: Instant,
+    actions: &mut Vec<Action>,
+) {
     let wants_connection = member.wants_connection();
     let Member { config, server, contact, .. } = member;
     let name = || config.name.clone();
@@ -328,7 +341,7 @@ fn tend(member: &mut Member, want: Want, now: Instant, actions: &mut Vec<Action>
     if contact.resolve_due(now) {
         actions.push(Action::Resolve(name()));
     }
-    if wants_connection && let Some(addresses) = contact.dial_due(now) {
+    if wants_connection && let Some(addresses) = contact.dial_due(prefer, now) {
         actions.push(Action::Dial { server: name(), addresses });
     }
     if server.ping_due(now) {

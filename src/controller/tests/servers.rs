@@ -322,3 +322,33 @@ fn without_a_url_nothing_is_checked() {
     world.run(60_000);
     assert_eq!(checks(&world), []);
 }
+
+#[test]
+fn the_family_that_more_uplinks_have_is_dialled_first() {
+    let mut world = World::new();
+    world.tell(Event::Started);
+    world.resolved(&["2001:db8::2", SERVER]);
+    world.run(10);
+    let dialled = world.done.iter().find_map(|(_, action)| match action {
+        Action::Dial { addresses, .. } => Some(addresses.clone()),
+        _ => None,
+    });
+    assert_eq!(dialled.unwrap(), [address(SERVER), address("2001:db8::2")], "no uplink has IPv6");
+}
+
+#[test]
+fn a_name_is_resolved_as_soon_as_there_is_an_uplink() {
+    let mut world = World::new();
+    let whole = std::mem::take(&mut world.kernel.addresses);
+    world.tell(Event::Started);
+    let unresolved = || ServerNews::Resolved(Err("no answer from DNS".into()));
+    for _ in 0..8 {
+        world.tell(Event::Server("vps".into(), unresolved()));
+    }
+    world.run(1000);
+    world.forget();
+    world.kernel.addresses = whole;
+    world.tell(Event::Changed);
+    world.run(200);
+    assert_eq!(world.count(|action| *action == Action::Resolve("vps".into())), 1);
+}
