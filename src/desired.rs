@@ -259,6 +259,7 @@ fn route(table: Table, destination: Prefix, device: IfIndex) -> Route {
     Route {
         table,
         destination,
+        from: None,
         metric: match destination.family() {
             Family::V4 => 0,
             Family::V6 => METRIC_V6,

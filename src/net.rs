@@ -266,6 +266,8 @@ pub struct Route {
     pub table: Table,
     /// Destination, host bits zero.
     pub destination: Prefix,
+    /// Source that a packet must have, host bits zero; IPv6 alone has such routes.
+    pub from: Option<Prefix>,
     /// Metric; 0 for IPv4 "none", 1024 is IPv6's default.
     pub metric: u32,
     /// Kind.

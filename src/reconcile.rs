@@ -369,6 +369,9 @@ fn write_route(
         true => write!(out, "default")?,
         false => write!(out, "{}", route.destination)?,
     }
+    if let Some(from) = route.from {
+        write!(out, " from {from}")?;
+    }
     if let Some(gateway) = route.gateway {
         write!(out, " via {gateway}")?;
     }

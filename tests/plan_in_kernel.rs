@@ -114,6 +114,7 @@ fn default_via(device: u32, gateway: &str, metric: u32) -> Route {
     Route {
         table: Table(254),
         destination: Prefix::default_route(mptcp_bond::net::Family::of(gateway)),
+        from: None,
         metric,
         kind: RouteKind::Unicast,
         gateway: Some(gateway),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::opinions::{Opinion, Opinions};
+use super::{Action, Controller};
 use crate::config::agent::Role;
 use crate::desired::{self, Direct};
 use crate::failover::{Assignment, InForce, Reason};
@@ -16,12 +17,55 @@ use crate::uplink::Uplink;
 const RTT_MARGIN: Duration = Duration::from_millis(5);
 
 /// What is known of the uplinks.
-pub(super) struct View<'a> {
-    pub uplinks: &'a [Uplink],
-    pub assignments: &'a [Assignment],
-    pub health: &'a BTreeMap<u8, Health>,
-    pub opinions: &'a Opinions,
-    pub kernel: &'a Kernel,
+struct View<'a> {
+    uplinks: &'a [Uplink],
+    assignments: &'a [Assignment],
+    health: &'a BTreeMap<u8, Health>,
+    opinions: &'a Opinions,
+    kernel: &'a Kernel,
+}
+
+impl Controller {
+    /// Chooses where untunnelled traffic leaves from now on, and tells of a change.
+    pub(super) fn choose_direct(&mut self, actions: &mut Vec<Action>) {
+        let chosen = self.direct.choose(&self.direct_view());
+        for (family, direct) in &chosen {
+            let before = self.direct.paths.get(family);
+            let uplink = self.uplinks.iter().find(|uplink| uplink.slot == direct.slot);
+            if let (Some(before), Some(uplink)) = (before, uplink)
+                && before.slot != direct.slot
+            {
+                let text = format!("untunnelled {family} now leaves over {}", uplink.name);
+                actions.push(Action::Log(log::Level::Info, text));
+            }
+        }
+        self.direct.paths = chosen;
+    }
+
+    /// Whether it should leave elsewhere than it does.
+    pub(super) fn direct_differs(&self) -> bool {
+        self.direct.paths != self.direct.choose(&self.direct_view())
+    }
+
+    /// Has flows forgotten that are bound to an uplink no longer live, so that they take another.
+    pub(super) fn leave_dead_uplinks(&mut self, actions: &mut Vec<Action>) {
+        let mut direct = std::mem::take(&mut self.direct);
+        let addresses = direct.leave(&self.direct_view());
+        self.direct = direct;
+        if !addresses.is_empty() && self.config.idle_reason().is_none() {
+            actions.push(Action::ForgetFlows(addresses));
+        }
+    }
+
+    fn direct_view(&self) -> View<'_> {
+        View {
+            uplinks: &self.uplinks,
+            assignments: &self.assignments,
+            health: &self.health,
+            opinions: &self.opinions,
+            kernel: &self.kernel,
+        }
+    }
 }
 
 /// The choice for each family, and the uplinks whose flows were sent elsewhere.
@@ -51,16 +95,17 @@ impl DirectTraffic {
         &self.paths
     }
 
-    /// Chooses anew.
-    pub(super) fn choose(&mut self, view: &View) {
+    fn choose(&self, view: &View) -> BTreeMap<Family, Direct> {
         let choose = |family| self.choose_in(family, view).map(|direct| (family, direct));
-        self.paths = Family::ALL.into_iter().filter_map(choose).collect();
+        Family::ALL.into_iter().filter_map(choose).collect()
     }
 
     /// The uplink of the main table's default route stays in use while it is as good as any, so that
     /// the metrics that somebody gave still mean something.
     fn choose_in(&self, family: Family, view: &View) -> Option<Direct> {
         let main = match view.default_route(family) {
+            // Without one private IPv6 sources get an error at once, and IPv4 takes over.
+            DefaultRoute::None if family == Family::V6 => return None,
             DefaultRoute::None => None,
             DefaultRoute::Over(slot) => Some(slot),
             DefaultRoute::Elsewhere => return None,
@@ -111,7 +156,7 @@ impl DirectTraffic {
 
     /// The addresses of the uplinks that have ceased to be live although another one is: their flows
     /// are to be forgotten, once, after the choice is in force.
-    pub(super) fn leave(&mut self, view: &View) -> Vec<IpAddr> {
+    fn leave(&mut self, view: &View) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
         for (&family, direct) in &self.paths {
             for uplink in view.uplinks.iter().filter(|uplink| uplink.role != Role::Off) {
@@ -151,6 +196,7 @@ impl View<'_> {
             route.table == MAIN
                 && route.kind == RouteKind::Unicast
                 && route.destination == Prefix::default_route(family)
+                && route.from.is_none()
         });
         let Some(route) = main.min_by_key(|route| route.metric) else { return DefaultRoute::None };
         let over = |uplink: &&Uplink| {
@@ -163,7 +209,7 @@ impl View<'_> {
     }
 }
 
-/// Where the main table's best default route leads.
+/// Where the main table's best default route for any source leads.
 enum DefaultRoute {
     /// There is none.
     None,

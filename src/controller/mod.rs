@@ -305,31 +305,9 @@ impl Controller {
         self.renew_health(&before, now);
         self.assign(now, actions);
         self.set_outlets(now, actions);
-        let mut direct = std::mem::take(&mut self.direct);
-        direct.choose(&self.direct_view());
-        self.direct = direct;
+        self.choose_direct(actions);
         self.reconcile(now, actions);
         self.leave_dead_uplinks(actions);
-    }
-
-    fn direct_view(&self) -> direct::View<'_> {
-        direct::View {
-            uplinks: &self.uplinks,
-            assignments: &self.assignments,
-            health: &self.health,
-            opinions: &self.opinions,
-            kernel: &self.kernel,
-        }
-    }
-
-    /// Has flows forgotten that are bound to an uplink no longer live, so that they take another.
-    fn leave_dead_uplinks(&mut self, actions: &mut Vec<Action>) {
-        let mut direct = std::mem::take(&mut self.direct);
-        let addresses = direct.leave(&self.direct_view());
-        self.direct = direct;
-        if !addresses.is_empty() && self.config.idle_reason().is_none() {
-            actions.push(Action::ForgetFlows(addresses));
-        }
     }
 
     /// Health belongs to a path: another address or device starts anew, a gap in it does not. What
@@ -512,14 +490,19 @@ impl Controller {
         let families = desired::families(self.servers.used().in_use);
         let mut failover = self.failover.clone();
         let assignments = failover.assign(&self.uplinks, &self.healths(), families, now);
-        // By its kind of reason, too: untunnelled traffic avoids an uplink on trial.
-        let kind = |it: &Assignment| (it.slot, it.in_force, std::mem::discriminant(&it.reason));
-        if !assignments.iter().map(kind).eq(self.assignments.iter().map(kind)) {
+        let changed = assignments
+            .iter()
+            .zip(&self.assignments)
+            .any(|(new, old)| new.slot != old.slot || new.in_force != old.in_force);
+        if changed {
             self.looks.by(now);
         } else {
             self.failover = failover;
             self.assignments = assignments;
             self.set_outlets(now, actions);
+            if self.direct_differs() {
+                self.looks.by(now);
+            }
         }
     }
 }

@@ -45,6 +45,7 @@ const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_TENTATIVE: u32 = 0x40;
 
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
@@ -154,7 +155,7 @@ pub(super) fn lacks_family(refusal: &Refusal) -> bool {
 
 /// Adds the routes that a message describes.
 fn route(message: &Message<'_>, routes: &mut Vec<Route>) -> Option<()> {
-    let [family, length, _, _, table, protocol, _, kind] = read(message.payload, 0)?;
+    let [family, length, from_length, _, table, protocol, _, kind] = read(message.payload, 0)?;
     let flags = u32::from_ne_bytes(read(message.payload, 8)?);
     let family = Family::ALL.into_iter().find(|known| family_number(*known) == family)?;
     let kind = match kind {
@@ -165,6 +166,7 @@ fn route(message: &Message<'_>, routes: &mut Vec<Route>) -> Option<()> {
     let mut route = Route {
         table: Table(u32::from(table)),
         destination: Prefix::new(family.unspecified(), length)?,
+        from: None,
         metric: 0,
         kind,
         gateway: None,
@@ -178,6 +180,7 @@ fn route(message: &Message<'_>, routes: &mut Vec<Route>) -> Option<()> {
     for attribute in message.attributes(ROUTE_HEADER) {
         match attribute.kind {
             RTA_DST => route.destination = Prefix::new(attribute.address()?, length)?,
+            RTA_SRC => route.from = Some(Prefix::new(attribute.address()?, from_length)?),
             RTA_TABLE => route.table = Table(attribute.u32()?),
             RTA_PRIORITY => route.metric = attribute.u32()?,
             RTA_PREFSRC => route.source = attribute.address(),
@@ -263,7 +266,7 @@ fn encode(kind: u16, flags: u16, route: &Route, scope: u8) -> Request {
     let header = [
         family_number(family),
         destination.length,
-        0,
+        route.from.map_or(0, |from| from.length),
         0,
         0, // RTA_TABLE says it: ours do not fit a byte
         route.protocol,
@@ -280,6 +283,9 @@ fn encode(kind: u16, flags: u16, route: &Route, scope: u8) -> Request {
         .u32(RTA_PRIORITY, route.metric);
     if destination.length > 0 {
         request = request.address(RTA_DST, destination.address);
+    }
+    if let Some(from) = route.from {
+        request = request.address(RTA_SRC, from.address);
     }
     if let Some(source) = route.source {
         request = request.address(RTA_PREFSRC, source);

@@ -28,6 +28,7 @@ pub(crate) fn default_via(device: u32, gateway: &str, metric: u32) -> Route {
     Route {
         table: Table(254),
         destination: Prefix::default_route(Family::of(gateway)),
+        from: None,
         metric,
         kind: RouteKind::Unicast,
         gateway: Some(gateway),

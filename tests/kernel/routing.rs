@@ -17,6 +17,7 @@ fn default_route(family: Family, table: u32, device: IfIndex) -> Route {
     Route {
         table: Table(table),
         destination: Prefix::default_route(family),
+        from: None,
         metric: if family == Family::V6 { 1024 } else { 0 },
         kind: RouteKind::Unicast,
         gateway: None,
@@ -235,6 +236,19 @@ fn routes_are_replaced_and_deleted() {
         let absent = default_route(Family::V4, 5001, IfIndex(999));
         let error = handle.apply(&Operation::ReplaceRoute(absent)).await.unwrap_err();
         assert!(error.reason.starts_with("ENODEV (No such device)"), "{error}");
+    });
+}
+
+#[test]
+fn a_default_route_for_some_sources_is_told_apart() {
+    in_namespace("routing::a_default_route_for_some_sources_is_told_apart", async {
+        uplinks();
+        sh("ip -6 route add default from 2001:db8:77::/48 via fe80::1 dev wan0 metric 5");
+        let (mut handle, _watch) = KernelHandle::open().await.unwrap();
+        let routes = dump(&mut handle).await.routes;
+        let route = routes.iter().find(|route| route.metric == 5).unwrap();
+        assert_eq!(route.destination, prefix("::/0"));
+        assert_eq!(route.from, Some(prefix("2001:db8:77::/48")));
     });
 }
 

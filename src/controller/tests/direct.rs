@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::agent::Role;
 use crate::net::{Family, IfIndex};
-use crate::uplink::tests::default_via;
+use crate::uplink::tests::{address as interface_address, default_via};
 
 impl World {
     /// The device that new flows of the LAN leave over, and whether the router's own traffic is led
@@ -38,6 +38,7 @@ fn flows_of_a_dead_uplink_are_forgotten_once_and_after_new_ones_take_another() {
     assert_eq!(world.direct(), Some(("eth1", false)));
     world.rtt[0] = None;
     world.until(5000, |world| world.direct() == Some(("eth2", true)));
+    assert_eq!(world.log().last(), Some(&"untunnelled IPv4 now leaves over wanb"));
     world.run(60_000);
     assert_eq!(world.forgotten(), ["192.0.2.10"]);
     let is_switch = |action: &Action| match action {
@@ -142,6 +143,26 @@ fn the_main_tables_choice_counts_until_another_is_far_nearer() {
     world.rtt = [Some(20), Some(400)];
     world.run(60_000);
     assert_eq!(world.direct(), Some(("eth2", false)));
+}
+
+#[test]
+fn ipv6_is_led_where_any_source_has_a_default_route() {
+    let mut world = World::settled();
+    let v6 = |world: &World| {
+        let mut rules = world.kernel.rules.iter();
+        rules.any(|rule| rule.family == Family::V6 && rule.priority.0 == 720)
+    };
+    world.kernel.addresses.push(interface_address(3, "2001:db8:1::2/64"));
+    world.kernel.routes.push(default_via(3, "fe80::1", 512));
+    world.tell(Event::Changed);
+    assert!(v6(&world));
+    // As netifd makes them where the router does not translate.
+    world.kernel.routes.iter_mut().filter(|it| it.metric == 512).for_each(|route| {
+        route.from = Some("2001:db8:1::/48".parse().unwrap());
+    });
+    world.run(200);
+    world.tell(Event::Changed);
+    assert!(!v6(&world));
 }
 
 #[test]

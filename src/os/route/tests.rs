@@ -18,6 +18,7 @@ fn any_route(noise: &mut Noise) -> Route {
     Route {
         table: Table(1 + noise.u32() % 250 + 1000 * (noise.u32() % 6)),
         destination,
+        from: noise.bool().then(|| Prefix::new(noise.address(family), 1).unwrap().network()),
         metric: noise.u32() % 3000,
         kind: if noise.bool() { RouteKind::Unicast } else { RouteKind::Local },
         gateway: noise.bool().then(|| noise.address(gateway_family)),

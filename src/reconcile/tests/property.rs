@@ -28,6 +28,7 @@ fn route(table: impl Strategy<Value = u32>, protocol: u8) -> impl Strategy<Value
         move |(table, destination, metric, gateway, device)| Route {
             table: Table(table),
             destination,
+            from: None,
             metric,
             kind: RouteKind::Unicast,
             gateway,
