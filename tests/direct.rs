@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use lab::traffic::{Dialer, Kind, TrafficServer, UdpEcho, UdpFlow};
 use lab::{
-    AgentProgram, Direction, Lab, Process, ServerProgram, TARGET_V4, TARGET_V6, Uplink, until,
+    AgentProgram, Direction, LAN_CLIENT_V4, Lab, Process, ServerProgram, TARGET_V4, TARGET_V6,
+    Uplink, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -176,6 +177,19 @@ fn what_is_new_leaves_over_a_live_uplink() {
     assert_eq!([bypassed(), routers_own()], [wanb; 2], "a route of one's own");
     lab.router.ip(&format!("route delete {TARGET_V4}/32"));
 
+    lab.router.ip(&format!("route add default via {gateway} dev wanb table 77"));
+    lab.router.ip("rule add priority 1001 fwmark 0x100/0x3f00 lookup 77");
+    lab.router.nft(
+        "table ip other {
+           chain prerouting {
+             type filter hook prerouting priority mangle;
+             tcp dport 8080 meta mark set 0x100
+           }
+         }",
+    );
+    assert_eq!(bypassed(), wanb, "what others mark is theirs");
+    lab.router.nft("delete table ip other");
+
     lab.uplink(0).blackhole(Direction::Both);
     is_down(&mut agent, 0);
     assert_eq!([bypassed(), routers_own()], [wanb; 2], "over the one that is left");
@@ -192,6 +206,30 @@ fn what_is_new_leaves_over_a_live_uplink() {
     agent.wait_ready();
     until("main's choice counts again", 2 * LIMIT, || (bypassed() == wan).then_some(()));
     assert_eq!(routers_own(), wan);
+}
+
+#[test]
+fn a_forwarded_port_answers_over_the_uplink_it_was_asked_at() {
+    let lab = Lab::two_uplinks("direct-inbound");
+    let server = ServerProgram::start(&lab);
+    let _agent = AgentProgram::start(&lab, &server);
+    let host = TrafficServer::start(&lab.lan, Kind::Tcp, 2222);
+    lab.router.nft(&format!(
+        "add rule inet fw4 forward ct status dnat accept
+         table ip forwards {{
+           chain dstnat {{
+             type nat hook prerouting priority dstnat;
+             iifname {{ wan, wanb }} tcp dport 2222 dnat to {LAN_CLIENT_V4}
+           }}
+         }}"
+    ));
+    for (index, uplink) in lab.uplinks().iter().enumerate() {
+        // Somebody with a public address.
+        let (router, public) = (uplink.address_v4(), seen_over(&lab, index, false));
+        uplink.isp().ip(&format!("route add {router}/32 dev cpe src {public}"));
+        let dialer = host.dialer(uplink.isp(), Kind::Tcp, router);
+        assert_eq!(dialer.seen_as().expect("connect"), public, "over {}", uplink.device());
+    }
 }
 
 /// Sends a packet to a port that is said to be closed; how long the refusal took.
