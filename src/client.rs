@@ -64,15 +64,21 @@ struct RoleOutcome {
     name: String,
     role: Role,
     configured: Role,
+    /// The quota that is reached, and takes the place of the role.
+    cap: Option<String>,
 }
 
 fn role_line(outcome: &RoleOutcome) -> String {
-    let RoleOutcome { name, role, configured } = outcome;
-    let name = printable(name, true);
-    if role == configured {
-        return format!("{name}: role {role}, as configured");
+    let RoleOutcome { name, role, configured, cap } = outcome;
+    let mut line = if role == configured {
+        format!("{name}: role {role}, as configured")
+    } else {
+        format!("{name}: role {role} until the agent restarts; configured: {configured}")
+    };
+    if let Some(cap) = cap {
+        line.push_str(&format!("; not in force: {cap}"));
     }
-    format!("{name}: role {role} until the agent restarts; configured: {configured}")
+    printable(&line, true).into_owned()
 }
 
 /// Returns the exit code, one of `sysexits.h`.
@@ -224,6 +230,16 @@ mod tests {
         assert!(is_utf8(locale(&[("LANG", "de_CH.UTF-8")])));
         assert!(is_utf8(locale(&[("LANG", "C"), ("LC_CTYPE", "C.utf8")])));
         assert!(!is_utf8(locale(&[("LANG", "C.UTF-8"), ("LC_ALL", "POSIX")])));
+    }
+
+    #[test]
+    fn what_holds_after_another_role_is_said_in_a_line() {
+        let line = |json: &str| role_line(&serde_json::from_str(json).unwrap());
+        let json = r#"{"name":"lte","role":"off","configured":"backup"}"#;
+        let text = "lte: role off until the agent restarts; configured: backup";
+        assert_eq!(line(json), text);
+        let json = r#"{"name":"lte\n","role":"bond","configured":"bond","cap":"a quota"}"#;
+        assert_eq!(line(json), "lte\\n: role bond, as configured; not in force: a quota");
     }
 
     #[test]

@@ -221,18 +221,16 @@ impl Saturation {
         if now.saturating_duration_since(engaged.since) >= TRIAL
             && let Some(before) = engaged.before.take()
         {
-            // Demand that went away meanwhile shows nothing.
-            let same = demand > STEADY * before;
-            let gain = demand - before;
-            if same && gain < overflow.rate() / 2.0 {
-                let retry = &mut self.retries[way];
+            let retry = &mut self.retries[way];
+            if demand - before < overflow.rate() / 2.0 {
                 retry.not_before = Some(now + retry.wait);
-                retry.wait = (retry.wait * 2).min(RETRY_LONGEST);
+                // Demand that went away meanwhile shows nothing.
+                if demand > STEADY * before {
+                    retry.wait = (retry.wait * 2).min(RETRY_LONGEST);
+                }
                 return;
             }
-            if same {
-                self.retries[way] = NO_RETRY;
-            }
+            *retry = NO_RETRY;
         }
         if demand > FITS * bond.capacity {
             engaged.fits_since = None;

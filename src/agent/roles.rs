@@ -35,6 +35,8 @@ impl Agent {
         let configured = uplink.role;
         self.handle(Event::RoleWanted { uplink: name.clone(), role }).await;
         let role = self.controller.manual_role(&name).unwrap_or(configured);
-        Ok(json!({ "name": name, "role": role, "configured": configured }).to_string())
+        let cap = self.controller.cap(&name).map(|cap| cap.to_string());
+        let outcome = json!({ "name": name, "role": role, "configured": configured, "cap": cap });
+        Ok(outcome.to_string())
     }
 }

@@ -7,7 +7,7 @@ use super::{Action, Controller, new_health};
 use crate::config::agent::Role;
 use crate::failover::InForce;
 use crate::net::Counters;
-use crate::quota::{Reading, Save, Standing, Usage};
+use crate::quota::{Cap, Reading, Save, Standing, Usage};
 
 impl Controller {
     /// Continues what an earlier agent counted.
@@ -18,6 +18,11 @@ impl Controller {
     /// What an uplink has carried in this period of its quota.
     pub fn usage(&self, uplink: &str) -> Option<Standing> {
         self.usage.standing(uplink)
+    }
+
+    /// The quota that an uplink has reached.
+    pub fn cap(&self, uplink: &str) -> Option<Cap> {
+        self.usage.caps(&self.config.uplinks).remove(uplink)
     }
 
     /// Whether the uplink with this slot is switched off because its quota is reached.

@@ -10,6 +10,8 @@ struct World {
     counters: BTreeMap<u8, Counters>,
     rates: [(u8, f64); 3],
     bond: &'static [u8],
+    /// Whether all is slower with the overflow uplink.
+    harmful: bool,
 }
 
 impl World {
@@ -20,12 +22,14 @@ impl World {
             counters: (0..3).map(|slot| (slot, Counters::default())).collect(),
             rates: [(0, 30.0), (1, 20.0), (2, 20.0)],
             bond: &[0, 1],
+            harmful: false,
         }
     }
 
     fn carry(&mut self, down: f64, up: f64) {
         let engaged = self.saturation.is_engaged();
         let used = |slot: u8| slot < 2 || engaged;
+        let (down, up) = if engaged && self.harmful { (20.0, up) } else { (down, up) };
         let all: f64 = self.rates.iter().filter(|(slot, _)| used(*slot)).map(|(_, r)| r).sum();
         for (slot, rate) in self.rates.into_iter().filter(|(slot, _)| used(*slot)) {
             let bytes = |demand: f64| (demand.min(all) * rate / all * 1e6 / 8.0) as u64;
@@ -92,6 +96,14 @@ fn a_limited_demand_is_found_out_by_a_trial_and_tried_ever_more_rarely() {
     // A demand that is there is noticed, after what is left of the wait.
     assert!(world.until(true, 500.0, 0.9) <= 600);
     assert_eq!(world.run(300, 500.0, 0.9), 300);
+}
+
+#[test]
+fn an_overflow_uplink_that_slows_all_down_is_released_soon() {
+    let mut world = World::new();
+    world.harmful = true;
+    let used = world.run(3600, 500.0, 0.9);
+    assert!(used < 400, "{used} s of an hour");
 }
 
 #[test]

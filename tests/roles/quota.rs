@@ -56,6 +56,8 @@ fn a_quota_demotes_live_connections_without_a_reset_and_outlives_the_agent() {
     assert!(reason(&status).starts_with("quota of 20.0 MB reached (2"), "{}", reason(&status));
     goes_on(&transfers);
     key_stroke(&shell);
+    let told = agent.set_role("wanb", "bond").expect("a role");
+    assert!(told.contains("as configured; not in force: quota of 20.0 MB"), "{told}");
 
     configure(&mut agent, "\toption quota '1G'\n");
     agent.reload();
