@@ -3,11 +3,12 @@
 CARGO ?= cargo
 SCRIPTS = tests/sandbox tests/toolchain tests/no-leftovers .ci/run
 
-.PHONY: help deps run baseline build test lint deny
+.PHONY: help deps run baseline bench build test lint deny
 
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
 	@echo 'make baseline  the same with plain kernel MPTCP instead of server and agent (root)'
+	@echo 'make bench     pairs of unequal uplinks against the better one alone (root); BENCH="..." for options'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make lint      formatting, clippy, shellcheck'
 	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
@@ -17,13 +18,16 @@ deps:
 	@tests/toolchain
 
 build: deps
-	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab
+	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix
 
 run: build
 	@$(CARGO) run --release --locked --quiet --example lab
 
 baseline: build
 	@$(CARGO) run --release --locked --quiet --example lab -- --baseline
+
+bench: build
+	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
 
 test: deps
 	tests/no-leftovers $(CARGO) test --locked
