@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::config::agent::{QuotaAction, Role};
+use crate::floor::Far;
 use crate::health::{Health, State};
 use crate::net::Family;
 use crate::quota::Cap;
@@ -51,7 +52,9 @@ pub enum Reason {
     Saturated,
     /// Its quota is reached: it stands by, or is switched off.
     Capped(Cap),
-    /// A backup or overflow uplink while no bond uplink is live.
+    /// A bond uplink far behind another one.
+    Far(Far),
+    /// An uplink that stood by, while no bond uplink is live.
     TookOver,
     /// Its probes are not answered, but nor are those of any other uplink.
     ServerSilent,
@@ -80,6 +83,7 @@ impl fmt::Display for Reason {
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
             Reason::Saturated => f.write_str("the bond uplinks are saturated"),
             Reason::Capped(cap) => cap.fmt(f),
+            Reason::Far(far) => far.fmt(f),
             Reason::TookOver => f.write_str("no bond uplink is live"),
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
             Reason::Unanswered(time) if time.as_secs() == 0 => f.write_str("probes unanswered"),
@@ -116,6 +120,8 @@ pub struct Failover {
     caps: BTreeMap<String, Cap>,
     /// Whether the bond uplinks are saturated.
     saturated: bool,
+    /// Bond uplinks that stand by, by slot.
+    far: BTreeMap<u8, Far>,
     silent: bool,
     returned: Option<Instant>,
 }
@@ -137,25 +143,37 @@ impl Failover {
         self.saturated = saturated;
     }
 
+    /// Takes note of the bond uplinks that stand by for nearer ones, by slot.
+    pub fn set_far(&mut self, far: BTreeMap<u8, Far>) {
+        self.far = far;
+    }
+
     /// Whether an uplink is switched off because its quota is reached.
     pub fn is_capped_off(&self, uplink: &str) -> bool {
         self.caps.get(uplink).is_some_and(|cap| cap.quota.action == QuotaAction::Off)
     }
 
-    /// The role to go by, of which a quota may be the cause.
+    /// The role to go by, of which a quota or a better uplink may be the cause.
     pub fn role(&self, uplink: &Uplink) -> Role {
-        self.role_and_cap(uplink).0
+        self.role_and_cause(uplink).0
     }
 
-    /// A quota that is reached takes the place of any role but `off`.
-    fn role_and_cap(&self, uplink: &Uplink) -> (Role, Option<Cap>) {
-        match self.caps.get(&uplink.name) {
-            Some(cap) if uplink.role != Role::Off => match cap.quota.action {
-                QuotaAction::Backup => (Role::Backup, Some(*cap)),
-                QuotaAction::Off => (Role::Off, Some(*cap)),
+    /// The role to go by, and why if it is not the configured one: a quota that is reached takes
+    /// the place of any role but `off`; a bond uplink that is far behind stands by.
+    fn role_and_cause(&self, uplink: &Uplink) -> (Role, Option<Reason>) {
+        match (self.caps.get(&uplink.name), self.far.get(&uplink.slot)) {
+            (Some(cap), _) if uplink.role != Role::Off => match cap.quota.action {
+                QuotaAction::Backup => (Role::Backup, Some(Reason::Capped(*cap))),
+                QuotaAction::Off => (Role::Off, Some(Reason::Capped(*cap))),
             },
+            (_, Some(far)) if uplink.role == Role::Bond => (Role::Backup, Some(Reason::Far(*far))),
             _ => (uplink.role, None),
         }
+    }
+
+    /// Whether an uplink is one of those that carry traffic as long as they can.
+    pub fn bonds(&self, uplink: &Uplink) -> bool {
+        uplink.role == Role::Bond && !self.caps.contains_key(&uplink.name)
     }
 
     /// The roles in force, an entry for each uplink.
@@ -182,15 +200,17 @@ impl Failover {
                 },
             })
             .collect();
+        // One on trial may well be dead: a backup goes on meanwhile.
         let bond_live = uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
-            self.role(uplink) == Role::Bond && matches!(fitness, Fitness::Live(_))
+            let works = matches!(fitness, Fitness::Live(reason) if *reason != Reason::Trial);
+            self.role(uplink) == Role::Bond && works
         });
         let mut assignments: Vec<Assignment> = uplinks
             .iter()
             .zip(fitness)
             .map(|(uplink, fitness)| {
-                let (role, cap) = self.role_and_cap(uplink);
-                let because = |reason| cap.map_or(reason, Reason::Capped);
+                let (role, instead) = self.role_and_cause(uplink);
+                let because = |reason| instead.unwrap_or(reason);
                 let (in_force, reason) = match (fitness, role) {
                     (Fitness::Unfit(reason), _) => (InForce::Unused, reason),
                     (Fitness::Live(reason), Role::Bond) => (InForce::Active, reason),

@@ -33,6 +33,7 @@ pub use servers::ServerView;
 use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce, Reason};
+use crate::floor::Floor;
 use crate::health::{Health, Policy, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
@@ -64,6 +65,7 @@ pub struct Controller {
     failing: BTreeSet<u8>,
     /// Slots over which a probe was asked for that has not left yet.
     probing: BTreeSet<u8>,
+    floor: Floor,
     failover: Failover,
     assignments: Vec<Assignment>,
     /// The roles in force last told to the user, by slot.
@@ -98,6 +100,7 @@ impl Controller {
             health: BTreeMap::new(),
             failing: BTreeSet::new(),
             probing: BTreeSet::new(),
+            floor: Floor::default(),
             failover: Failover::default(),
             assignments: Vec::new(),
             told: BTreeMap::new(),
@@ -162,6 +165,7 @@ impl Controller {
                 for (slot, health) in &mut self.health {
                     health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
                 }
+                self.keep_floor(rates.values().sum(), now);
             }
             Event::Received(packets) => {
                 for (slot, health) in self.health.iter_mut().filter(|(_, h)| h.is_active()) {
@@ -452,6 +456,22 @@ impl Controller {
                 actions.push(Action::Probe { slot });
             }
         }
+    }
+
+    /// Has far uplinks stand by unless they make the bond faster; `rate` is that of all uplinks.
+    fn keep_floor(&mut self, rate: u64, now: Instant) {
+        let live = self.uplinks.iter().filter(|uplink| {
+            let mut assignments = self.assignments.iter();
+            let assignment = assignments.find(|assignment| assignment.slot == uplink.slot);
+            let used = assignment.is_some_and(|assignment| assignment.in_force != InForce::Unused);
+            used && self.failover.bonds(uplink)
+        });
+        let rtts = live.filter_map(|uplink| {
+            Some((uplink.slot, self.health.get(&uplink.slot)?.rtt().least()?))
+        });
+        self.floor.set_rtts(&rtts.collect());
+        self.floor.on_rate(rate, now);
+        self.failover.set_far(self.floor.standing_by(now));
     }
 
     /// When an uplink begins to fail the others are probed at once: they tell whether it is the

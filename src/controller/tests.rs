@@ -2,6 +2,7 @@
 
 mod config;
 mod direct;
+mod floor;
 mod kernel;
 mod roles;
 mod server;

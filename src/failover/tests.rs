@@ -201,6 +201,15 @@ fn without_probes_every_uplink_counts() {
 }
 
 #[test]
+fn a_backup_goes_on_while_a_dead_bond_uplink_is_on_trial() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Backup]);
+    lab.run(5000, &[FAST; 2]);
+    let seen = lab.run(130_000, &[None, FAST]);
+    assert!(seen.contains(&"active active".to_owned()), "there was no trial: {seen:?}");
+    assert!(seen.iter().skip(1).all(|state| state.ends_with(" active")), "{seen:?}");
+}
+
+#[test]
 fn faults_take_an_uplink_out_at_once() {
     let mut lab = Lab::new(&[Role::Bond, Role::Backup]);
     lab.uplinks[0].device.as_mut().unwrap().carrier = false;

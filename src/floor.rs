@@ -1,0 +1,315 @@
+//! Never slower than the best uplinks alone: an uplink far behind the others has to earn its place.
+//!
+//! Data arrive in order, so all of them wait for what went over the longest path. A far uplink can
+//! make a bond much slower than the near ones are alone, or faster, if it is fat: 5 Mbit/s at 300 ms
+//! beside 100 Mbit/s at 10 ms leave 20 Mbit/s, 100 Mbit/s at 300 ms beside 10 Mbit/s are a gain. Which
+//! it is shows only under load. So a far uplink stands by until the others carry a steady load, is
+//! tried then, and stays if the bond became faster.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// An uplink is far when its RTT is this many times the least, and this much longer.
+const FAR_TIMES: u32 = 4;
+const FAR_BEHIND: Duration = Duration::from_millis(100);
+/// A load is steady when its rates of this many seconds are alike: none below this many percent of
+/// the highest.
+const STEADY_SECONDS: usize = 3;
+const STEADY_PERCENT: u64 = 80;
+/// Below this rate, in bits a second, nothing is tried: nobody would notice.
+const LEAST_LOAD: u64 = 1_000_000;
+/// How long a trial lasts: slow start, and the seconds that count.
+const TRIAL: Duration = Duration::from_secs(6);
+/// A trial that costs more than half of the rate for this long is over.
+const TOO_SLOW_AFTER: Duration = Duration::from_secs(3);
+/// What a far uplink has to add, in percent of the rate without it.
+const GAIN_PERCENT: u64 = 5;
+/// A verdict holds this long at first, twice as long each time it is confirmed, up to the last.
+const FIRST_VERDICT: Duration = Duration::from_secs(4 * 60);
+const LAST_VERDICT: Duration = Duration::from_secs(64 * 60);
+/// A load this many percent of the one tried with is tried again at once: more may be of use.
+const MORE_LOAD_PERCENT: u64 = 150;
+
+/// Why an uplink stands by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Far {
+    /// Its RTT.
+    pub rtt: Duration,
+    /// The least of the others.
+    pub least: Duration,
+    /// Whether it has made the bond slower, or no faster, and when it is tried again; `None` before
+    /// the first trial.
+    pub again: Option<Duration>,
+}
+
+impl fmt::Display for Far {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Far { rtt, least, again } = self;
+        let behind = format!("{} ms behind {} ms", rtt.as_millis(), least.as_millis());
+        match again {
+            None => write!(f, "may make the bond slower: {behind}; tried under the next load"),
+            Some(again) => {
+                let minutes = again.as_secs().div_ceil(60);
+                write!(f, "makes the bond no faster: {behind}; tried again in {minutes} min")
+            }
+        }
+    }
+}
+
+/// How a far uplink fares.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// It was never tried.
+    New,
+    /// It is being tried since then.
+    Trial(Instant),
+    /// It was tried: until when the verdict holds, and whether it is in force.
+    Judged { until: Instant, earned: bool },
+}
+
+/// What is known of an uplink that is, or was, far.
+#[derive(Clone, Debug)]
+struct Candidate {
+    place: Place,
+    /// The rate without it, at its last trial, in bits a second.
+    without: u64,
+    /// How long the next verdict holds.
+    holds: Duration,
+    rtt: Duration,
+    least: Duration,
+}
+
+/// Decides which far uplinks stand by; learns from the rates while one is tried.
+#[derive(Clone, Debug, Default)]
+pub struct Floor {
+    candidates: BTreeMap<u8, Candidate>,
+    /// Rates of all uplinks together in bits a second, a second each, the newest last.
+    rates: VecDeque<u64>,
+}
+
+impl Floor {
+    /// Takes the least RTT known of each live bond uplink, by slot. What is not far has its place;
+    /// what was learnt of an uplink is kept until it is.
+    pub fn set_rtts(&mut self, rtts: &BTreeMap<u8, Duration>) {
+        let least = rtts.values().min().copied().unwrap_or_default();
+        let is_far = |rtt: Duration| rtt >= least * FAR_TIMES && rtt >= least + FAR_BEHIND;
+        self.candidates.retain(|slot, _| rtts.get(slot).is_none_or(|rtt| is_far(*rtt)));
+        for (&slot, &rtt) in rtts.iter().filter(|(_, rtt)| is_far(**rtt)) {
+            let new =
+                || Candidate { place: Place::New, without: 0, holds: FIRST_VERDICT, rtt, least };
+            let candidate = self.candidates.entry(slot).or_insert_with(new);
+            (candidate.rtt, candidate.least) = (rtt, least);
+        }
+    }
+
+    /// Takes the rate of all uplinks together, both directions added, in bits a second; to be
+    /// called once a second.
+    pub fn on_rate(&mut self, rate: u64, now: Instant) {
+        if self.rates.len() == STEADY_SECONDS {
+            self.rates.pop_front();
+        }
+        self.rates.push_back(rate);
+        let load = self.steady_load();
+        let most = self.rates.iter().copied().max().unwrap_or_default();
+        let mut tried = false;
+        for candidate in self.candidates.values_mut() {
+            if let Place::Trial(since) = candidate.place {
+                tried = true;
+                if candidate.judge(since, rate, most, now) {
+                    self.rates.clear();
+                }
+            }
+        }
+        let Some(load) = load.filter(|_| !tried) else { return };
+        if let Some(candidate) = self.candidates.values_mut().find(|it| it.is_due(load, now)) {
+            candidate.begin(load, now);
+            self.rates.clear();
+        }
+    }
+
+    /// The uplinks that stand by, and why.
+    pub fn standing_by(&self, now: Instant) -> BTreeMap<u8, Far> {
+        let standing = self.candidates.iter().filter_map(|(&slot, candidate)| {
+            let again = match candidate.place {
+                Place::New => None,
+                Place::Judged { until, earned: false } => {
+                    Some(until.saturating_duration_since(now))
+                }
+                _ => return None,
+            };
+            Some((slot, Far { rtt: candidate.rtt, least: candidate.least, again }))
+        });
+        standing.collect()
+    }
+
+    /// The mean rate of the last seconds, if it was steady and worth a trial.
+    fn steady_load(&self) -> Option<u64> {
+        let (least, most) = (self.rates.iter().min()?, self.rates.iter().max()?);
+        let steady = *least >= most.saturating_mul(STEADY_PERCENT) / 100 && *least >= LEAST_LOAD;
+        let mean = self.rates.iter().sum::<u64>() / self.rates.len() as u64;
+        (steady && self.rates.len() == STEADY_SECONDS).then_some(mean)
+    }
+}
+
+impl Candidate {
+    /// Whether it is time to try it, or to see what the others do without it.
+    fn is_due(&self, load: u64, now: Instant) -> bool {
+        match self.place {
+            Place::New => true,
+            Place::Trial(_) => false,
+            Place::Judged { until, earned: true } => now >= until,
+            Place::Judged { until, earned: false } => {
+                now >= until || load >= self.without.saturating_mul(MORE_LOAD_PERCENT) / 100
+            }
+        }
+    }
+
+    /// Begins a trial; one that has its place first has to stand by, as if it were new.
+    fn begin(&mut self, load: u64, now: Instant) {
+        if matches!(self.place, Place::Judged { earned: true, .. }) {
+            self.place = Place::New;
+            return;
+        }
+        self.place = Place::Trial(now);
+        self.without = load;
+    }
+
+    /// Ends the trial when it is over; whether it is.
+    fn judge(&mut self, since: Instant, rate: u64, most: u64, now: Instant) -> bool {
+        let lasted = now.saturating_duration_since(since);
+        let hurts = lasted >= TOO_SLOW_AFTER && most < self.without / 2;
+        if lasted < TRIAL && !hurts {
+            return false;
+        }
+        let needed = self.without.saturating_mul(100 + GAIN_PERCENT) / 100;
+        self.place = Place::Judged { until: now + self.holds, earned: rate >= needed };
+        self.holds = (self.holds * 2).min(LAST_VERDICT);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const MBIT: u64 = 1_000_000;
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Uplinks 0 and 1 with these RTTs, and a clock.
+    struct Test {
+        floor: Floor,
+        now: Instant,
+    }
+
+    impl Test {
+        fn new(rtts: [u32; 2]) -> Test {
+            let mut test = Test { floor: Floor::default(), now: Instant::now() };
+            test.rtts(rtts);
+            test
+        }
+
+        fn rtts(&mut self, rtts: [u32; 2]) {
+            let rtts = (0..).zip(rtts.map(|rtt| rtt * MS));
+            self.floor.set_rtts(&rtts.collect());
+        }
+
+        /// Uplink 1 stands by.
+        fn stands_by(&self) -> bool {
+            let standing = self.floor.standing_by(self.now);
+            assert!(!standing.contains_key(&0), "the nearest never stands by");
+            standing.contains_key(&1)
+        }
+
+        fn reason(&self) -> String {
+            self.floor.standing_by(self.now)[&1].to_string()
+        }
+
+        /// Some seconds at the rate that the bond has with uplink 1, or without it; what becomes
+        /// of uplink 1, a letter a second: `-` stands by, `+` is in use.
+        fn load(&mut self, seconds: usize, without: u64, with: u64) -> String {
+            let second = |test: &mut Test| {
+                let rate = if test.stands_by() { without } else { with };
+                test.now += Duration::from_secs(1);
+                test.floor.on_rate(rate * MBIT, test.now);
+                if test.stands_by() { '-' } else { '+' }
+            };
+            (0..seconds).map(|_| second(self)).collect()
+        }
+    }
+
+    #[test]
+    fn an_uplink_that_is_not_far_behind_is_never_in_question() {
+        for rtts in [[10, 10], [1, 100], [30, 119], [60, 200]] {
+            let mut test = Test::new(rtts);
+            assert_eq!(test.load(8, 100, 50), "++++++++", "{rtts:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_makes_the_bond_slower_is_tried_briefly_and_stands_by() {
+        let mut test = Test::new([10, 300]);
+        let before = "may make the bond slower: 300 ms behind 10 ms; tried under the next load";
+        assert_eq!(test.reason(), before);
+        assert_eq!(test.load(12, 100, 20), "--+++-------");
+        let after = "makes the bond no faster: 300 ms behind 10 ms; tried again in 4 min";
+        test.now -= Duration::from_secs(6);
+        assert_eq!(test.reason(), after);
+    }
+
+    #[test]
+    fn one_that_makes_it_hardly_faster_stands_by_too() {
+        let mut test = Test::new([10, 300]);
+        assert_eq!(test.load(12, 100, 103), "--++++++----");
+    }
+
+    #[test]
+    fn one_that_makes_it_faster_earns_its_place() {
+        let mut test = Test::new([10, 600]);
+        assert_eq!(test.load(12, 10, 60), "--++++++++++");
+        // After some time it is seen what the others do without it.
+        test.now += 4 * MINUTE;
+        assert_eq!(test.load(12, 10, 60), "---+++++++++");
+    }
+
+    #[test]
+    fn trials_become_rare_unless_the_load_grows() {
+        let mut test = Test::new([10, 300]);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            while test.stands_by() {
+                test.load(1, 100, 20);
+            }
+            while !test.stands_by() {
+                test.load(1, 100, 20);
+            }
+            let again = test.floor.standing_by(test.now)[&1].again.unwrap();
+            waits.push(again.as_secs() / 60);
+        }
+        assert_eq!(waits, [4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(test.load(3, 140, 20), "---");
+        assert_eq!(test.load(4, 160, 20), "-+++");
+    }
+
+    #[test]
+    fn without_a_steady_load_nothing_is_tried() {
+        let mut test = Test::new([10, 300]);
+        for _ in 0..10 {
+            assert_eq!(test.load(1, 10, 10) + &test.load(1, 50, 50), "--");
+        }
+        assert_eq!(test.load(10, 0, 0), "----------");
+    }
+
+    #[test]
+    fn an_uplink_that_is_no_longer_far_has_its_place_at_once() {
+        let mut test = Test::new([10, 300]);
+        assert!(test.stands_by());
+        test.rtts([200, 300]);
+        assert!(!test.stands_by());
+        // The near one is down: nothing is known of it.
+        test.rtts([10, 300]);
+        test.floor.set_rtts(&BTreeMap::from([(1, 300 * MS)]));
+        assert!(!test.stands_by());
+    }
+}
