@@ -259,7 +259,7 @@ fn a_plan_works_line_by_line_and_teardown_leaves_nothing() {
         lines,
         [
             "net.ipv4.conf.eth2.rp_filter = 2",
-            "net.ipv4.tcp_rmem = 4096 1048576 16777216",
+            "net.ipv4.tcp_rmem = 4096 4194304 16777216",
             "net.mptcp.stale_loss_cnt = 1",
             "default via 192.0.2.1 dev eth1 proto 84 src 192.0.2.10 advmss 1460",
             "192.0.2.0/24 dev eth1 proto 84 scope link src 192.0.2.10 advmss 1460",

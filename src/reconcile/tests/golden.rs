@@ -102,7 +102,7 @@ fn first_start_with_the_same_subnet_and_gateway_twice() {
             "ip mptcp limits set subflows 8 add_addr_accepted 0",
             "sysctl -w net/ipv4/conf/eth1/rp_filter=2",
             "sysctl -w net/ipv4/conf/eth2/rp_filter=2",
-            "sysctl -w net/ipv4/tcp_rmem='4096 1048576 16777216'",
+            "sysctl -w net/ipv4/tcp_rmem='4096 4194304 16777216'",
             "sysctl -w net/mptcp/stale_loss_cnt=1",
             "ip route replace local default dev lo table 5000 proto 84",
             "ip -6 route replace local default dev lo table 5000 proto 84 metric 1024",
