@@ -223,25 +223,6 @@ impl Controller {
         self.looks.soon(now);
     }
 
-    fn on_role_wanted(
-        &mut self,
-        name: &str,
-        role: Option<Role>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(uplink) = self.config.uplinks.iter().find(|uplink| uplink.name == name) else {
-            return;
-        };
-        self.roles.set(uplink, role);
-        let text = match self.roles.of(name) {
-            Some(role) => format!("role {role}, set by hand; configured: {}", uplink.role),
-            None => format!("role {}, as configured", uplink.role),
-        };
-        actions.push(Action::Log(log::Level::Info, format!("uplink {name}: {text}")));
-        self.looks.by(now);
-    }
-
     fn put_in_force(&mut self, actions: &mut Vec<Action>) {
         let idle = self.config.idle_reason();
         actions.push(Action::KeepServers(wanted_servers(&self.config).to_vec()));

@@ -1,7 +1,9 @@
 //! Roles set at run time, which take the place of the configured ones.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use super::{Action, Controller};
 use crate::config::agent::{Role, UplinkConfig};
 
 /// A role set at run time.
@@ -42,5 +44,27 @@ impl ManualRoles {
     pub(super) fn apply(&self, uplinks: &[UplinkConfig]) -> Vec<UplinkConfig> {
         let role = |uplink: &UplinkConfig| self.of(&uplink.name).unwrap_or(uplink.role);
         uplinks.iter().map(|uplink| UplinkConfig { role: role(uplink), ..uplink.clone() }).collect()
+    }
+}
+
+impl Controller {
+    /// A person wants a role for an uplink; `None` is the configured one.
+    pub(super) fn on_role_wanted(
+        &mut self,
+        name: &str,
+        role: Option<Role>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(uplink) = self.config.uplinks.iter().find(|uplink| uplink.name == name) else {
+            return;
+        };
+        self.roles.set(uplink, role);
+        let text = match self.roles.of(name) {
+            Some(role) => format!("role {role}, set by hand; configured: {}", uplink.role),
+            None => format!("role {}, as configured", uplink.role),
+        };
+        actions.push(Action::Log(log::Level::Info, format!("uplink {name}: {text}")));
+        self.looks.by(now);
     }
 }
