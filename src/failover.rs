@@ -308,8 +308,8 @@ fn cap(assignments: &mut [Assignment]) {
     }
 }
 
-/// The slots to dial the server through, best first: active before backup, overflow uplinks after the
-/// bond uplinks they help, answered before unanswered, then by smoothed RTT, unknown last.
+/// The slots to dial the server through, best first: active before backup, answered before
+/// unanswered, overflow uplinks after those they help, then by smoothed RTT, unknown last.
 pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health]) -> Vec<u8> {
     let mut ranked: Vec<_> = assignments
         .iter()
@@ -323,7 +323,7 @@ pub fn best(assignments: &[Assignment], uplinks: &[Uplink], healths: &[&Health])
             let srtt = health.and_then(|health| health.srtt()).unwrap_or(Duration::MAX);
             let down = health.is_some_and(|h| h.state() == State::Down || h.is_trial());
             let helps = assignment.reason == Reason::Saturated;
-            ((assignment.in_force == InForce::Backup, helps, down, srtt), assignment.slot)
+            ((assignment.in_force == InForce::Backup, down, helps, srtt), assignment.slot)
         })
         .collect();
     ranked.sort();
