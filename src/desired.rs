@@ -99,9 +99,10 @@ const PATH_MANAGER: [(&str, &str); 2] =
     [("net/mptcp/path_manager", "kernel"), ("net/mptcp/pm_type", "0")];
 /// Least, default and most bytes of TCP's socket buffers, and the least default.
 ///
-/// What comes over a fast uplink waits in the receive buffer for what was lost, or is late, on a slow
-/// one. The kernel enlarges it by what arrives in order, and does so slowly, as long as it is full:
-/// beside 20 Mbit/s at 60 ms with 1 % of loss, 100 Mbit/s went at 50 for 12 s with 1 MiB.
+/// The scheduler gives a subflow up to 64 KiB at a time (`MPTCP_SEND_BURST_SIZE`), and what comes over
+/// a fast uplink waits in the receive buffer for what was lost, or is late, on a slow one. The kernel
+/// enlarges the buffer by what arrives in order, and does so slowly while it is full: beside 20 Mbit/s
+/// at 60 ms with 1 % of loss, 100 Mbit/s went at 50 for 12 s with 1 MiB.
 const TCP_BUFFERS: [(&str, u64); 2] = [("net/ipv4/tcp_rmem", 4 << 20), ("net/ipv4/tcp_wmem", 0)];
 
 /// What of ours the kernel should hold.
