@@ -114,8 +114,21 @@ fn an_uplink_that_was_dead_before_the_server_is_not_revived_by_its_silence() {
     world.run(1000);
     assert_eq!(world.direct(), Some(("eth2", true)));
     world.rtt[0] = Some(20);
-    world.until(20_000, |world| world.direct() == Some(("eth1", false)));
+    world.until(5000, |world| world.direct() == Some(("eth1", false)));
     assert_eq!(world.forgotten(), ["192.0.2.10"]);
+}
+
+#[test]
+fn new_flows_avoid_an_uplink_that_loses_packets() {
+    let mut world = World::settled();
+    for _ in 0..4 {
+        world.rtt[0] = None;
+        world.until(5000, |world| world.controller.health(0).unwrap().failing_since().is_some());
+        world.rtt[0] = Some(20);
+        world.run(2000);
+    }
+    assert_eq!(world.in_force(), [InForce::Active; 2]);
+    assert_eq!((world.direct(), world.forgotten()), (Some(("eth2", false)), vec![]));
 }
 
 #[test]
