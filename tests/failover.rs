@@ -4,7 +4,7 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::traffic::{Dialer, Kind, Report, TrafficServer, Transfer};
+use lab::traffic::{Kind, Report, TrafficServer, Transfer};
 use lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -49,17 +49,6 @@ const CUTS: [Cut; 4] = [
         pause: Duration::from_millis(300),
     },
 ];
-
-/// Starts an endless transfer.
-type Start = fn(&TrafficServer, &Dialer) -> std::io::Result<Transfer>;
-
-fn download(_: &TrafficServer, dialer: &Dialer) -> std::io::Result<Transfer> {
-    Transfer::download(dialer, Transfer::ENDLESS)
-}
-
-fn upload(server: &TrafficServer, dialer: &Dialer) -> std::io::Result<Transfer> {
-    Transfer::upload(server, dialer, Transfer::ENDLESS)
-}
 
 /// Lets a transfer run on while something else is observed.
 fn run_on(transfer: &Transfer, time: Duration) -> Report {
@@ -109,15 +98,16 @@ fn cut_and_return(lab: &Lab, transfer: &Transfer, cut: &Cut) -> Vec<String> {
     wrong
 }
 
-fn survives(name: &str, start: Start, cuts: &[Cut]) {
-    let lab = Lab::two_uplinks(name);
+#[test]
+fn a_download_survives_the_loss_of_the_faster_uplink() {
+    let lab = Lab::two_uplinks("failover");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let mut wrong = Vec::new();
-    let transfer = start(&target, &dialer).expect("start a transfer");
-    for cut in cuts {
+    let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("start a download");
+    for cut in &CUTS {
         let found = cut_and_return(&lab, &transfer, cut);
         wrong.extend(found.into_iter().map(|what| format!("{}: {what}", cut.name)));
         agent.wait_status("both uplinks are up again", |status| {
@@ -128,14 +118,4 @@ fn survives(name: &str, start: Start, cuts: &[Cut]) {
     let report = transfer.stop();
     assert_eq!(report.corrupt_at, None);
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", agent.status_table());
-}
-
-#[test]
-fn a_download_survives_the_loss_of_the_faster_uplink() {
-    survives("failover-download", download, &CUTS);
-}
-
-#[test]
-fn an_upload_survives_the_loss_of_the_faster_uplink() {
-    survives("failover-upload", upload, &CUTS[..2]);
 }

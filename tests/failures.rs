@@ -11,8 +11,10 @@ use lab::traffic::{Dialer, Kind, TrafficServer, Transfer, UdpEcho, UdpFlow};
 use lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The longest pause of a download or an upload.
-const TCP_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause of a download or an upload when a path fails.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The same where what is lost is a matter of luck, and of how often in a row.
+const LUCK: Duration = Duration::from_millis(1500);
 /// The longest pause of a UDP flow of 50 packets a second.
 const UDP_PAUSE: Duration = Duration::from_millis(1500);
 /// How long a key stroke may take: a retransmission timeout, and one more.
@@ -27,6 +29,7 @@ struct Failure {
     name: &'static str,
     go: fn(&Uplink),
     come: fn(&Uplink),
+    pause: Duration,
 }
 
 fn far(uplink: &Uplink, one_way: Duration) {
@@ -40,26 +43,40 @@ const FAILURES: [Failure; 8] = [
         name: "black hole up",
         go: |uplink| uplink.blackhole(Direction::Up),
         come: Uplink::restore,
+        pause: PAUSE,
     },
     Failure {
         name: "black hole down",
         go: |uplink| uplink.blackhole(Direction::Down),
         come: Uplink::restore,
+        pause: PAUSE,
     },
-    Failure { name: "link down", go: Uplink::link_down, come: Uplink::link_up },
-    Failure { name: "address lost", go: Uplink::drop_address, come: Uplink::obtain_address },
-    Failure { name: "gateway lost", go: Uplink::gateway_down, come: Uplink::gateway_up },
+    Failure { name: "link down", go: Uplink::link_down, come: Uplink::link_up, pause: PAUSE },
+    Failure {
+        name: "address lost",
+        go: Uplink::drop_address,
+        come: Uplink::obtain_address,
+        pause: PAUSE,
+    },
+    Failure {
+        name: "gateway lost",
+        go: Uplink::gateway_down,
+        come: Uplink::gateway_up,
+        pause: PAUSE,
+    },
     Failure {
         name: "30 % loss",
         go: |uplink| uplink.loss(Direction::Both, 30.0),
         come: Uplink::restore,
+        pause: LUCK,
     },
     Failure {
         name: "RTT of 2 s",
         go: |uplink| far(uplink, SECOND),
         come: |uplink| far(uplink, Duration::ZERO),
+        pause: PAUSE,
     },
-    Failure { name: "another address", go: Uplink::renumber, come: |_| {} },
+    Failure { name: "another address", go: Uplink::renumber, come: |_| {}, pause: PAUSE },
 ];
 
 /// A connection on which somebody types now and then.
@@ -109,7 +126,7 @@ fn nobody_notices_a_failure_of_the_faster_uplink() {
             (failure.go)(lab.uplink(0));
             sleep(SECOND / 10);
             let key = terminal.key();
-            sleep(4 * SECOND);
+            sleep(3 * SECOND);
             assert!(!transfer.is_finished(), "{}: the connection was lost", failure.name);
             let report = transfer.report();
             pauses.push((
@@ -125,8 +142,8 @@ fn nobody_notices_a_failure_of_the_faster_uplink() {
         let name = failure.name;
         println!("{name:<16} {:>9.2?} {:>9.2?} {key:>9.2?} {udp:>9.2?}", down.0, up.0);
         for (what, pause, limit) in [
-            ("download", down.0, TCP_PAUSE),
-            ("upload", up.0, TCP_PAUSE),
+            ("download", down.0, failure.pause),
+            ("upload", up.0, failure.pause),
             ("key stroke", key, KEY_LIMIT),
             ("UDP flow", udp, UDP_PAUSE),
         ] {
