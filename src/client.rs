@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::cli::{StatusFormat, StatusOptions, UplinkOptions, exit};
 use crate::config::agent::Role;
 use crate::os::control::{CallError, call, call_with};
-use crate::status::{Snapshot, Style, printable, render};
+use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
 
@@ -128,12 +128,15 @@ fn status(run_dir: &Path, format: StatusFormat) -> u8 {
 
 /// Gets the status and makes text of it; an error comes with its exit code.
 fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<String, (String, u8)> {
-    let answer = call(run_dir, "status").map_err(|error| (error.to_string(), code(&error)))?;
+    let failed = |error: CallError| (error.to_string(), code(&error));
     if json {
+        let answer = call(run_dir, "status").map_err(failed)?;
         return Ok(format!("{answer}\n"));
     }
-    let snapshot = Snapshot::from_json(&answer).map_err(|error| (error, exit::PROTOCOL))?;
-    Ok(render(&snapshot, style(terminal)))
+    let params = serde_json::json!({ "style": style(terminal) });
+    let answer = call_with(run_dir, "status", params).map_err(failed)?;
+    serde_json::from_str(&answer)
+        .map_err(|error| (format!("the status cannot be read: {error}"), exit::PROTOCOL))
 }
 
 fn code(error: &CallError) -> u8 {

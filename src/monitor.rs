@@ -7,14 +7,17 @@ mod tests;
 
 use std::mem::discriminant;
 
-use serde::{Deserialize, Serialize};
+#[cfg(test)]
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::config::agent::Role;
 use crate::failover::{InForce, Reason};
 use crate::status::{Level, printable};
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     /// An uplink is used otherwise than before, or for another reason.
@@ -74,7 +77,8 @@ pub enum Event {
 }
 
 /// What an uplink is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum UsedAs {
     /// Carries traffic.
@@ -96,7 +100,8 @@ impl From<InForce> for UsedAs {
 }
 
 /// What became of a subflow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum SubflowChange {
     /// The first of a new connection.
@@ -110,7 +115,8 @@ pub enum SubflowChange {
 }
 
 /// An event and its time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 pub struct Line {
     /// Milliseconds since 1970 (UTC).
     pub time_unix_ms: u64,
@@ -127,6 +133,7 @@ impl Line {
     }
 
     /// Reads what [`Line::to_json`] wrote; `None` for an event of a newer version.
+    #[cfg(test)]
     pub fn from_json(json: &str) -> Option<Line> {
         serde_json::from_str(json).ok()
     }

@@ -49,7 +49,7 @@ pub fn begin(agent: &mut Agent, request: Request) {
             server.limits = limits.get();
         }
         // Who asked may be gone.
-        let _ = request.reply.send(Ok(check::judge(&facts).to_json()));
+        let _ = request.reply.send(check::judge(&facts).answer(request.params));
     });
     agent.check = Some(check.abort_handle());
 }

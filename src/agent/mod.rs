@@ -393,7 +393,7 @@ impl Agent {
             _ => {}
         }
         let result = match request.method.as_str() {
-            "status" => Ok(status::snapshot(self).to_json()),
+            "status" => status::snapshot(self).answer(request.params),
             "uplink" => self.set_role(request.params).await,
             other => Err(format!("there is no method '{other}'")),
         };

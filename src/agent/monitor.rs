@@ -13,6 +13,7 @@ use crate::net::Family;
 use crate::os::control::Request;
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::registry::unix_time;
+use crate::status::{Style, wanted_style};
 
 /// Readers at once.
 const READERS_LIMIT: usize = 8;
@@ -20,15 +21,27 @@ const READERS_LIMIT: usize = 8;
 /// One who watches.
 struct Reader {
     lines: Sender<String>,
+    /// How its terminal shows text for people; none where it gets JSON.
+    style: Option<Style>,
     /// Events left out because its queue was full.
     lost: u64,
 }
 
 impl Reader {
+    /// An event as this reader wants it; none where it says the same as another one does.
+    fn line(&self, event: Event) -> Option<String> {
+        let time = u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX);
+        let line = Line { time_unix_ms: time, event };
+        match self.style {
+            None => Some(line.to_json()),
+            Some(style) => line.for_people(style.unicode),
+        }
+    }
+
     /// Hands an event over unless the queue is full; whether anybody is still there.
     fn tell(&mut self, event: Event) -> bool {
         if self.lost > 0 {
-            let lost = line(Event::Lost { events: self.lost });
+            let lost = self.line(Event::Lost { events: self.lost }).unwrap_or_default();
             match self.lines.try_send(lost) {
                 Ok(()) => self.lost = 0,
                 Err(TrySendError::Full(_)) => {
@@ -38,7 +51,8 @@ impl Reader {
                 Err(TrySendError::Closed(_)) => return false,
             }
         }
-        match self.lines.try_send(line(event)) {
+        let Some(line) = self.line(event) else { return !self.lines.is_closed() };
+        match self.lines.try_send(line) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
                 self.lost = self.lost.saturating_add(1);
@@ -47,11 +61,6 @@ impl Reader {
             Err(TrySendError::Closed(_)) => false,
         }
     }
-}
-
-fn line(event: Event) -> String {
-    let time = u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX);
-    Line { time_unix_ms: time, event }.to_json()
 }
 
 /// Those who watch.
@@ -81,14 +90,19 @@ impl Monitor {
     }
 
     /// Adds a reader, which is told how things are.
-    fn add(&mut self, lines: Sender<String>, now: View) -> Result<(), String> {
+    fn add(
+        &mut self,
+        lines: Sender<String>,
+        style: Option<Style>,
+        now: View,
+    ) -> Result<(), String> {
         self.readers.retain(|reader| !reader.lines.is_closed());
         if self.readers.len() >= READERS_LIMIT {
             return Err(format!("{READERS_LIMIT} others watch already: end one of them"));
         }
         // What is new to all is told before this one is among them.
         self.compare(now);
-        let mut reader = Reader { lines, lost: 0 };
+        let mut reader = Reader { lines, style, lost: 0 };
         let there = self.last.since(&View::default()).into_iter().all(|event| reader.tell(event));
         self.readers.extend(Some(reader).filter(|_| there));
         Ok(())
@@ -98,10 +112,10 @@ impl Monitor {
 /// Takes a request to watch.
 pub fn begin(agent: &mut Agent, request: Request) {
     let now = view(agent);
-    let result = match request.lines {
-        Some(lines) => agent.monitor.add(lines, now).map(|()| "{}".to_owned()),
+    let result = wanted_style(request.params).and_then(|style| match request.lines {
+        Some(lines) => agent.monitor.add(lines, style, now).map(|()| "{}".to_owned()),
         None => Err("this way leads to single answers alone".to_owned()),
-    };
+    });
     // Who asked may be gone.
     let _ = request.reply.send(result);
 }
@@ -181,7 +195,7 @@ mod tests {
     fn a_slow_reader_is_told_how_much_it_missed() {
         let mut monitor = Monitor::default();
         let (lines, mut queue) = mpsc::channel(2);
-        monitor.add(lines, View::default()).unwrap();
+        monitor.add(lines, None, View::default()).unwrap();
         (0..5).for_each(|number| monitor.tell(&message(number)));
         let mut received = || Line::from_json(&queue.try_recv().unwrap()).unwrap().event;
         assert_eq!([received(), received()], [message(0), message(1)]);
@@ -190,18 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn a_person_gets_lines_to_read_and_json_is_for_programs() {
+        let mut monitor = Monitor::default();
+        let (lines, mut queue) = mpsc::channel(2);
+        let style = Style { width: 80, colour: false, unicode: false };
+        monitor.add(lines, Some(style), View::default()).unwrap();
+        let told = Event::Message { level: Level::Info, text: "uplink wan: in use".into() };
+        monitor.tell(&told);
+        monitor.tell(&message(7));
+        let line = queue.try_recv().unwrap();
+        assert!(line.ends_with("  7") && !line.contains('{'), "{line}");
+        assert!(monitor.is_watched());
+    }
+
+    #[test]
     fn who_went_away_makes_room() {
         let mut monitor = Monitor::default();
         let mut queues = Vec::new();
         for _ in 0..READERS_LIMIT {
             let (lines, queue) = mpsc::channel(1);
-            monitor.add(lines, View::default()).unwrap();
+            monitor.add(lines, None, View::default()).unwrap();
             queues.push(queue);
         }
-        assert!(monitor.add(mpsc::channel(1).0, View::default()).is_err());
+        assert!(monitor.add(mpsc::channel(1).0, None, View::default()).is_err());
         queues.pop();
         let (lines, queue) = mpsc::channel(1);
-        assert_eq!(monitor.add(lines, View::default()), Ok(()));
+        assert_eq!(monitor.add(lines, None, View::default()), Ok(()));
         queues.clear();
         drop(queue);
         monitor.tell(&message(1));

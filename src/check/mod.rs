@@ -15,7 +15,12 @@ mod tests;
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+#[cfg(test)]
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::status::wanted_style;
 
 pub use facts::{
     AgentFacts, Contact, Datagrams, Facts, Gateway, Join, KernelFacts, LARGEST_PACKET, PathMtu,
@@ -25,7 +30,8 @@ pub use kernel::MPTCP_ENABLED;
 pub use render::render;
 
 /// How something does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// As it should be.
@@ -50,7 +56,8 @@ impl Grade {
 
 /// One thing that was looked at. Field names and codes are stable: they may be added to, and are
 /// never renamed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct Finding {
     /// Whose: `kernel`, `configuration`, `server NAME` or `uplink NAME`.
@@ -68,7 +75,8 @@ pub struct Finding {
 }
 
 /// Whether an uplink carries traffic.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct UplinkVerdict {
     /// The section's name.
@@ -80,7 +88,8 @@ pub struct UplinkVerdict {
 }
 
 /// What the check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct Report {
     /// The version of the program that looked.
@@ -102,10 +111,23 @@ impl Report {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// The answer to a question for a check with these parameters: the report as JSON, or whether all
+    /// is well and the text for a terminal of the style asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the parameters.
+    pub fn answer(&self, params: Value) -> Result<String, String> {
+        Ok(match wanted_style(params)? {
+            None => self.to_json(),
+            Some(style) => json!({ "well": self.well, "text": render(self, style) }).to_string(),
+        })
+    }
+
     /// Reads what [`Report::to_json`] wrote, of this version or another.
     ///
     /// # Errors
     /// A sentence for people when the text is not such JSON.
+    #[cfg(test)]
     pub fn from_json(json: &str) -> Result<Report, String> {
         serde_json::from_str(json).map_err(|error| format!("the report cannot be read: {error}"))
     }

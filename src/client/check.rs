@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 use super::{Terminal, code, complain, style};
-use crate::check::{Facts, MPTCP_ENABLED, Report, ServerFacts, UplinkFacts, judge, render};
+use crate::check::{Facts, MPTCP_ENABLED, ServerFacts, UplinkFacts, judge};
 use crate::cli::{CheckOptions, exit};
 use crate::config::agent::AgentConfig;
 use crate::examine;
 use crate::net::Kernel;
-use crate::os::control::{CallError, call};
+use crate::os::control::{CallError, call_with};
 use crate::os::kernel::{KernelHandle, Look};
 use crate::os::runtime;
 use crate::provision::read_agent_config;
@@ -19,16 +22,18 @@ use crate::uplink::observe;
 /// Checks everything and shows what was found: exit code 0 when all is well, 1 otherwise, and
 /// those of `sysexits.h` when nothing can be said.
 pub fn check(options: &CheckOptions) -> ExitCode {
-    let answer = with_notice(|| call(&options.run_dir, "check"));
-    let report = match answer {
-        Ok(json) => Report::from_json(&json).map_err(|error| (error, exit::PROTOCOL)),
-        Err(CallError::NotRunning(_)) => runtime::run(alone(options))
-            .map(|facts| judge(&facts))
-            .map_err(|error| (error.to_string(), exit::OSERR)),
-        Err(error) => Err((error.to_string(), code(&error))),
+    let params = match options.json {
+        true => Value::Null,
+        false => json!({ "style": style(Terminal::of_stdout().as_ref()) }),
     };
-    match report {
-        Ok(report) => show(&report, options.json),
+    let answer = match with_notice(|| call_with(&options.run_dir, "check", params.clone())) {
+        Err(CallError::NotRunning(_)) => runtime::run(alone(options))
+            .map_err(|error| (error.to_string(), exit::OSERR))
+            .and_then(|facts| judge(&facts).answer(params).map_err(|e| (e, exit::PROTOCOL))),
+        answer => answer.map_err(|error| (error.to_string(), code(&error))),
+    };
+    match answer.and_then(|answer| show(&answer)) {
+        Ok(code) => code,
         Err((error, code)) => {
             complain(&error);
             ExitCode::from(code)
@@ -36,20 +41,25 @@ pub fn check(options: &CheckOptions) -> ExitCode {
     }
 }
 
-fn show(report: &Report, json: bool) -> ExitCode {
-    let terminal = Terminal::of_stdout();
-    let text = match json {
-        true => format!("{}\n", report.to_json()),
-        false => render(report, style(terminal.as_ref())),
-    };
+/// What of the answer is needed here.
+#[derive(Deserialize)]
+struct Outcome {
+    well: bool,
+    /// Not there where the answer is to be shown as it is.
+    text: Option<String>,
+}
+
+fn show(answer: &str) -> Result<ExitCode, (String, u8)> {
+    let outcome: Outcome = serde_json::from_str(answer)
+        .map_err(|error| (format!("the report cannot be read: {error}"), exit::PROTOCOL))?;
+    let text = outcome.text.unwrap_or_else(|| format!("{answer}\n"));
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write the report: {error}"));
-            ExitCode::from(exit::IOERR)
+            Err((format!("cannot write the report: {error}"), exit::IOERR))
         }
-        _ if report.well => ExitCode::from(exit::OK),
-        _ => ExitCode::from(exit::NOT_WELL),
+        _ if outcome.well => Ok(ExitCode::from(exit::OK)),
+        _ => Ok(ExitCode::from(exit::NOT_WELL)),
     }
 }
 

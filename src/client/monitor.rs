@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Terminal, code, complain, style};
 use crate::cli::{MonitorOptions, exit};
-use crate::monitor::Line;
 use crate::os::control::{CallError, Lines};
 use crate::os::runtime;
 
@@ -43,13 +43,16 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-async fn follow(run_dir: &Path, json: bool) -> u8 {
-    let unicode = style(Terminal::of_stdout().as_ref()).unicode;
+async fn follow(run_dir: &Path, as_json: bool) -> u8 {
+    let params = match as_json {
+        true => Value::Null,
+        false => json!({ "style": style(Terminal::of_stdout().as_ref()) }),
+    };
     let failed = |error: CallError| {
         complain(&error.to_string());
         code(&error)
     };
-    let mut lines = match Lines::follow(run_dir).await {
+    let mut lines = match Lines::follow(run_dir, params).await {
         Ok(lines) => lines,
         Err(error) => return failed(error),
     };
@@ -62,13 +65,8 @@ async fn follow(run_dir: &Path, json: bool) -> u8 {
             }
             Err(error) => return failed(error),
         };
-        let shown = match json {
-            true => Some(line),
-            false => Line::from_json(&line).and_then(|line| line.for_people(unicode)),
-        };
-        let Some(shown) = shown else { continue };
         let mut out = io::stdout().lock();
-        match writeln!(out, "{shown}").and_then(|()| out.flush()) {
+        match writeln!(out, "{line}").and_then(|()| out.flush()) {
             Ok(()) => {}
             // Who reads has seen enough, as `head` does.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit::OK,

@@ -318,15 +318,15 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Begins to read what [`MONITOR`] yields. Must be called within a Tokio runtime.
+    /// Begins to read what [`MONITOR`] yields with these parameters. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// As those of [`call`].
-    pub async fn follow(run_dir: &Path) -> Result<Lines, CallError> {
+    pub async fn follow(run_dir: &Path, params: Value) -> Result<Lines, CallError> {
         let path = run_dir.join(SOCKET);
         let failed = |error| call_error(&path, error);
         let mut stream = UnixStream::connect(&path).await.map_err(failed)?;
-        let question = serde_json::json!({ "method": MONITOR });
+        let question = serde_json::json!({ "method": MONITOR, "params": params });
         stream.write_all(format!("{question}\n").as_bytes()).await.map_err(failed)?;
         let mut lines = Lines { path: path.clone(), reader: BufReader::new(stream) };
         let answer = timeout(CALL_TIMEOUT, lines.next()).await;

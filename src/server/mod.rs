@@ -141,7 +141,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             },
             Some(request) = requests.recv() => {
                 let result = match request.method.as_str() {
-                    "status" => Ok(status::snapshot(&registry, &facts).to_json()),
+                    "status" => status::snapshot(&registry, &facts).answer(request.params),
                     other => Err(format!("there is no method '{other}'")),
                 };
                 // Who asked may be gone.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+#[cfg(test)]
+use serde::Deserialize;
+use serde::Serialize;
 
 /// Characters kept of an event's text.
 const TEXT_LIMIT: usize = 500;
@@ -13,7 +15,8 @@ const QUIET: Duration = Duration::from_secs(60);
 const CAUSES_LIMIT: usize = 256;
 
 /// How serious an event is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Something does not work and needs a person.
@@ -57,7 +60,8 @@ impl From<log::Level> for Level {
 }
 
 /// One event, as a snapshot shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct Event {
     /// What the clock showed, in seconds since 1970 (UTC).

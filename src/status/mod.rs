@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::agent::Role;
 
@@ -49,11 +50,24 @@ impl Snapshot {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// The answer to a question for the status with these parameters: JSON, or a JSON string with the
+    /// table for a terminal of the style asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the parameters.
+    pub fn answer(&self, params: Value) -> Result<String, String> {
+        Ok(match wanted_style(params)? {
+            None => self.to_json(),
+            Some(style) => Value::from(render(self, style)).to_string(),
+        })
+    }
+
     /// Reads what [`Snapshot::to_json`] wrote, of this version or another: fields not known are
     /// passed over, and missing ones have their defaults.
     ///
     /// # Errors
     /// A sentence for people when the text is not such JSON.
+    #[cfg(test)]
     pub fn from_json(json: &str) -> Result<Snapshot, String> {
         #[derive(Deserialize)]
         struct Tag {
@@ -69,8 +83,25 @@ impl Snapshot {
     }
 }
 
+/// The style in the parameters of a question whose answer is to be text for people; none where it is
+/// to be JSON. People's text is made here and not where it is shown: the reading half of all this
+/// would be a tenth of the program.
+///
+/// # Errors
+/// What is wrong with the parameters.
+pub fn wanted_style(params: Value) -> Result<Option<Style>, String> {
+    #[derive(Deserialize)]
+    struct Params {
+        style: Style,
+    }
+    let params = serde_json::from_value::<Option<Params>>(params);
+    let params = params.map_err(|error| format!("wrong parameters: {error}"))?;
+    Ok(params.map(|params| params.style))
+}
+
 /// What an agent shows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct AgentSnapshot {
     /// The program's version.
@@ -102,7 +133,8 @@ pub struct AgentSnapshot {
 }
 
 /// What an agent does, in a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// Started, and no server has answered yet.
@@ -127,7 +159,8 @@ pub enum AgentState {
 }
 
 /// An uplink's health.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkState {
     /// Works.
@@ -142,7 +175,8 @@ pub enum UplinkState {
 }
 
 /// One uplink.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct UplinkStatus {
     /// The section's name.
@@ -227,7 +261,8 @@ impl Default for UplinkStatus {
 }
 
 /// What an uplink has carried in the current period of its quota; a month without one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct UsageStatus {
     /// Bytes its device has received and sent.
@@ -241,7 +276,8 @@ pub struct UsageStatus {
 }
 
 /// An MPTCP endpoint of an uplink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct EndpointStatus {
     /// Id, as in `ip mptcp endpoint`.
@@ -253,7 +289,8 @@ pub struct EndpointStatus {
 }
 
 /// How a server is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "lowercase")]
 pub enum ServerState {
     /// Being reached for the first time.
@@ -268,7 +305,8 @@ pub enum ServerState {
 }
 
 /// One server, as an agent sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct ServerStatus {
     /// The section's name.
@@ -296,7 +334,8 @@ pub struct ServerStatus {
 }
 
 /// Streams, counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct StreamCounts {
     /// Open now.
@@ -312,7 +351,8 @@ pub struct StreamCounts {
 }
 
 /// The connections that matter most, and how many there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct Connections {
     /// All of them.
@@ -337,7 +377,8 @@ impl Connections {
 }
 
 /// One intercepted or relayed connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 pub struct ConnectionStatus {
     /// Who opened it: the LAN client; on a server, the agent's address.
     pub client: SocketAddr,
@@ -364,7 +405,8 @@ pub struct ConnectionStatus {
 }
 
 /// What the kernel contributes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct KernelStatus {
     /// MPTCP counters that matter; see [`kernel_counters`].
@@ -380,7 +422,8 @@ pub struct KernelStatus {
 }
 
 /// The path manager's limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct LimitsStatus {
     /// Additional subflows a connection may have.
@@ -390,7 +433,8 @@ pub struct LimitsStatus {
 }
 
 /// A sysctl that could not be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct SysctlFailure {
     /// Path below `/proc/sys`.
@@ -402,7 +446,8 @@ pub struct SysctlFailure {
 }
 
 /// An operation that failed and is tried again by the next pass.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct Failure {
     /// The operation, as the `ip` or `nft` command that would do it.
@@ -416,7 +461,8 @@ pub struct Failure {
 }
 
 /// What a server shows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct ServerSnapshot {
     /// The program's version.
@@ -450,7 +496,8 @@ pub struct ServerSnapshot {
 }
 
 /// One client of a server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(default)]
 pub struct ClientStatus {
     /// The client's name.

@@ -14,7 +14,7 @@ const CONNECTIONS: usize = 10;
 const EVENTS: usize = 10;
 
 /// What the terminal can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Style {
     /// Columns; `usize::MAX` for no limit.
     pub width: usize,

@@ -60,7 +60,7 @@ fn a_request_reaches_the_owner_and_its_answer_the_client_unchanged() {
 fn follow(run_dir: &Path) -> Result<Vec<String>, CallError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut lines = Lines::follow(run_dir).await?;
+        let mut lines = Lines::follow(run_dir, Value::Null).await?;
         let mut received = Vec::new();
         while let Some(line) = lines.next().await? {
             received.push(line);
