@@ -143,6 +143,11 @@ impl Health {
         Health { probing: false, ..Health::new(policy, now) }
     }
 
+    /// Probes by another policy from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// The state, as of the last call with a time.
     pub fn state(&self) -> State {
         self.state

@@ -11,6 +11,7 @@ mod floor;
 mod looks;
 mod opinions;
 mod outlets;
+mod probing;
 mod refreshes;
 mod roles;
 mod server;
@@ -21,7 +22,6 @@ mod usage;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use attempts::Failing;
@@ -31,13 +31,13 @@ pub use outlets::Outlet;
 pub use server::Server;
 pub use servers::ServerView;
 
-use crate::config::agent::{AgentConfig, Role, ServerConfig};
+use crate::config::agent::{AgentConfig, ServerConfig};
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::floor::Floor;
-use crate::health::{Health, Policy, State};
+use crate::health::{Health, State};
 use crate::interception::TproxyPorts;
-use crate::net::{Family, Kernel};
+use crate::net::Kernel;
 use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::saturation::Saturation;
@@ -50,8 +50,6 @@ use refreshes::Refreshes;
 use roles::ManualRoles;
 use servers::Servers;
 
-/// Above this rate an uplink carries data and is probed densely, in bits a second.
-const ACTIVE_BPS: u64 = 64_000;
 /// A tick at least this often keeps words such as "unanswered for 5 s" true.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -141,17 +139,9 @@ impl Controller {
             Event::LookFailed(reason) => self.on_look_failed(reason, now, &mut actions),
             Event::Applied(failed) => self.on_applied(&failed, &mut actions),
             Event::ProbeSent { slot, counter, sent } => {
-                self.probing.remove(&slot);
-                if let Some(health) = self.health.get_mut(&slot) {
-                    if sent { health.on_sent(now, counter) } else { health.on_send_failed(now) }
-                }
+                self.on_probe_sent(slot, counter, sent, now);
             }
-            Event::ProbeAnswered { slot, counter } => {
-                let health = self.health.get_mut(&slot);
-                if health.and_then(|health| health.on_reply(now, counter)).is_some() {
-                    self.servers.used_mut().heard = Some(now);
-                }
-            }
+            Event::ProbeAnswered { slot, counter } => self.on_reply(slot, counter, now),
             Event::SubflowFailed(address) => self.on_subflow_failed(address),
             Event::MissingSubflows(slots) => {
                 let plan = self.refreshes.plan(&slots, &self.kernel.endpoints, now);
@@ -163,25 +153,11 @@ impl Controller {
                 self.on_opinion(slot, opinion, now, &mut actions);
             }
             Event::Rates(rates) => {
-                for (slot, health) in &mut self.health {
-                    health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
-                }
+                self.on_rates(&rates);
                 self.keep_floor(rates.values().sum(), now);
             }
-            Event::Received(packets) => {
-                for (slot, health) in self.health.iter_mut().filter(|(_, h)| h.is_active()) {
-                    if let Some(&packets) = packets.get(slot) {
-                        health.on_received(now, packets);
-                    }
-                }
-            }
-            Event::Subflows(signs) => {
-                for (slot, signs) in signs {
-                    if let Some(health) = self.health.get_mut(&slot) {
-                        health.on_subflows(now, signs);
-                    }
-                }
-            }
+            Event::Received(packets) => self.on_received(&packets, now),
+            Event::Subflows(signs) => self.on_subflows(&signs, now),
             Event::Counted { clock, counters } => {
                 self.on_counted(clock, &counters, now, &mut actions);
                 self.judge_saturation(&counters, now);
@@ -217,6 +193,7 @@ impl Controller {
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {
         self.config = config;
         self.roles.configure(&self.config.uplinks);
+        self.set_policies();
         if !self.servers.configure(wanted_servers(&self.config), now) {
             self.forget_server(now, actions);
         }
@@ -294,36 +271,6 @@ impl Controller {
         self.choose_direct(actions);
         self.reconcile(now, actions);
         self.leave_dead_uplinks(actions);
-    }
-
-    /// Health belongs to a path: another address or device starts anew, a gap in it does not. What
-    /// was known of an uplink before it was switched off says nothing afterwards.
-    fn renew_health(&mut self, before: &[Uplink], now: Instant) {
-        let session = self.servers.used().in_use;
-        let family = session.map_or(Family::V4, Family::of);
-        let mut kept = BTreeMap::new();
-        for uplink in &self.uplinks {
-            let old = before.iter().find(|old| old.slot == uplink.slot && old.name == uplink.name);
-            let same = old.is_some_and(|old| {
-                let (old, new) = (outlets::source(old, family), outlets::source(uplink, family));
-                old == new || new.is_none()
-            });
-            let switched =
-                old.is_some_and(|old| (old.role == Role::Off) != (uplink.role == Role::Off));
-            let health = self.health.remove(&uplink.slot).filter(|_| same && !switched);
-            kept.insert(uplink.slot, health.unwrap_or_else(|| new_health(session, now)));
-        }
-        self.health = kept;
-    }
-
-    fn renew_all_health(&mut self, now: Instant) {
-        for health in self.health.values_mut() {
-            *health = new_health(self.servers.used().in_use, now);
-        }
-    }
-
-    fn healths(&self) -> Vec<&Health> {
-        self.uplinks.iter().filter_map(|uplink| self.health.get(&uplink.slot)).collect()
     }
 
     fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -415,43 +362,6 @@ impl Controller {
         }
     }
 
-    fn on_subflow_failed(&mut self, address: IpAddr) {
-        for uplink in &self.uplinks {
-            let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-            if paths.any(|path| path.address == address)
-                && let Some(health) = self.health.get_mut(&uplink.slot)
-            {
-                health.suspect();
-            }
-        }
-    }
-
-    /// Sends the probes that are due.
-    fn probe(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for health in self.health.values_mut() {
-            health.poll(now);
-        }
-        self.spread_suspicion(now);
-        for &Outlet { slot, .. } in &self.probers {
-            let due = self.health.get_mut(&slot).is_some_and(|health| health.poll(now).send);
-            if due && self.probing.insert(slot) {
-                actions.push(Action::Probe { slot });
-            }
-        }
-    }
-
-    /// When an uplink begins to fail the others are probed at once: they tell whether it is the
-    /// uplink or the server.
-    fn spread_suspicion(&mut self, now: Instant) {
-        let fails = |(slot, health): (&u8, &Health)| health.is_doubtful(now).then_some(*slot);
-        let failing: BTreeSet<u8> = self.health.iter().filter_map(fails).collect();
-        if !failing.is_subset(&self.failing) {
-            let well = self.health.iter_mut().filter(|(slot, _)| !failing.contains(slot));
-            well.for_each(|(_, health)| health.suspect());
-        }
-        self.failing = failing;
-    }
-
     fn judge_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let prefer = outlets::commoner_family(&self.uplinks);
         if self.servers.poll(prefer, now, actions) {
@@ -496,11 +406,4 @@ impl Controller {
 /// The servers to know: none while there is nothing to do.
 fn wanted_servers(config: &AgentConfig) -> &[ServerConfig] {
     if config.idle_reason().is_some() { &[] } else { &config.servers }
-}
-
-fn new_health(session: Option<IpAddr>, now: Instant) -> Health {
-    match session {
-        Some(_) => Health::new(Policy::default(), now),
-        None => Health::unprobed(Policy::default(), now),
-    }
 }

@@ -10,6 +10,7 @@ mod servers;
 mod uplinks;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::*;
 use crate::config::agent::{CipherChoice, OnServerLoss, Quic, ServerConfig};

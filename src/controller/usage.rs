@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Action, Controller, new_health};
+use super::{Action, Controller};
 use crate::config::agent::Role;
 use crate::failover::InForce;
 use crate::net::Counters;
@@ -57,7 +57,8 @@ impl Controller {
         let changed = before.into_iter().zip(off(self)).map(|(before, after)| before != after);
         for (uplink, _) in self.uplinks.iter().zip(changed).filter(|(_, changed)| *changed) {
             // It is not probed while it is off, so nothing is known of it.
-            self.health.insert(uplink.slot, new_health(self.servers.used().in_use, now));
+            let health = self.new_health(&uplink.name, now);
+            self.health.insert(uplink.slot, health);
         }
     }
 

@@ -44,6 +44,14 @@ pub struct Policy {
     pub flap_window: Duration,
 }
 
+impl Policy {
+    /// Of an uplink whose bytes are counted: it is probed rarely while it is idle, just often enough
+    /// to keep a NAT's UDP mapping.
+    pub fn metered() -> Policy {
+        Policy { sparse: Duration::from_secs(10), ..Policy::default() }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Policy {
         Policy {

@@ -18,7 +18,8 @@ fn far_behind() -> World {
     world.rtt = [Some(10), Some(10)];
     world.run(5000);
     // The path of `wanb` becomes another one.
-    world.controller.health.insert(1, new_health(world.controller.server().in_use, world.now));
+    let unknown = world.controller.new_health("wanb", world.now);
+    world.controller.health.insert(1, unknown);
     world.rtt[1] = Some(300);
     world.run(10_000);
     world.forget();

@@ -1,6 +1,7 @@
 //! Uplinks that answer, fall silent and change.
 
 use super::*;
+use crate::config::agent::{Quota, QuotaAction};
 use crate::failover::Reason;
 use crate::health::State;
 use crate::uplink::tests::address as interface_address;
@@ -176,4 +177,18 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     world.rtt[1] = None;
     world.until(5000, |world| world.in_force()[1] == InForce::Unused);
     assert_eq!(world.controller.expected_subflows(world.now).len(), 1);
+}
+
+#[test]
+fn a_metered_uplink_is_probed_rarely_while_it_is_idle() {
+    let mut world = World::settled();
+    let mut config = world.controller.config().clone();
+    config.uplinks[1].quota =
+        Some(Quota { bytes: 50_000_000_000, reset_day: 1, action: QuotaAction::Backup });
+    world.tell(Event::Configured(Box::new(config)));
+    world.run(20_000);
+    world.forget();
+    world.run(60_000);
+    // One each two seconds, and one each ten.
+    assert!((34..=38).contains(&world.probes), "{} probes in a minute", world.probes);
 }
