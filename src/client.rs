@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::cli::{StatusFormat, StatusOptions, UplinkOptions, exit};
 use crate::config::agent::Role;
-use crate::os::control::{CallError, call, call_with};
+use crate::os::control::{CallError, call_with};
 use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
@@ -108,17 +109,14 @@ fn status(run_dir: &Path, format: StatusFormat) -> u8 {
             Some(terminal) if in_place => terminal.frame(&text),
             _ => text,
         };
-        let mut out = io::stdout().lock();
-        match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => {}
-            // Who reads has seen enough, as `head` does.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit::OK,
+        match print(&shown) {
+            Ok(true) => {}
+            Ok(false) => return exit::OK,
             Err(error) => {
                 complain(&format!("cannot write the status: {error}"));
                 return exit::IOERR;
             }
         }
-        drop(out);
         if !watch {
             return exit::OK;
         }
@@ -128,13 +126,11 @@ fn status(run_dir: &Path, format: StatusFormat) -> u8 {
 
 /// Gets the status and makes text of it; an error comes with its exit code.
 fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<String, (String, u8)> {
-    let failed = |error: CallError| (error.to_string(), code(&error));
+    let answer = call_with(run_dir, "status", params(json, terminal))
+        .map_err(|error| (error.to_string(), code(&error)))?;
     if json {
-        let answer = call(run_dir, "status").map_err(failed)?;
         return Ok(format!("{answer}\n"));
     }
-    let params = serde_json::json!({ "style": style(terminal) });
-    let answer = call_with(run_dir, "status", params).map_err(failed)?;
     serde_json::from_str(&answer)
         .map_err(|error| (format!("the status cannot be read: {error}"), exit::PROTOCOL))
 }
@@ -146,6 +142,24 @@ fn code(error: &CallError) -> u8 {
         CallError::Io(..) => exit::IOERR,
         CallError::Protocol(_) => exit::PROTOCOL,
         CallError::Refused(_) => exit::UNAVAILABLE,
+    }
+}
+
+/// The parameters of a question whose answer is to be JSON, or text for this terminal.
+fn params(json: bool, terminal: Option<&Terminal>) -> Value {
+    match json {
+        true => Value::Null,
+        false => serde_json::json!({ "style": style(terminal) }),
+    }
+}
+
+/// Writes to standard output; whether anybody still reads it. Who does not has seen enough, as `head`
+/// has.
+fn print(text: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

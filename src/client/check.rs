@@ -5,9 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
 
-use super::{Terminal, code, complain, style};
+use super::{Terminal, code, complain, params, print};
 use crate::check::{Facts, MPTCP_ENABLED, ServerFacts, UplinkFacts, judge};
 use crate::cli::{CheckOptions, exit};
 use crate::config::agent::AgentConfig;
@@ -22,10 +21,7 @@ use crate::uplink::observe;
 /// Checks everything and shows what was found: exit code 0 when all is well, 1 otherwise, and
 /// those of `sysexits.h` when nothing can be said.
 pub fn check(options: &CheckOptions) -> ExitCode {
-    let params = match options.json {
-        true => Value::Null,
-        false => json!({ "style": style(Terminal::of_stdout().as_ref()) }),
-    };
+    let params = params(options.json, Terminal::of_stdout().as_ref());
     let answer = match with_notice(|| call_with(&options.run_dir, "check", params.clone())) {
         Err(CallError::NotRunning(_)) => runtime::run(alone(options))
             .map_err(|error| (error.to_string(), exit::OSERR))
@@ -53,13 +49,10 @@ fn show(answer: &str) -> Result<ExitCode, (String, u8)> {
     let outcome: Outcome = serde_json::from_str(answer)
         .map_err(|error| (format!("the report cannot be read: {error}"), exit::PROTOCOL))?;
     let text = outcome.text.unwrap_or_else(|| format!("{answer}\n"));
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err((format!("cannot write the report: {error}"), exit::IOERR))
-        }
-        _ if outcome.well => Ok(ExitCode::from(exit::OK)),
-        _ => Ok(ExitCode::from(exit::NOT_WELL)),
+    match print(&text) {
+        Err(error) => Err((format!("cannot write the report: {error}"), exit::IOERR)),
+        Ok(_) if outcome.well => Ok(ExitCode::from(exit::OK)),
+        Ok(_) => Ok(ExitCode::from(exit::NOT_WELL)),
     }
 }
 

@@ -1,14 +1,12 @@
 //! `mptcp-bond monitor`: prints what happens in a running agent, as it happens.
 
 use std::future::Future;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Terminal, code, complain, style};
+use super::{Terminal, code, complain, params, print};
 use crate::cli::{MonitorOptions, exit};
 use crate::os::control::{CallError, Lines};
 use crate::os::runtime;
@@ -43,11 +41,8 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-async fn follow(run_dir: &Path, as_json: bool) -> u8 {
-    let params = match as_json {
-        true => Value::Null,
-        false => json!({ "style": style(Terminal::of_stdout().as_ref()) }),
-    };
+async fn follow(run_dir: &Path, json: bool) -> u8 {
+    let params = params(json, Terminal::of_stdout().as_ref());
     let failed = |error: CallError| {
         complain(&error.to_string());
         code(&error)
@@ -65,11 +60,9 @@ async fn follow(run_dir: &Path, as_json: bool) -> u8 {
             }
             Err(error) => return failed(error),
         };
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{line}").and_then(|()| out.flush()) {
-            Ok(()) => {}
-            // Who reads has seen enough, as `head` does.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit::OK,
+        match print(&format!("{line}\n")) {
+            Ok(true) => {}
+            Ok(false) => return exit::OK,
             Err(error) => {
                 complain(&format!("cannot write an event: {error}"));
                 return exit::IOERR;

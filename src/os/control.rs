@@ -321,7 +321,7 @@ impl Lines {
     /// Begins to read what [`MONITOR`] yields with these parameters. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// As those of [`call`].
+    /// As those of [`call_with`].
     pub async fn follow(run_dir: &Path, params: Value) -> Result<Lines, CallError> {
         let path = run_dir.join(SOCKET);
         let failed = |error| call_error(&path, error);
@@ -357,19 +357,11 @@ fn call_error(path: &Path, error: io::Error) -> CallError {
     }
 }
 
-/// Asks the process that owns `run_dir` for `method`, and returns the result as JSON text. Blocks,
-/// for up to a minute if that process hangs.
+/// Asks the process that owns `run_dir` for `method` with `params`, and returns the result as JSON
+/// text. Blocks, for up to a minute if that process hangs.
 ///
 /// # Errors
 /// [`CallError::NotRunning`] when there is no such process, and others.
-pub fn call(run_dir: &Path, method: &str) -> Result<String, CallError> {
-    call_with(run_dir, method, Value::Null)
-}
-
-/// The same as [`call`], for a method that takes `params`.
-///
-/// # Errors
-/// As those of [`call`].
 pub fn call_with(run_dir: &Path, method: &str, params: Value) -> Result<String, CallError> {
     let path = run_dir.join(SOCKET);
     let question = serde_json::json!({ "method": method, "params": params });

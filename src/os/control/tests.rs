@@ -4,6 +4,10 @@ use std::io::BufRead;
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
+fn call(run_dir: &Path, method: &str) -> Result<String, CallError> {
+    call_with(run_dir, method, Value::Null)
+}
+
 /// Runs a control socket whose owner answers by `answer`, while `body` is at work as its client.
 fn with_control(
     answer: impl Fn(&Request) -> Result<String, String> + Send + 'static,
