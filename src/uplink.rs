@@ -133,6 +133,11 @@ impl Uplink {
         }
     }
 
+    /// Whether its path in the address's family has this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.path(Family::of(address)).is_some_and(|path| path.address == address)
+    }
+
     /// Its routing table.
     pub fn table(&self) -> Table {
         Table::of_slot(self.slot)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::health::Signs;
-use crate::net::{Counters, Family};
+use crate::net::Counters;
 use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket::{self, Subflow};
 use crate::proxy::{Connection, Proxy};
@@ -84,17 +84,11 @@ const STALL: Duration = Duration::from_millis(800);
 
 /// What subflows show of the uplinks, by slot.
 pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, Signs> {
-    let slot_of = |address: IpAddr| {
-        let has = |uplink: &&Uplink| {
-            let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-            paths.any(|path| path.address == address)
-        };
-        uplinks.iter().find(has).map(|uplink| uplink.slot)
-    };
     let mut by_slot: BTreeMap<u8, Vec<Subflow>> = BTreeMap::new();
     for subflow in subflows.into_iter().filter(Subflow::is_established) {
-        if let Some(slot) = slot_of(subflow.local.ip().to_canonical()) {
-            by_slot.entry(slot).or_default().push(subflow);
+        let address = subflow.local.ip().to_canonical();
+        if let Some(uplink) = uplinks.iter().find(|uplink| uplink.has_address(address)) {
+            by_slot.entry(uplink.slot).or_default().push(subflow);
         }
     }
     by_slot.into_iter().map(|(slot, subflows)| (slot, sum_up(&subflows, now))).collect()

@@ -9,7 +9,6 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::Agent;
 use crate::controller::Controller;
 use crate::monitor::{Event, Line, ServerView, SubflowChange, UplinkView, View};
-use crate::net::Family;
 use crate::os::control::Request;
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::registry::unix_time;
@@ -27,6 +26,15 @@ struct Reader {
     lost: u64,
 }
 
+/// What became of a line for a reader.
+enum Handed {
+    Over,
+    /// The queue was full, so the line is left out.
+    Lost,
+    /// Nobody reads any more.
+    Gone,
+}
+
 impl Reader {
     /// An event as this reader wants it; none where it says the same as another one does.
     fn line(&self, event: Event) -> Option<String> {
@@ -38,27 +46,31 @@ impl Reader {
         }
     }
 
+    fn hand(&mut self, line: String) -> Handed {
+        match self.lines.try_send(line) {
+            Ok(()) => Handed::Over,
+            Err(TrySendError::Full(_)) => {
+                self.lost = self.lost.saturating_add(1);
+                Handed::Lost
+            }
+            Err(TrySendError::Closed(_)) => Handed::Gone,
+        }
+    }
+
     /// Hands an event over unless the queue is full; whether anybody is still there.
     fn tell(&mut self, event: Event) -> bool {
         if self.lost > 0 {
             let lost = self.line(Event::Lost { events: self.lost }).unwrap_or_default();
-            match self.lines.try_send(lost) {
-                Ok(()) => self.lost = 0,
-                Err(TrySendError::Full(_)) => {
-                    self.lost = self.lost.saturating_add(1);
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
+            match self.hand(lost) {
+                Handed::Over => self.lost = 0,
+                // The event is left out as well, and counted.
+                Handed::Lost => return true,
+                Handed::Gone => return false,
             }
         }
-        let Some(line) = self.line(event) else { return !self.lines.is_closed() };
-        match self.lines.try_send(line) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost = self.lost.saturating_add(1);
-                true
-            }
-            Err(TrySendError::Closed(_)) => false,
+        match self.line(event) {
+            Some(line) => !matches!(self.hand(line), Handed::Gone),
+            None => !self.lines.is_closed(),
         }
     }
 }
@@ -173,10 +185,7 @@ pub fn subflow(event: &PmEvent, controller: &Controller) -> Option<Event> {
 }
 
 fn uplink_of(address: IpAddr, controller: &Controller) -> Option<String> {
-    let uplink = controller.uplinks().iter().find(|uplink| {
-        let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-        paths.any(|path| path.address == address)
-    })?;
+    let uplink = controller.uplinks().iter().find(|uplink| uplink.has_address(address))?;
     Some(uplink.name.clone())
 }
 

@@ -99,7 +99,7 @@ fn uplink_status(
     let meter = agent.meters.of(uplink.slot);
     let configured = controller.config().uplinks.iter().find(|config| config.name == uplink.name);
     let paths = || Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-    let own = |address: &&IpAddr| paths().any(|path| path.address == **address);
+    let own = |address: &&IpAddr| uplink.has_address(**address);
     let in_use = assignment.is_some_and(|assignment| assignment.in_force == InForce::Active);
     let without_mptcp = in_use
         && (controller.lacks_subflows(uplink.slot)

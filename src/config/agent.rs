@@ -43,6 +43,11 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
+    /// Whether the traffic of the uplink with this name counts against a quota.
+    pub fn is_metered(&self, uplink: &str) -> bool {
+        self.uplinks.iter().any(|it| it.name == uplink && it.quota.is_some())
+    }
+
     /// Why there is nothing to do, if so. The service starts unconfigured after its installation,
     /// and then waits for a configuration.
     pub fn idle_reason(&self) -> Option<&'static str> {

@@ -99,12 +99,11 @@ impl Controller {
         let Some(url) = url else { return };
         let lost = !self.servers.used().reachable;
         let is_down = |slot| self.health.get(&slot).is_some_and(|it| it.state() == State::Down);
-        let metered =
-            |name: &str| self.config.uplinks.iter().any(|it| it.name == name && it.quota.is_some());
-        let doubtful = self.uplinks.iter().filter_map(|uplink| {
+        let silent = self.uplinks.iter().filter(|uplink| lost || is_down(uplink.slot));
+        let doubtful = silent.filter_map(|uplink| {
             let mut outlets = outlets::dial_order(&[uplink.slot], &self.uplinks).into_iter();
-            let outlet = outlets.next().filter(|_| lost || is_down(uplink.slot))?;
-            Some(Doubtful { outlet, metered: metered(&uplink.name) })
+            let metered = self.config.is_metered(&uplink.name);
+            Some(Doubtful { outlet: outlets.next()?, metered })
         });
         let due = self.opinions.due(doubtful.collect(), now);
         let checks = due.into_iter().map(|outlet| Action::AskInternet { outlet, url: url.clone() });

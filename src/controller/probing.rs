@@ -51,11 +51,8 @@ impl Controller {
     }
 
     pub(super) fn on_subflow_failed(&mut self, address: IpAddr) {
-        for uplink in &self.uplinks {
-            let mut paths = Family::ALL.into_iter().filter_map(|family| uplink.path(family));
-            if paths.any(|path| path.address == address)
-                && let Some(health) = self.health.get_mut(&uplink.slot)
-            {
+        for uplink in self.uplinks.iter().filter(|uplink| uplink.has_address(address)) {
+            if let Some(health) = self.health.get_mut(&uplink.slot) {
                 health.suspect();
             }
         }
@@ -135,8 +132,6 @@ impl Controller {
     }
 
     fn policy(&self, name: &str) -> Policy {
-        let metered =
-            self.config.uplinks.iter().any(|uplink| uplink.name == name && uplink.quota.is_some());
-        if metered { Policy::metered() } else { Policy::default() }
+        if self.config.is_metered(name) { Policy::metered() } else { Policy::default() }
     }
 }
