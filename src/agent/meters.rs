@@ -14,6 +14,8 @@ use crate::uplink::Uplink;
 
 /// A new connection has this long to get its subflows.
 const SETTLED: Duration = Duration::from_secs(5);
+/// Data that arrived no longer ago than this are still being sent.
+const STILL: Duration = Duration::from_millis(200);
 
 /// One uplink's device counters.
 #[derive(Default)]
@@ -133,4 +135,26 @@ pub fn missing_subflows(proxy: &Proxy, expected: &[(u8, IpAddr)], now: Instant) 
         missing.extend(lacks.map(|(slot, _)| *slot));
     }
     missing.into_iter().collect()
+}
+
+/// Slots of those uplinks that stand by over which data of a connection still arrive, although it
+/// has a subflow elsewhere.
+pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
+    if standbys.is_empty() {
+        return Vec::new();
+    }
+    let mut used = BTreeSet::new();
+    for tunnel in proxy.connections().iter().filter_map(|connection| connection.tunnel()) {
+        let mut subflows = socket::subflows(&*tunnel).unwrap_or_default();
+        subflows.retain(Subflow::is_established);
+        let standby = |subflow: &Subflow| {
+            let address = subflow.local.ip().to_canonical();
+            standbys.iter().find(|(_, standby)| *standby == address).map(|(slot, _)| *slot)
+        };
+        if subflows.iter().any(|subflow| standby(subflow).is_none()) {
+            let fed = subflows.iter().filter(|subflow| subflow.data_ago < STILL);
+            used.extend(fed.filter_map(standby));
+        }
+    }
+    used.into_iter().collect()
 }

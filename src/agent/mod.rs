@@ -328,6 +328,8 @@ impl Agent {
         if self.controller.relies_on_subflows() {
             self.look_at_subflows().await;
         }
+        let used = meters::used_standbys(&self.proxy, &self.controller.busy_standbys());
+        self.handle(Event::StandbysUsed(used)).await;
         let counters = self.meters.counters();
         self.handle(Event::Counted { clock: unix_seconds(), counters }).await;
         if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {

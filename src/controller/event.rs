@@ -57,6 +57,9 @@ pub enum Event {
     /// Slots on which a settled connection lacks a subflow that
     /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names.
     MissingSubflows(Vec<u8>),
+    /// Slots of [`Controller::busy_standbys`](super::Controller::busy_standbys) over which the server
+    /// still sends; told each second.
+    StandbysUsed(Vec<u8>),
     /// There is news of the server with this name.
     Server(String, ServerNews),
     /// A stream to the server in use broke before it was answered.

@@ -144,7 +144,11 @@ impl Controller {
             Event::ProbeAnswered { slot, counter } => self.on_reply(slot, counter, now),
             Event::SubflowFailed(address) => self.on_subflow_failed(address),
             Event::MissingSubflows(slots) => {
-                let plan = self.refreshes.plan(&slots, &self.kernel.endpoints, now);
+                let plan = self.refreshes.renew(&slots, &self.kernel.endpoints, now);
+                self.apply(plan, now, &mut actions);
+            }
+            Event::StandbysUsed(slots) => {
+                let plan = self.refreshes.demote(&slots, &self.kernel.endpoints, now);
                 self.apply(plan, now, &mut actions);
             }
             Event::Server(name, news) => self.on_server(&name, news, now, &mut actions),

@@ -1,7 +1,9 @@
-//! Endpoints made anew because subflows are missing.
+//! Endpoints touched again because subflows are not as they should be.
 //!
 //! The kernel's path manager never makes a subflow anew that has died: its endpoint is removed and
-//! added again, more and more rarely where that does not help.
+//! added again. And it tells the peer but once that a subflow stands by: MP_PRIO goes on a single
+//! acknowledgement, which nobody acknowledges (RFC 8684, section 3.3.8), and is easily lost in the
+//! full queue of a busy uplink. Both are done more and more rarely where it does not help.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,49 +12,95 @@ use crate::net::{Endpoint, EndpointId};
 use crate::reconcile::{Operation, Plan};
 
 /// The first wait before an endpoint is made anew another time; it doubles.
-const WAIT_FIRST: Duration = Duration::from_secs(5);
+const RENEWAL_WAIT: Duration = Duration::from_secs(5);
+/// The same before an uplink is demoted another time.
+const DEMOTION_WAIT: Duration = Duration::from_millis(900);
 /// The longest such wait.
 const WAIT_LAST: Duration = Duration::from_secs(600);
+/// An uplink is demoted by MP_PRIO so many times; after that its subflows are made anew, as backups
+/// from their MP_JOIN on, which is sent until it is acknowledged.
+const ANNOUNCEMENTS: u32 = 2;
 
-struct Refresh {
+struct Attempts {
     not_before: Instant,
     wait: Duration,
-    /// Whether subflows were still missing after the first refresh.
+    /// How many were made.
+    made: u32,
+    /// Whether the last one did not help.
     in_vain: bool,
 }
 
-/// What was made anew, by slot.
+/// What was attempted, by slot.
 #[derive(Default)]
-pub(super) struct Refreshes(BTreeMap<u8, Refresh>);
+struct BySlot(BTreeMap<u8, Attempts>);
 
-impl Refreshes {
-    /// The plan for slots on which subflows are missing; the others are well again.
-    pub(super) fn plan(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
+impl BySlot {
+    /// The endpoints of those slots for which an attempt is due, with the number of attempts made
+    /// before; the slots not named are well again.
+    fn due(
+        &mut self,
+        slots: &[u8],
+        endpoints: &[Endpoint],
+        first_wait: Duration,
+        now: Instant,
+    ) -> Vec<(Endpoint, u32)> {
         self.0.retain(|slot, _| slots.contains(slot));
-        let mut plan = Plan::new();
+        let mut due = Vec::new();
         for &slot in slots {
             let id = EndpointId::of_slot(slot);
             let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.id == id) else {
                 continue;
             };
-            let refresh = self
-                .0
-                .entry(slot)
-                .and_modify(|refresh| refresh.in_vain = true)
-                .or_insert(Refresh { not_before: now, wait: WAIT_FIRST, in_vain: false });
-            if now < refresh.not_before {
-                continue;
+            let first = Attempts { not_before: now, wait: first_wait, made: 0, in_vain: false };
+            let attempts = self.0.entry(slot).and_modify(|a| a.in_vain = true).or_insert(first);
+            if now >= attempts.not_before {
+                due.push((endpoint.clone(), attempts.made));
+                attempts.not_before = now + attempts.wait;
+                attempts.wait = (attempts.wait * 2).min(WAIT_LAST);
+                attempts.made = attempts.made.saturating_add(1);
             }
-            refresh.not_before = now + refresh.wait;
-            refresh.wait = (refresh.wait * 2).min(WAIT_LAST);
-            plan.push(Operation::DeleteEndpoint(endpoint.clone()));
-            plan.push(Operation::AddEndpoint(endpoint.clone()));
         }
-        plan
+        due
+    }
+}
+
+/// What was done for subflows that are missing, and for those that do not stand by.
+#[derive(Default)]
+pub(super) struct Refreshes {
+    missing: BySlot,
+    unheeded: BySlot,
+}
+
+impl Refreshes {
+    /// The plan for slots on which subflows are missing; the others are well again.
+    pub(super) fn renew(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
+        let due = self.missing.due(slots, endpoints, RENEWAL_WAIT, now);
+        due.into_iter().flat_map(|(endpoint, _)| anew(endpoint)).collect()
+    }
+
+    /// The plan for slots that stand by, over which the server sends all the same.
+    pub(super) fn demote(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
+        let backups: Vec<Endpoint> = endpoints.iter().filter(|e| e.backup).cloned().collect();
+        let due = self.unheeded.due(slots, &backups, DEMOTION_WAIT, now);
+        let plan = |(endpoint, made)| match made {
+            0..ANNOUNCEMENTS => announced(endpoint),
+            _ => anew(endpoint),
+        };
+        due.into_iter().flat_map(plan).collect()
     }
 
     /// Whether subflows on this slot stay missing.
     pub(super) fn in_vain(&self, slot: u8) -> bool {
-        self.0.get(&slot).is_some_and(|refresh| refresh.in_vain)
+        self.missing.0.get(&slot).is_some_and(|attempts| attempts.in_vain)
     }
+}
+
+fn anew(endpoint: Endpoint) -> [Operation; 2] {
+    [Operation::DeleteEndpoint(endpoint.clone()), Operation::AddEndpoint(endpoint)]
+}
+
+/// The kernel sends MP_PRIO for a change only, so there are two.
+fn announced(endpoint: Endpoint) -> [Operation; 2] {
+    let other = Endpoint { backup: !endpoint.backup, ..endpoint.clone() };
+    [Operation::ChangeEndpoint(other), Operation::ChangeEndpoint(endpoint)]
 }

@@ -118,20 +118,32 @@ impl Controller {
 
     /// Slots and local addresses of the subflows that every settled connection should have.
     pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
-        let Some(server) = self.servers.used().in_use else { return Vec::new() };
-        let settled = |health: &Health| {
-            matches!(health.state(), State::Up | State::Degraded)
+        self.addresses(|in_force, health| {
+            in_force != InForce::Unused
+                && matches!(health.state(), State::Up | State::Degraded)
                 && now.saturating_duration_since(health.since()) > SETTLED
+        })
+    }
+
+    /// Slots and local addresses of uplinks that stand by while others are in use, and carry traffic
+    /// all the same.
+    pub fn busy_standbys(&self) -> Vec<(u8, IpAddr)> {
+        if !self.assignments.iter().any(|assignment| assignment.in_force == InForce::Active) {
+            return Vec::new();
+        }
+        self.addresses(|in_force, health| in_force == InForce::Backup && health.is_active())
+    }
+
+    /// Slots and addresses, in the family of the server in use, of the uplinks that are `wanted`.
+    fn addresses(&self, wanted: impl Fn(InForce, &Health) -> bool) -> Vec<(u8, IpAddr)> {
+        let Some(server) = self.servers.used().in_use else { return Vec::new() };
+        let address = |assignment: &Assignment| {
+            let health = self.health.get(&assignment.slot)?;
+            let uplink = self.uplinks.iter().find(|uplink| uplink.slot == assignment.slot)?;
+            let path = uplink.path(Family::of(server))?;
+            wanted(assignment.in_force, health).then_some((assignment.slot, path.address))
         };
-        self.assignments
-            .iter()
-            .filter(|assignment| assignment.in_force != InForce::Unused)
-            .filter(|assignment| self.health.get(&assignment.slot).is_some_and(settled))
-            .filter_map(|assignment| {
-                let uplink = self.uplinks.iter().find(|u| u.slot == assignment.slot)?;
-                Some((assignment.slot, uplink.path(Family::of(server))?.address))
-            })
-            .collect()
+        self.assignments.iter().filter_map(address).collect()
     }
 
     /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.

@@ -55,6 +55,7 @@ mod tests {
             remote: ([10, 0, 0, 2], 443).into(),
             state: 1,
             unacked: 0,
+            data_ago: Duration::ZERO,
             heard_ago: Duration::ZERO,
             rtt: Duration::from_millis(rtt),
             min_rtt: Duration::from_millis(40),

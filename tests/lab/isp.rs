@@ -34,6 +34,8 @@ pub struct Policy {
     pub loss: Pair<u32>,
     /// Whether only TCP and ICMP pass.
     pub without_udp: bool,
+    /// Whether acknowledgements with MP_PRIO are lost.
+    pub without_priority: bool,
     /// MPTCP options removed.
     pub strip: Strip,
     /// Packets make a detour through the forwarder.
@@ -135,6 +137,12 @@ table inet isp {{
         }
         if self.without_udp {
             rules += "    meta l4proto udp counter drop\n";
+        }
+        if self.without_priority {
+            // Behind 12 bytes of timestamps and 0, 8 or 12 of the DSS option, whose subtype nft sees.
+            for bit in [256, 320, 352] {
+                let _ = writeln!(rules, "    meta l4proto tcp @th,{bit},20 0x1e035 counter drop");
+            }
         }
         rules += match self.strip {
             Strip::Nothing => "",

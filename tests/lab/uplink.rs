@@ -54,6 +54,7 @@ impl Uplink {
                     blackhole: None,
                     loss: Pair::default(),
                     without_udp: false,
+                    without_priority: false,
                     strip: Strip::Nothing,
                     forwarder: false,
                 },
@@ -204,12 +205,18 @@ impl Uplink {
         self.change_policy(|policy| policy.strip = strip);
     }
 
-    /// Ends blackhole, loss, stripping and the lack of UDP.
+    /// Loses the acknowledgements that say by MP_PRIO which subflows stand by.
+    pub fn drop_priority(&self) {
+        self.change_policy(|policy| policy.without_priority = true);
+    }
+
+    /// Ends blackhole, loss, stripping and the lack of UDP and MP_PRIO.
     pub fn restore(&self) {
         self.change_policy(|policy| {
             policy.blackhole = None;
             policy.loss = Pair::default();
             policy.without_udp = false;
+            policy.without_priority = false;
             policy.strip = Strip::Nothing;
         });
     }

@@ -75,3 +75,25 @@ fn another_role_moves_live_connections_without_a_reset() {
         status["uplinks"][1]["role_set"].is_null() && status["uplinks"][1]["in_use"] == true
     });
 }
+
+#[test]
+fn an_uplink_stands_by_though_the_server_is_not_told_by_mp_prio() {
+    let lab = Lab::builder("prio-lost")
+        .uplink(UplinkSpec::new("wan", 60))
+        .uplink(UplinkSpec::new("wanb", 40))
+        .build();
+    let server = ServerProgram::start(&lab);
+    let agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let download = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+    let wanb = lab.uplink(1);
+    wait_load("at first", wanb, Instant::now(), |(rx, _)| rx > 0.3);
+
+    wanb.drop_priority();
+    let start = Instant::now();
+    agent.set_role("wanb", "backup").expect("another role");
+    let time = wait_load("backup", wanb, start, stands_by);
+    println!("without MP_PRIO: {time:.2?}");
+    goes_on(&[download]);
+}

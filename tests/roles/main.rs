@@ -17,7 +17,7 @@ use lab::traffic::Transfer;
 /// How long anything may take that should happen soon.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Traffic moves within this time.
-const MOVED: Duration = Duration::from_secs(2);
+const MOVED: Duration = Duration::from_secs(6);
 /// What rates are measured over.
 const WINDOW: Duration = Duration::from_millis(250);
 

@@ -1,7 +1,7 @@
 //! Uplinks that answer, fall silent and change.
 
 use super::*;
-use crate::config::agent::{Quota, QuotaAction};
+use crate::config::agent::{Quota, QuotaAction, Role};
 use crate::failover::Reason;
 use crate::health::State;
 use crate::uplink::tests::address as interface_address;
@@ -177,6 +177,36 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     world.rtt[1] = None;
     world.until(5000, |world| world.in_force()[1] == InForce::Unused);
     assert_eq!(world.controller.expected_subflows(world.now).len(), 1);
+}
+
+#[test]
+fn an_uplink_over_which_the_server_still_sends_is_demoted_again_and_then_made_anew() {
+    let mut world = World::settled();
+    world.tell(Event::Rates([(0, 8_000_000), (1, 8_000_000)].into()));
+    assert_eq!(world.controller.busy_standbys(), []);
+    world.tell(Event::RoleWanted { uplink: "wanb".into(), role: Some(Role::Backup) });
+    assert_eq!(world.controller.busy_standbys(), [(1, address("192.0.2.20"))]);
+    world.forget();
+    for _ in 0..10 {
+        world.tell(Event::StandbysUsed(vec![1]));
+        world.run(1000);
+    }
+    let lines = world.lines();
+    let lines: Vec<String> =
+        lines.iter().map(|(ms, line)| format!("{} s: {line}", ms / 1000)).collect();
+    assert_eq!(
+        lines,
+        [
+            "1 s: ip mptcp endpoint change id 201 nobackup",
+            "1 s: ip mptcp endpoint change id 201 backup",
+            "2 s: ip mptcp endpoint change id 201 nobackup",
+            "2 s: ip mptcp endpoint change id 201 backup",
+            "4 s: ip mptcp endpoint delete id 201",
+            "4 s: ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow backup",
+            "8 s: ip mptcp endpoint delete id 201",
+            "8 s: ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow backup",
+        ]
+    );
 }
 
 #[test]

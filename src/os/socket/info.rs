@@ -47,6 +47,8 @@ pub struct Subflow {
     pub state: u8,
     /// Segments sent and not acknowledged.
     pub unacked: u32,
+    /// How long ago data arrived; counted from its beginning where none ever did.
+    pub data_ago: Duration,
     /// How long ago the peer was heard: data or an acknowledgement.
     pub heard_ago: Duration,
     /// Smoothed round-trip time.
@@ -173,13 +175,15 @@ fn element(bytes: &[u8], index: usize, size: usize) -> Option<&[u8]> {
 /// A subflow from its two addresses and its `struct tcp_info`.
 fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
     let field = |offset| Fields(info).u32(offset);
-    let heard_ago = field(LAST_DATA_RECEIVED).min(field(LAST_ACK_RECEIVED));
+    let data_ago = Duration::from_millis(field(LAST_DATA_RECEIVED).into());
+    let ack_ago = Duration::from_millis(field(LAST_ACK_RECEIVED).into());
     Some(Subflow {
         local: socket_address(addresses)?,
         remote: socket_address(addresses.get(ADDRESS_SIZE..)?)?,
         state: *info.first()?,
         unacked: field(UNACKED),
-        heard_ago: Duration::from_millis(heard_ago.into()),
+        data_ago,
+        heard_ago: data_ago.min(ack_ago),
         rtt: Duration::from_micros(field(RTT).into()),
         min_rtt: Duration::from_micros(field(MIN_RTT).into()),
         retransmitted: field(RETRANSMITTED),
