@@ -16,6 +16,9 @@ pub const FORWARDER_CUSTOMER: &str = "fwd-cpe";
 /// The forwarder's device on the side of the core.
 pub const FORWARDER_CORE: &str = "fwd-core";
 
+/// The nft sets of what came from sources that are not the customer's, with a family at the end.
+pub const SPOOFED: &str = "spoofed";
+
 /// The shapers hold this much traffic, as a modem's queue does.
 const QUEUE: &str = "50ms";
 /// Bytes of a full Ethernet frame at the usual MTU.
@@ -79,7 +82,8 @@ impl Policy {
                 .map(ToString::to_string)
                 .collect();
             if family == "ip6" {
-                allowed.push("fe80::/10".to_owned());
+                // Multicast listener reports come from the unspecified address at first (RFC 3590).
+                allowed.extend(["::".to_owned(), "fe80::/10".to_owned()]);
                 allowed.extend(self.delegated.clone());
             }
             let allowed = allowed.join(", ");
@@ -88,7 +92,10 @@ impl Policy {
             } else {
                 format!("{family} saddr != {{ {allowed} }}")
             };
-            let _ = writeln!(sources, "    iifname {CUSTOMER_SIDE} {condition} counter drop");
+            let spoofed = format!("iifname {CUSTOMER_SIDE} {condition}");
+            let flow = format!("{family} saddr . {family} daddr . meta l4proto");
+            let _ = writeln!(sources, "    {spoofed} update @{SPOOFED}_{family} {{ {flow} }}");
+            let _ = writeln!(sources, "    {spoofed} drop");
         }
         let swallows =
             |way| self.blackhole.is_some_and(|hole| hole == way || hole == Direction::Both);
@@ -105,6 +112,8 @@ impl Policy {
             "add table inet isp
 delete table inet isp
 table inet isp {{
+  set {SPOOFED}_ip {{ type ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 1024; }}
+  set {SPOOFED}_ip6 {{ type ipv6_addr . ipv6_addr . inet_proto; flags dynamic; size 1024; }}
   chain ingress {{
     type filter hook prerouting priority -450;
 {sources}    iifname {{ {untracked} }} notrack

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::forwarder::Forwarder;
-use super::isp::{self, CORE_SIDE, CUSTOMER_SIDE, Pair, Policy};
+use super::isp::{self, CORE_SIDE, CUSTOMER_SIDE, Pair, Policy, SPOOFED};
 use super::spec::{Access, Direction, Strip, UplinkSpec};
 use super::{Namespace, advertisement, tun};
 
@@ -311,14 +311,17 @@ impl Uplink {
         sent.unwrap_or_else(|error| panic!("send a router advertisement: {error}"));
     }
 
-    /// Packets from sources the ISP did not assign that it has dropped since its last change.
-    pub fn spoofed_packets(&self) -> u64 {
-        let listing = self.isp.run("nft", &["list", "chain", "inet", "isp", "ingress"]);
-        listing
-            .lines()
-            .filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next())
-            .filter_map(|count| count.parse::<u64>().ok())
-            .sum()
+    /// What the ISP has dropped since its last change because it did not assign the source: source,
+    /// destination and protocol.
+    pub fn spoofed(&self) -> Vec<String> {
+        let elements = |family| {
+            let set = format!("{SPOOFED}_{family}");
+            let listing = self.isp.run("nft", &["list", "set", "inet", "isp", &set]);
+            let elements = listing.split_once("elements = {").map_or("", |(_, elements)| elements);
+            let elements = elements.split('}').next().unwrap_or_default().split(',');
+            elements.map(|e| e.trim().to_owned()).filter(|e| !e.is_empty()).collect::<Vec<_>>()
+        };
+        [elements("ip"), elements("ip6")].concat()
     }
 
     fn subnet(&self) -> u8 {
