@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 
 CARGO ?= cargo
-SCRIPTS = tests/sandbox tests/toolchain tests/no-leftovers .ci/run
+SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers .ci/run
 
 .PHONY: help deps run baseline bench build test lint deny
 
@@ -30,7 +30,7 @@ bench: build
 	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
 
 test: deps
-	tests/no-leftovers $(CARGO) test --locked
+	CARGO=$(CARGO) tests/no-leftovers tests/all
 
 lint: deps
 	$(CARGO) fmt --check
