@@ -20,6 +20,7 @@ mod baseline;
 mod dns;
 mod forwarder;
 mod isp;
+mod measure;
 mod namespace;
 mod network_state;
 mod process;
@@ -34,6 +35,7 @@ mod wait;
 
 pub use baseline::PlainMptcp;
 pub use dns::DnsServer;
+pub use measure::median_of_three;
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
