@@ -227,6 +227,13 @@ impl Health {
         self.timeout_with(self.policy.margin)
     }
 
+    /// The longest time between the replies to two of its probes, if they are replied to and it stays
+    /// well.
+    pub fn answers_every(&self) -> Option<Duration> {
+        let answers = matches!(self.state, State::Up | State::Degraded) && !self.by_subflows;
+        (self.probing && answers).then(|| self.policy.sparse + self.timeout())
+    }
+
     /// Without a least margin a steady far link would lose probes to a millisecond's jitter.
     fn timeout_with(&self, least_margin: Duration) -> Duration {
         let longest = self.policy.timeout_max;

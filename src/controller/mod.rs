@@ -180,11 +180,12 @@ impl Controller {
 
     /// When to call [`Controller::handle`] with a tick at the latest.
     pub fn deadline(&mut self, now: Instant) -> Instant {
+        let expected = self.expectation(now);
         let probed: BTreeSet<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
         let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
         let probes = health.filter_map(|(_, health)| health.poll(now).wake);
         let others = [self.failover.deadline(), self.opinions.deadline()].into_iter().flatten();
-        let others = others.chain(self.servers.deadlines(now));
+        let others = others.chain(self.servers.deadlines(expected, now));
         let later = probes.chain(others).filter(|&at| at > now);
         later.chain(self.looks.deadline()).fold(now + TICK, Instant::min)
     }
@@ -368,7 +369,7 @@ impl Controller {
 
     fn judge_server(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let prefer = outlets::commoner_family(&self.uplinks);
-        if self.servers.poll(prefer, now, actions) {
+        if self.servers.poll(self.expectation(now), prefer, now, actions) {
             self.on_session(true, now);
         }
         let server = self.servers.used();

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::server::Expectation;
 use super::{Action, Controller, Outlet, outlets};
 use crate::config::agent::Role;
-use crate::health::{Health, Policy, Signs};
+use crate::health::{Health, Policy, Signs, State};
 use crate::net::Family;
 use crate::uplink::Uplink;
 
@@ -24,7 +25,7 @@ impl Controller {
     pub(super) fn on_reply(&mut self, slot: u8, counter: u64, now: Instant) {
         let health = self.health.get_mut(&slot);
         if health.and_then(|health| health.on_reply(now, counter)).is_some() {
-            self.servers.used_mut().heard = Some(now);
+            self.servers.used_mut().on_answer(now);
         }
     }
 
@@ -82,6 +83,17 @@ impl Controller {
             well.for_each(|(_, health)| health.suspect());
         }
         self.failing = failing;
+    }
+
+    /// When signs of life of the server in use are expected. Answered probes are as good as answers
+    /// on the control connection, until one of them is missing.
+    pub(super) fn expectation(&self, now: Instant) -> Expectation {
+        let probed = || self.probers.iter().filter_map(|outlet| self.health.get(&outlet.slot));
+        let doubtful =
+            probed().any(|health| health.state() != State::Down && health.is_doubtful(now));
+        let every = probed().filter_map(Health::answers_every).min().filter(|_| !doubtful);
+        let timeout = probed().map(Health::timeout).min();
+        Expectation::probed(every, timeout.unwrap_or(Duration::MAX))
     }
 
     /// Health belongs to a path: another address or device starts anew, a gap in it does not. What

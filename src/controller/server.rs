@@ -5,8 +5,35 @@ use std::time::{Duration, Instant};
 
 /// How long the server may be silent before it counts as lost.
 const SERVER_SILENCE: Duration = Duration::from_secs(3);
-/// How long it may be silent before it is asked for a sign of life.
+/// How long it may be silent before it is asked for a sign of life, where no answered probes show that
+/// it is there; and the time between two such questions.
 const PING_AFTER: Duration = Duration::from_secs(1);
+/// The least time that an answer is given. With it a server that falls silent between two sparse probes
+/// over near uplinks is lost within [`SERVER_SILENCE`].
+const ANSWER_TIME: Duration = Duration::from_millis(700);
+
+/// When signs of life of a server are expected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expectation {
+    /// While all is well, one comes at least so often.
+    every: Duration,
+    /// So long after a question there should be an answer.
+    within: Duration,
+}
+
+impl Expectation {
+    /// Of a server that is probed: answered probes come so often, if they do, and take no longer
+    /// than `timeout`.
+    pub(super) fn probed(every: Option<Duration>, timeout: Duration) -> Expectation {
+        let within = timeout.clamp(ANSWER_TIME, SERVER_SILENCE - PING_AFTER);
+        Expectation { every: every.unwrap_or(PING_AFTER), within }
+    }
+
+    /// Of a server that is heard on its control connection alone.
+    pub(super) fn unprobed() -> Expectation {
+        Expectation::probed(None, SERVER_SILENCE)
+    }
+}
 
 /// What is known of the server.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +52,8 @@ pub struct Server {
     pub since: Option<Instant>,
     /// Why there is no session, once one failed.
     pub trouble: Option<String>,
-    pinged: Option<Instant>,
+    /// When the first question since then was put, and the last.
+    asked: Option<(Instant, Instant)>,
 }
 
 impl Server {
@@ -43,26 +71,44 @@ impl Server {
     /// There is a session; whether it is with another address than before.
     pub(super) fn on_session(&mut self, address: IpAddr, now: Instant) -> bool {
         self.connected = true;
-        self.heard = Some(now);
+        self.on_answer(now);
         self.trouble = None;
-        self.pinged = None;
         self.in_use.replace(address) != Some(address)
     }
 
+    /// It answered a probe or a ping.
+    pub(super) fn on_answer(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.asked = None;
+    }
+
+    /// It is asked for a sign of life.
+    pub(super) fn on_question(&mut self, now: Instant) {
+        self.asked = Some((self.asked.map_or(now, |(first, _)| first), now));
+    }
+
     /// Whether to ask it for a sign of life now; remembers that it was asked.
-    pub(super) fn ping_due(&mut self, now: Instant) -> bool {
-        let long_ago = |at: Option<Instant>| at.is_none_or(|at| now >= at + PING_AFTER);
-        let due = self.connected && long_ago(self.heard) && long_ago(self.pinged);
+    pub(super) fn ping_due(&mut self, expected: Expectation, now: Instant) -> bool {
+        let due = self.connected && self.next_question(expected).is_none_or(|at| now >= at);
         if due {
-            self.pinged = Some(now);
+            self.on_question(now);
         }
         due
     }
 
+    fn next_question(&self, expected: Expectation) -> Option<Instant> {
+        match self.asked {
+            Some((_, last)) => Some(last + PING_AFTER),
+            None => Some(self.heard? + expected.every),
+        }
+    }
+
     /// Decides whether it can be reached; whether that changed. It counts as lost when neither
     /// probes nor the control connection bring an answer.
-    pub(super) fn judge(&mut self, now: Instant) -> bool {
-        let answers = self.heard.is_some_and(|heard| now < heard + SERVER_SILENCE);
+    pub(super) fn judge(&mut self, expected: Expectation, now: Instant) -> bool {
+        let waits = self.asked.is_none_or(|(first, _)| now < first + expected.within);
+        let lately = |heard: Instant| now < heard + SERVER_SILENCE;
+        let answers = self.heard.is_some_and(|heard| lately(heard) || (self.connected && waits));
         // Without a control connection answers to probes may be those of a dying session.
         let reachable = self.in_use.is_some() && answers && (self.connected || self.reachable);
         if reachable == self.reachable {
@@ -74,8 +120,11 @@ impl Server {
     }
 
     /// When [`Server::ping_due`] or [`Server::judge`] say otherwise by time alone.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, expected: Expectation, now: Instant) -> Option<Instant> {
         let heard = self.heard.filter(|_| self.connected || self.reachable)?;
-        [PING_AFTER, SERVER_SILENCE].into_iter().map(|wait| heard + wait).find(|&at| at > now)
+        let silent = Some(heard + SERVER_SILENCE);
+        let unanswered = self.asked.map(|(first, _)| first + expected.within);
+        let all = [self.next_question(expected), silent, unanswered].into_iter().flatten();
+        all.filter(|&at| at > now).min()
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::contact::{Contact, Want};
 use super::event::{Action, ServerNews};
-use super::server::Server;
+use super::server::{Expectation, Server};
 use crate::config::agent::ServerConfig;
 use crate::net::Family;
 
@@ -53,8 +53,8 @@ impl Member {
         HOLD_FIRST.saturating_mul(1 << self.flaps.min(16)).min(HOLD_LAST)
     }
 
-    fn judge(&mut self, now: Instant) {
-        self.server.judge(now);
+    fn judge(&mut self, expected: Expectation, now: Instant) {
+        self.server.judge(expected, now);
         if self.server.connected && self.server.reachable {
             self.unwell = None;
             self.steady.get_or_insert(now);
@@ -207,7 +207,7 @@ impl Servers {
                 }
                 return rank == self.used;
             }
-            ServerNews::Heard => server.heard = Some(now),
+            ServerNews::Heard => server.on_answer(now),
             ServerNews::Failed { reason, dice } => {
                 contact.on_failed(now, dice);
                 server.trouble = Some(reason);
@@ -230,32 +230,47 @@ impl Servers {
     pub(super) fn suspect(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if let Some(Member { config, server, contact, .. }) = self.members.get_mut(self.used) {
             match server.connected {
-                true => actions.push(Action::PingServer(config.name.clone())),
+                true => {
+                    server.on_question(now);
+                    actions.push(Action::PingServer(config.name.clone()));
+                }
                 false => contact.hurry(now),
             }
         }
     }
 
     /// Decides what to use and whom to try, where there is a choice in the family that more uplinks
-    /// have. Whether another one is used than before.
+    /// have; the one in use answers as `expected`. Whether another one is used than before.
     pub(super) fn poll(
         &mut self,
+        expected: Expectation,
         prefer: Option<Family>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) -> bool {
-        self.members.iter_mut().for_each(|member| member.judge(now));
+        for rank in 0..self.members.len() {
+            let expected = self.expectation(rank, expected);
+            if let Some(member) = self.members.get_mut(rank) {
+                member.judge(expected, now);
+            }
+        }
         let better = self.better(now);
         if let Some(rank) = better {
             self.switch(rank, now, actions);
         }
         for rank in 0..self.members.len() {
             let want = self.wanted(rank, now);
+            let expected = self.expectation(rank, expected);
             if let Some(member) = self.members.get_mut(rank) {
-                tend(member, want, prefer, now, actions);
+                tend(member, want, expected, prefer, now, actions);
             }
         }
         better.is_some()
+    }
+
+    /// Only the server in use is probed.
+    fn expectation(&self, rank: usize, used: Expectation) -> Expectation {
+        if rank == self.used { used } else { Expectation::unprobed() }
     }
 
     /// The server to use instead of the one in use.
@@ -304,14 +319,18 @@ impl Servers {
     }
 
     /// When [`Servers::poll`] decides otherwise by time alone.
-    pub(super) fn deadlines(&self, now: Instant) -> impl Iterator<Item = Instant> {
+    pub(super) fn deadlines(
+        &self,
+        expected: Expectation,
+        now: Instant,
+    ) -> impl Iterator<Item = Instant> {
         let failing = self.members.get(self.used).and_then(|used| used.unwell);
         self.members.iter().enumerate().flat_map(move |(rank, member)| {
             let own = [
                 failing.map(|since| since + self.patience(rank)),
                 member.steady.map(|since| since + GRACE),
                 member.steady.map(|since| since + member.hold()),
-                member.server.deadline(now),
+                member.server.deadline(self.expectation(rank, expected), now),
             ];
             own.into_iter().chain(member.contact.deadlines()).flatten()
         })
@@ -322,6 +341,7 @@ impl Servers {
 fn tend(
     member: &mut Member,
     want: Want,
+    expected: Expectation,
     prefer: Option<Family>,
     now: Instant,
     actions: &mut Vec<Action>,
@@ -344,7 +364,7 @@ fn tend(
     if wants_connection && let Some(addresses) = contact.dial_due(prefer, now) {
         actions.push(Action::Dial { server: name(), addresses });
     }
-    if server.ping_due(now) {
+    if server.ping_due(expected, now) {
         actions.push(Action::PingServer(name()));
     }
 }

@@ -1,6 +1,7 @@
 //! A server that falls silent, is lost and comes back.
 
 use super::*;
+use crate::config::agent::{Quota, QuotaAction};
 use crate::failover::Reason;
 
 #[test]
@@ -55,8 +56,54 @@ fn the_control_connection_alone_keeps_a_server_reachable() {
     world.rtt = [None; 2];
     world.run(20_000);
     assert!(world.controller.server().reachable);
-    let pings = world.count(|action| matches!(action, Action::PingServer(_)));
-    assert!((15..=21).contains(&pings), "about one a second: {pings}");
+    assert!((15..=21).contains(&pings(&world)), "about one a second: {}", pings(&world));
+}
+
+fn pings(world: &World) -> usize {
+    world.count(|action| matches!(action, Action::PingServer(_)))
+}
+
+#[test]
+fn answered_probes_make_pings_needless() {
+    let mut world = World::settled();
+    world.run(60_000);
+    assert_eq!(pings(&world), 0);
+
+    // One that is down says nothing of the server, and the first loss of another one raises doubt.
+    world.rtt[0] = None;
+    world.until(5000, |world| world.in_force()[0] == InForce::Unused);
+    world.forget();
+    world.run(60_000);
+    assert_eq!(pings(&world), 0);
+    world.rtt[1] = None;
+    world.until(2500, |world| pings(world) == 1);
+    world.run(10_000);
+    assert!(world.controller.server().reachable, "the control connection brings answers");
+}
+
+#[test]
+fn over_metered_uplinks_alone_the_server_is_asked_rarely_and_in_doubt_at_once() {
+    let mut world = World::settled();
+    let mut config = world.controller.config().clone();
+    let quota = Quota { bytes: 50_000_000_000, reset_day: 1, action: QuotaAction::Backup };
+    config.uplinks.iter_mut().for_each(|uplink| uplink.quota = Some(quota));
+    world.tell(Event::Configured(Box::new(config)));
+    world.run(20_000);
+    world.forget();
+    world.run(60_000);
+    assert_eq!(pings(&world), 0);
+    assert!(world.probes <= 14, "{} probes in a minute", world.probes);
+    assert!(world.log().is_empty(), "{:?}", world.log());
+
+    // Let the silence begin right after an answer.
+    let heard = world.controller.server().heard;
+    world.until(11_000, |world| world.controller.server().heard != heard);
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(4000);
+    assert!(world.controller.server().reachable, "nobody asked");
+    world.tell(Event::ServerSuspected);
+    let lost = world.until(2000, |world| !world.controller.server().reachable);
+    assert!((700..=710).contains(&lost), "{lost} ms");
 }
 
 #[test]
@@ -66,7 +113,7 @@ fn probes_alone_keep_a_server_reachable() {
     world.run(10_000);
     assert!(world.controller.server().reachable, "its streams go on");
     assert_eq!(world.controller.server().trouble.as_deref(), Some("reset"));
-    assert_eq!(world.count(|action| matches!(action, Action::PingServer(_))), 0);
+    assert_eq!(pings(&world), 0);
 }
 
 #[test]
