@@ -58,12 +58,15 @@ pub enum NoStream {
     NoSession,
     /// The server could not be reached.
     Unreachable(io::Error),
+    /// The server does not answer on any uplink.
+    ServerLost,
 }
 
 impl fmt::Display for NoStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoStream::NoSession => f.write_str("there is no session with the server"),
+            NoStream::ServerLost => f.write_str("the server is lost"),
             NoStream::Unreachable(error) => write!(f, "the server cannot be reached: {error}"),
         }
     }

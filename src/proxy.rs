@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::agent::OnServerLoss;
@@ -77,6 +78,7 @@ fn count(cell: &Cell<u64>) {
 pub struct Proxy {
     pool: Rc<Pool>,
     on_server_loss: Cell<OnServerLoss>,
+    server_answers: watch::Sender<bool>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next: Cell<u64>,
     /// How connections fared.
@@ -136,6 +138,7 @@ impl Proxy {
         Rc::new(Proxy {
             pool,
             on_server_loss: Cell::new(on_server_loss),
+            server_answers: watch::Sender::new(true),
             connections: RefCell::default(),
             next: Cell::new(0),
             tally: Tally::default(),
@@ -145,6 +148,16 @@ impl Proxy {
     /// Changes what becomes of connections that no stream can be had for.
     pub fn set_on_server_loss(&self, on_server_loss: OnServerLoss) {
         self.on_server_loss.set(on_server_loss);
+    }
+
+    /// Takes note of whether the server answers: while it does not, no connection waits for it.
+    pub fn set_server_answers(&self, answers: bool) {
+        self.server_answers.send_replace(answers);
+    }
+
+    async fn server_lost(&self) {
+        // The sender lives as long as this.
+        let _ = self.server_answers.subscribe().wait_for(|answers| !answers).await;
     }
 
     /// The connections open now, oldest first.
@@ -206,29 +219,23 @@ impl Proxy {
         let opened = tokio::select! {
             opened = self.open(lan, connection, &mut early) => opened,
             error = socket::broken(lan) => Err(Trouble::Client(error)),
+            () = self.server_lost() => Err(Trouble::NoStream(NoStream::ServerLost)),
         };
-        let Opened { tunnel, cipher, sealer, opener, carried } = match opened {
-            Ok(opened) => opened,
-            Err(Trouble::NoStream(error)) if self.on_server_loss.get() == OnServerLoss::Direct => {
+        let trouble = match opened {
+            Ok(opened) => return relay_tunnelled(lan, connection, opened).await,
+            Err(trouble) => trouble,
+        };
+        // Otherwise the kernel would bring the request to a server that comes back.
+        if let Some(tunnel) = connection.tunnel.take() {
+            socket::abort(&*tunnel);
+        }
+        match trouble {
+            Trouble::NoStream(error) if self.on_server_loss.get() == OnServerLoss::Direct => {
                 log::debug!("{}: {error}: untunnelled", connection.target);
-                return self.relay_direct(lan, connection, &early).await;
+                self.relay_direct(lan, connection, &early).await
             }
-            Err(trouble) => {
-                if let Some(tunnel) = connection.tunnel() {
-                    socket::abort(&*tunnel);
-                }
-                return Err(trouble);
-            }
-        };
-        let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let relayed = match cipher {
-            Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
-            _ => {
-                let records = (sealer, opener);
-                relay::sealed(lan, &tunnel, records, carried, counters, limits).await
-            }
-        };
-        relayed.map_err(Trouble::Relay)
+            trouble => Err(trouble),
+        }
     }
 
     /// Has the server connect to the target. A stream that breaks before the server has answered,
@@ -273,7 +280,6 @@ impl Proxy {
         early: &[u8],
     ) -> Result<(), Trouble> {
         count(&self.tally.direct);
-        *connection.tunnel.borrow_mut() = None;
         let connect = async {
             let target = socket::tcp_connect(connection.target, None).await?;
             message::send(&target, early).await?;
@@ -290,6 +296,24 @@ impl Proxy {
         let relayed = relay::plain(lan, &target, Vec::new(), counters, limits).await;
         relayed.map_err(Trouble::Relay)
     }
+}
+
+/// Relays between the client and a stream on which the server has answered.
+async fn relay_tunnelled(
+    lan: &TcpStream,
+    connection: &Connection,
+    opened: Opened,
+) -> Result<(), Trouble> {
+    let Opened { tunnel, cipher, sealer, opener, carried } = opened;
+    let (counters, limits) = (&connection.counters, IdleLimits::default());
+    let relayed = match cipher {
+        Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
+        _ => {
+            let records = (sealer, opener);
+            relay::sealed(lan, &tunnel, records, carried, counters, limits).await
+        }
+    };
+    relayed.map_err(Trouble::Relay)
 }
 
 /// Sends the request and what the client has said so far, and waits for the server's answer; what

@@ -208,7 +208,9 @@ impl Agent {
     async fn handle(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.controller.handle(event, Instant::now()) {
+            let actions = self.controller.handle(event, Instant::now());
+            self.proxy.set_server_answers(self.controller.server().reachable);
+            for action in actions {
                 events.extend(self.carry_out(action).await);
             }
         }

@@ -273,6 +273,33 @@ fn without_a_tunnel_connections_go_untunnelled_or_are_reset() {
 }
 
 #[test]
+fn no_connection_waits_for_a_server_that_is_lost() {
+    for on_server_loss in [OnServerLoss::Direct, OnServerLoss::Block] {
+        run(async || {
+            let mut it = world(config("", 9, true), on_server_loss).await;
+            // It accepts, and says nothing.
+            let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            it.server = silent.local_addr().unwrap();
+            it.give_session(1, true);
+            let mut client = it.client().await;
+            client.write_all(b"hello").await.unwrap();
+            let (mut stream, _) = timeout(SOON, silent.accept()).await.unwrap().unwrap();
+            stream.read_exact(&mut [0; PREAMBLE_LEN]).await.unwrap();
+            it.proxy.set_server_answers(false);
+            if on_server_loss == OnServerLoss::Direct {
+                let mut said = [0; 5];
+                it.accept().await.read_exact(&mut said).await.unwrap();
+                assert_eq!(&said, b"hello");
+            } else {
+                assert_reset(&mut client).await;
+            }
+            let ended = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.unwrap();
+            assert!(ended.is_err(), "the request shall not be carried out later");
+        });
+    }
+}
+
+#[test]
 fn what_a_client_says_early_reaches_the_target_untunnelled_too() {
     run(async || {
         let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Direct).await;
