@@ -60,6 +60,8 @@ pub enum Reason {
     ServerSilent,
     /// Its probes are not answered.
     Unanswered(Duration),
+    /// They are again; as it flaps, they have to be for so long from now on.
+    HeldDown(Duration),
     /// It cannot be used.
     Fault(Fault),
     /// The kernel takes no more endpoints.
@@ -88,6 +90,9 @@ impl fmt::Display for Reason {
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
             Reason::Unanswered(time) if time.as_secs() == 0 => f.write_str("probes unanswered"),
             Reason::Unanswered(time) => write!(f, "probes unanswered for {} s", time.as_secs()),
+            Reason::HeldDown(time) => {
+                write!(f, "goes and comes; used again in {} s if it stays", time.as_secs())
+            }
             Reason::Fault(fault) => fault.fmt(f),
             Reason::TooMany => {
                 write!(
@@ -278,14 +283,19 @@ impl Failover {
             State::Degraded => Fitness::Live(Reason::Lossy),
             State::Unknown => Fitness::Live(Reason::Unprobed),
             State::Down => {
-                let failing = health.failing_since().unwrap_or(health.since());
+                // It may have answered meanwhile, and fail anew: that it is dead is known already.
+                let failing = health.failing_since().unwrap_or(now).min(health.since());
                 let server_answers =
                     all.iter().any(|other| other.last_reply().is_some_and(|reply| reply > failing));
+                let whole = |time: Duration| Duration::from_secs(time.as_secs());
                 if self.silent || self.returned.is_some() || !server_answers {
                     Fitness::Live(Reason::ServerSilent)
+                } else if let Some(until) = health.held_until() {
+                    let left = until.saturating_duration_since(now);
+                    Fitness::Unfit(Reason::HeldDown(whole(left) + Duration::from_secs(1)))
                 } else {
                     let silence = now.saturating_duration_since(health.since());
-                    Fitness::Unfit(Reason::Unanswered(Duration::from_secs(silence.as_secs())))
+                    Fitness::Unfit(Reason::Unanswered(whole(silence)))
                 }
             }
         }

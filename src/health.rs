@@ -250,6 +250,12 @@ impl Health {
         }
     }
 
+    /// Until when an uplink that is down and answers again is held down, if no more replies are lost.
+    pub fn held_until(&self) -> Option<Instant> {
+        let replying_since = self.replying_since.filter(|_| self.state == State::Down)?;
+        (self.level > 0).then(|| replying_since + self.hold_down())
+    }
+
     /// Says whether data flows over the uplink: an active one is probed densely.
     pub fn set_active(&mut self, active: bool) {
         self.active = active;

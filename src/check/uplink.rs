@@ -426,6 +426,7 @@ fn reason_code(reason: &Reason, in_force: InForce, role: Role) -> (Grade, &'stat
         (Reason::Trial, _) => (Grade::Warning, "on_trial"),
         (Reason::ServerSilent, _) => (Grade::Warning, "server_silent"),
         (Reason::Capped(_), _) => (Grade::Warning, "quota_reached"),
+        (Reason::HeldDown(_), _) => (Grade::Warning, "held_down"),
         (Reason::Unanswered(_), _) => (Grade::Failed, "unanswered"),
         (Reason::TooMany, _) => (Grade::Failed, "limit_reached"),
         (Reason::Fault(fault), _) => {

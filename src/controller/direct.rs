@@ -143,7 +143,7 @@ impl DirectTraffic {
             (InForce::Active, _) => Some(Rank::Good),
             (InForce::Backup, _) => Some(Rank::Standby),
             (InForce::Unused, Reason::Fault(_) | Reason::TooMany) => Some(Rank::Unproven),
-            (InForce::Unused, Reason::Unanswered(_)) => Some(Rank::Dead),
+            (InForce::Unused, Reason::Unanswered(_) | Reason::HeldDown(_)) => Some(Rank::Dead),
             (InForce::Unused, _) => None,
         };
         // That the server is silent over it may be the server's fault, and a check could tell.

@@ -103,6 +103,22 @@ fn roles_in_force_follow_the_live_bond_uplinks() {
 }
 
 #[test]
+fn one_that_flaps_says_how_long_it_is_held_down() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond]);
+    lab.run(5000, &[FAST; 2]);
+    for _ in 0..4 {
+        lab.run(2000, &[None, FAST]);
+        lab.run(6000, &[FAST; 2]);
+    }
+    assert_eq!(lab.run(2000, &[None, FAST]).last().unwrap(), "unused active");
+    assert_eq!(lab.run(2000, &[FAST; 2]), ["unused active"]);
+    let reason = lab.assign()[0].reason.to_string();
+    assert_eq!(reason, "goes and comes; used again in 7 s if it stays");
+    // It fails anew, before the other one has had time to show that the server is there.
+    assert_eq!(lab.run(2000, &[None, FAR]), ["unused active"]);
+}
+
+#[test]
 fn an_overflow_uplink_is_used_while_the_bond_uplinks_are_saturated() {
     let mut lab = Lab::new(&[Role::Overflow, Role::Bond, Role::Backup]);
     assert_eq!(lab.run(5000, &[FAST, FAR, FAST]), ["backup active backup"]);
