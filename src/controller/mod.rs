@@ -13,6 +13,7 @@ mod opinions;
 mod outlets;
 mod probing;
 mod refreshes;
+mod revival;
 mod roles;
 mod server;
 mod servers;
@@ -73,6 +74,8 @@ pub struct Controller {
     servers: Servers,
     /// Whether LAN TCP is tunnelled, as last told.
     tunnelled: bool,
+    /// Whether connections may be there that have outlived an outage of the server.
+    outage: bool,
     kernel: Kernel,
     conflicts: Vec<Conflict>,
     attempts: Attempts,
@@ -106,6 +109,7 @@ impl Controller {
             direct: DirectTraffic::default(),
             servers,
             tunnelled: false,
+            outage: false,
             kernel: Kernel::default(),
             conflicts: Vec::new(),
             attempts: Attempts::default(),
@@ -384,6 +388,10 @@ impl Controller {
         };
         actions.push(Action::Log(level, text));
         self.looks.by(now);
+        if self.tunnelled && std::mem::take(&mut self.outage) {
+            self.revive(now, actions);
+        }
+        self.outage |= !self.tunnelled;
     }
 
     /// A change of health changes roles at once, not with the next pass.

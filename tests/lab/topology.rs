@@ -123,6 +123,25 @@ impl Lab {
         &self.uplinks[index]
     }
 
+    /// Lets no packet through between the VPS and the uplinks. Its processes live on, and so do its
+    /// connections to targets: what their own TCP would make of an outage is nothing of ours.
+    pub fn cut_server(&self) {
+        self.inet.nft(
+            "table inet cut {
+  chain forward {
+    type filter hook forward priority filter;
+    iifname server oifname != target drop
+    iifname != target oifname server drop
+  }
+}",
+        );
+    }
+
+    /// Ends [`Lab::cut_server`].
+    pub fn restore_server(&self) {
+        self.inet.nft("delete table inet cut");
+    }
+
     /// A directory for configuration and run-time files; it goes with the lab.
     pub fn work(&self) -> &Path {
         self.work.path()

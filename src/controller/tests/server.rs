@@ -51,6 +51,37 @@ fn a_lost_server_ends_interception_until_it_is_back() {
 }
 
 #[test]
+fn what_outlived_an_outage_gets_new_subflows_at_once() {
+    let mut world = World::new();
+    world.tell(Event::Started);
+    world.session_up(SERVER);
+    world.run(10_000);
+    let anew = |world: &World| -> Vec<String> {
+        let lines = world.lines().into_iter().map(|(_, line)| line);
+        lines.filter(|line| line.contains("endpoint delete")).collect()
+    };
+    assert!(anew(&world).is_empty(), "nothing has been under way before the first session");
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(60_000);
+    assert!(anew(&world).is_empty(), "the subflows are kept meanwhile");
+    (world.rtt, world.control) = ([Some(20), Some(40)], true);
+    world.forget();
+    world.until(3000, |world| world.controller.server().reachable);
+    let lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("ip mptcp")).collect::<Vec<_>>(),
+        [
+            "ip mptcp endpoint delete id 200",
+            "ip mptcp endpoint delete id 201",
+            "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow",
+            "ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow",
+        ]
+    );
+    world.run(60_000);
+    assert_eq!(anew(&world).len(), 2, "once");
+}
+
+#[test]
 fn the_control_connection_alone_keeps_a_server_reachable() {
     let mut world = World::settled();
     world.rtt = [None; 2];
