@@ -8,7 +8,7 @@ SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers .ci/run
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
 	@echo 'make baseline  the same with plain kernel MPTCP instead of server and agent (root)'
-	@echo 'make bench     pairs of unequal uplinks against the better one alone (root); BENCH="..." for options'
+	@echo 'make bench     pairs of unequal uplinks, outages, idleness (root); BENCH="..." and OUTAGES="..." for options'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make lint      formatting, clippy, shellcheck'
 	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
@@ -18,7 +18,7 @@ deps:
 	@tests/toolchain
 
 build: deps
-	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix
+	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix --example outages
 
 run: build
 	@$(CARGO) run --release --locked --quiet --example lab
@@ -28,6 +28,7 @@ baseline: build
 
 bench: build
 	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
+	@$(CARGO) run --release --locked --quiet --example outages -- --output target/outages.md $(OUTAGES)
 
 test: deps
 	CARGO=$(CARGO) tests/no-leftovers tests/all

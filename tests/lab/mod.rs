@@ -18,7 +18,10 @@
 mod advertisement;
 mod baseline;
 mod dns;
+pub mod failures;
+pub mod flapping;
 mod forwarder;
+pub mod idle;
 mod isp;
 mod measure;
 mod namespace;

@@ -141,17 +141,23 @@ impl Namespace {
 
     /// Bytes a device has received and sent since it exists; zeros when there is no such device.
     pub fn device_bytes(&self, device: &str) -> (u64, u64) {
+        let [received, _, sent, _] = self.device_counters(device);
+        (received, sent)
+    }
+
+    /// Bytes and packets a device has received, and those it has sent, since it exists.
+    pub fn device_counters(&self, device: &str) -> [u64; 4] {
         self.enter(|| {
             let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
             let row = text
                 .lines()
                 .filter_map(|line| line.split_once(':'))
                 .find(|(name, _)| name.trim() == device);
-            let Some((_, counters)) = row else { return (0, 0) };
+            let Some((_, counters)) = row else { return [0; 4] };
             let column = |index| {
                 counters.split_whitespace().nth(index).and_then(|n| n.parse().ok()).unwrap_or(0)
             };
-            (column(0), column(8))
+            [column(0), column(1), column(8), column(9)]
         })
     }
 }

@@ -98,13 +98,13 @@ impl Process {
             .unwrap_or(0)
     }
 
-    /// Processor time used so far, by user and system together.
+    /// Processor time used so far, by user and system together; that of children that have ended, too.
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        // The name in parentheses may hold blanks; utime and stime are the 12th and 13th after it.
+        // The name in parentheses may hold blanks; utime, stime, cutime and cstime come 12th after it.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let ticks: u64 =
-            fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+            fields.split_whitespace().skip(11).take(4).filter_map(|f| f.parse::<u64>().ok()).sum();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
 

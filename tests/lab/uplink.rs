@@ -31,6 +31,9 @@ struct State {
 /// The ISP's link-local address, the same on every uplink as it often is.
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// Bytes that a device counts for each packet besides the packet.
+const ETHERNET_HEADER: u64 = 14;
+
 impl Uplink {
     pub(super) fn build(
         spec: UplinkSpec,
@@ -154,6 +157,12 @@ impl Uplink {
     /// Bytes the router has received and sent on its device.
     pub fn bytes(&self) -> (u64, u64) {
         self.router.device_bytes(&self.spec.device)
+    }
+
+    /// Bytes of IP packets that have passed the router's device, both directions added.
+    pub fn ip_bytes(&self) -> u64 {
+        let [received, arrived, sent, left] = self.router.device_counters(&self.spec.device);
+        received + sent - ETHERNET_HEADER * (arrived + left)
     }
 
     /// Limits the rate, in Mbit/s; 0 is no limit.
