@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::opinions::{Opinion, Opinions};
+use super::told::{News, Told};
 use super::{Action, Controller};
 use crate::config::agent::Role;
 use crate::desired::{self, Direct};
@@ -27,13 +28,13 @@ struct View<'a> {
 
 impl Controller {
     /// Chooses where untunnelled traffic leaves from now on, and tells of a change.
-    pub(super) fn choose_direct(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn choose_direct(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let chosen = self.direct.choose(&self.direct_view());
         for (family, direct) in &chosen {
-            let before = self.direct.paths.get(family);
             let uplink = self.uplinks.iter().find(|uplink| uplink.slot == direct.slot);
-            if let (Some(before), Some(uplink)) = (before, uplink)
-                && before.slot != direct.slot
+            let news = self.direct.told.note(*family, direct.slot, now);
+            if let (true, Some(News::Now), Some(uplink)) =
+                (self.direct.paths.contains_key(family), news, uplink)
             {
                 let text = format!("untunnelled {family} now leaves over {}", uplink.name);
                 actions.push(Action::Log(log::Level::Info, text));
@@ -74,6 +75,8 @@ pub(super) struct DirectTraffic {
     paths: BTreeMap<Family, Direct>,
     /// Whether it was for silence, and not for a fault that shows by itself when it is gone.
     left: BTreeMap<(Family, u8), bool>,
+    /// What the user was told of the slots chosen.
+    told: Told<Family, u8>,
 }
 
 /// How good an uplink is for untunnelled traffic, the best first.

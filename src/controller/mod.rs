@@ -19,6 +19,7 @@ mod server;
 mod servers;
 #[cfg(test)]
 mod tests;
+mod told;
 mod usage;
 mod view;
 
@@ -50,6 +51,7 @@ use opinions::Opinions;
 use refreshes::Refreshes;
 use roles::ManualRoles;
 use servers::Servers;
+use told::{News, Told};
 
 /// A tick at least this often keeps words such as "unanswered for 5 s" true.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,8 +70,8 @@ pub struct Controller {
     floor: Floor,
     failover: Failover,
     assignments: Vec<Assignment>,
-    /// The roles in force last told to the user, by slot.
-    told: BTreeMap<u8, InForce>,
+    /// What the user was told of the roles in force, by slot.
+    told: Told<u8, InForce>,
     direct: DirectTraffic,
     servers: Servers,
     /// Whether LAN TCP is tunnelled, as last told.
@@ -105,7 +107,7 @@ impl Controller {
             floor: Floor::default(),
             failover: Failover::default(),
             assignments: Vec::new(),
-            told: BTreeMap::new(),
+            told: Told::default(),
             direct: DirectTraffic::default(),
             servers,
             tunnelled: false,
@@ -277,7 +279,7 @@ impl Controller {
         self.renew_health(&before, now);
         self.assign(now, actions);
         self.set_outlets(now, actions);
-        self.choose_direct(actions);
+        self.choose_direct(now, actions);
         self.reconcile(now, actions);
         self.leave_dead_uplinks(actions);
     }
@@ -290,17 +292,22 @@ impl Controller {
         for assignment in &assignments {
             let Assignment { name, slot, in_force, reason } = assignment;
             // A trial is worth a word only if it succeeds.
-            let known = *reason == Reason::Trial || self.told.get(slot) == Some(in_force);
-            if known || self.config.idle_reason().is_some() {
+            if *reason == Reason::Trial || self.config.idle_reason().is_some() {
                 continue;
             }
-            self.told.insert(*slot, *in_force);
             let (level, how) = match in_force {
                 InForce::Active => (log::Level::Info, "in use"),
                 InForce::Backup => (log::Level::Info, "standing by"),
                 InForce::Unused => (log::Level::Warn, "not used"),
             };
-            actions.push(Action::Log(level, format!("uplink {name}: {how}: {reason}")));
+            let text = match self.told.note(*slot, *in_force, now) {
+                Some(News::Now) => format!("{how}: {reason}"),
+                Some(News::Flaps) => "goes and comes: changes are logged again when it has been \
+                                      steady for a minute"
+                    .to_owned(),
+                None => continue,
+            };
+            actions.push(Action::Log(level, format!("uplink {name}: {text}")));
         }
         self.assignments = assignments;
     }

@@ -222,3 +222,25 @@ fn a_metered_uplink_is_probed_rarely_while_it_is_idle() {
     // One each two seconds, and one each ten.
     assert!((34..=38).contains(&world.probes), "{} probes in a minute", world.probes);
 }
+
+#[test]
+fn a_plug_that_is_loose_does_not_flood_the_log() {
+    let mut world = World::settled();
+    let eth1 = crate::net::IfIndex(3);
+    for _ in 0..30 {
+        for carrier in [false, true] {
+            world.kernel.links.get_mut(&eth1).unwrap().carrier = carrier;
+            world.tell(Event::Changed);
+            world.run(2000);
+        }
+    }
+    assert!(world.log().len() <= 20, "{:#?}", world.log());
+    let flaps = |text: &&&str| text.starts_with("uplink wan: goes and comes");
+    assert_eq!(world.log().iter().filter(flaps).count(), 1);
+    world.forget();
+    world.kernel.links.get_mut(&eth1).unwrap().carrier = false;
+    world.tell(Event::Changed);
+    world.run(80_000);
+    let text = "uplink wan: not used: eth1 has no carrier: check cable, modem or signal";
+    assert_eq!(world.log(), [text, "untunnelled IPv4 now leaves over wanb"]);
+}
