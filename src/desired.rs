@@ -328,30 +328,38 @@ fn source_rules(table: Table, address: IpAddr) -> [Rule; 2] {
     [local, source]
 }
 
-/// An endpoint for each uplink in force, in the first of the families that it can be used in.
+/// An endpoint for each uplink in force, in the family of the server in use. As far as the kernel has
+/// room, another in the other family: a connection's subflows are of its server's family
+/// (`mptcp_pm_addr_families_match`), and those that began in the other one live on.
 fn endpoints(input: &Input) -> Vec<Endpoint> {
-    let families = families(input.server);
-    input
-        .uplinks
-        .iter()
-        .filter_map(|uplink| {
-            let assignment =
-                input.assignments.iter().find(|assignment| assignment.slot == uplink.slot)?;
-            let backup = match assignment.in_force {
-                InForce::Active => false,
-                InForce::Backup => true,
-                InForce::Unused => return None,
-            };
-            let family = families.iter().find(|&&family| uplink.fault(family).is_none())?;
-            Some(Endpoint {
-                id: EndpointId::of_slot(uplink.slot),
-                address: uplink.path(*family)?.address,
-                device: Some(uplink.device.as_ref()?.index),
-                backup,
-                other_flags: 0,
-            })
-        })
-        .collect()
+    let families = input.server.map_or(Family::V4, Family::of).and_other();
+    let (mut endpoints, mut others) = (Vec::new(), Vec::new());
+    for uplink in input.uplinks {
+        let assignment = input.assignments.iter().find(|it| it.slot == uplink.slot);
+        let backup = match assignment.map(|assignment| assignment.in_force) {
+            Some(InForce::Active) => false,
+            Some(InForce::Backup) => true,
+            Some(InForce::Unused) | None => continue,
+        };
+        let mut usable = families.iter().filter_map(|&family| endpoint(uplink, family, backup));
+        endpoints.extend(usable.next());
+        others.extend(usable);
+    }
+    let room = input.kernel.room_for_endpoints().saturating_sub(endpoints.len());
+    others.retain(|other| input.kernel.foreign_endpoint(other.address).is_none());
+    endpoints.extend(others.into_iter().take(room));
+    endpoints
+}
+
+fn endpoint(uplink: &Uplink, family: Family, backup: bool) -> Option<Endpoint> {
+    let device = uplink.device.as_ref().filter(|_| uplink.fault(family).is_none())?;
+    Some(Endpoint {
+        id: EndpointId::of_slot(uplink.slot, family),
+        address: uplink.path(family)?.address,
+        device: Some(device.index),
+        backup,
+        other_flags: 0,
+    })
 }
 
 /// Prefixes of networks behind other devices than uplinks: the LAN's, guests', VPNs'. Default routes

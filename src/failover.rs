@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 use crate::config::agent::{QuotaAction, Role};
 use crate::floor::Far;
 use crate::health::{Health, State};
-use crate::net::Family;
+use crate::net::{Family, MAX_ENDPOINTS};
 use crate::quota::Cap;
 use crate::uplink::{Fault, Uplink};
-
-/// How many endpoints the kernel takes (`MPTCP_PM_ADDR_MAX` through Linux 6.18).
-pub const MAX_ENDPOINTS: usize = 8;
 
 /// How long after the server's return uplinks may still be silent without being taken out: the
 /// replies to probes in the slow interval of a down uplink have to arrive first.

@@ -58,8 +58,10 @@ pub const MAIN: Table = Table(254);
 /// The mark of packets that are not tunnelled and belong to no flow yet: they leave over the best
 /// live uplink.
 pub const DIRECT_MARK: Mark = Mark(0x0f00_0000);
-/// How many slots there are for uplinks, each with a table, an endpoint id and a mark.
+/// How many slots there are for uplinks, each with a table, a mark, and an endpoint id in each family.
 pub const SLOTS: u8 = 13;
+/// How many endpoints the kernel takes (`MPTCP_PM_ADDR_MAX` through Linux 6.18).
+pub const MAX_ENDPOINTS: usize = 8;
 /// The loopback device's index, the same in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);
 /// Its name.
@@ -81,9 +83,14 @@ impl Table {
 }
 
 impl EndpointId {
-    /// The endpoint id of the uplink with this slot; slots beyond [`SLOTS`] share the last.
-    pub fn of_slot(slot: u8) -> EndpointId {
-        EndpointId(200 + slot.min(SLOTS))
+    /// The id of the endpoint in one family of the uplink with this slot; slots beyond [`SLOTS`] share
+    /// the last.
+    pub fn of_slot(slot: u8, family: Family) -> EndpointId {
+        let first = match family {
+            Family::V4 => 200,
+            Family::V6 => 220,
+        };
+        EndpointId(first + slot.min(SLOTS))
     }
 }
 
@@ -99,6 +106,14 @@ pub enum Family {
 impl Family {
     /// Both, IPv4 first.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// Both, this one first.
+    pub fn and_other(self) -> [Family; 2] {
+        match self {
+            Family::V4 => [Family::V4, Family::V6],
+            Family::V6 => [Family::V6, Family::V4],
+        }
+    }
 
     /// The family of an address.
     pub fn of(address: IpAddr) -> Family {
@@ -362,6 +377,17 @@ impl Kernel {
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| link.name == name)
     }
+
+    /// An endpoint that is not ours and holds this address.
+    pub fn foreign_endpoint(&self, address: IpAddr) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| !endpoint.is_ours() && endpoint.address == address)
+    }
+
+    /// How many endpoints of ours fit beside the foreign ones.
+    pub fn room_for_endpoints(&self) -> usize {
+        let foreign = self.endpoints.iter().filter(|endpoint| !endpoint.is_ours()).count();
+        MAX_ENDPOINTS.saturating_sub(foreign)
+    }
 }
 
 /// What is known of our nft table.
@@ -394,5 +420,10 @@ impl Endpoint {
     /// Whether it is ours, by its id.
     pub fn is_ours(&self) -> bool {
         ENDPOINT_IDS.contains(&self.id.0)
+    }
+
+    /// Whether it is one of the uplink with this slot.
+    pub fn is_of_slot(&self, slot: u8) -> bool {
+        self.id == EndpointId::of_slot(slot, Family::of(self.address))
     }
 }

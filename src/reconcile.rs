@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
-use std::net::IpAddr;
 
 use crate::desired::Desired;
-use crate::failover::MAX_ENDPOINTS;
 use crate::net::{
-    Endpoint, Family, IfIndex, Limits, NFT_TABLE, Prefix, Route, RouteKind, Rule, TPROXY_TABLE,
-    Table,
+    Endpoint, Family, IfIndex, Limits, MAX_ENDPOINTS, NFT_TABLE, Prefix, Route, RouteKind, Rule,
+    TPROXY_TABLE, Table,
 };
 pub use crate::net::{Kernel, NftTable};
 
@@ -126,9 +124,9 @@ pub fn conflicts(kernel: &Kernel, desired: &Desired) -> Vec<Conflict> {
         conflicts.push(Conflict::NoMptcp);
     }
     conflicts.extend(kernel.other_managers.iter().cloned().map(Conflict::OtherManager));
-    let mut room = room_for_endpoints(kernel);
+    let mut room = kernel.room_for_endpoints();
     for endpoint in &desired.endpoints {
-        match foreign_holder(kernel, endpoint.address) {
+        match kernel.foreign_endpoint(endpoint.address) {
             Some(holder) => conflicts.push(Conflict::Endpoint(holder.clone())),
             None if room == 0 => conflicts.push(Conflict::NoRoom(endpoint.clone())),
             None => room -= 1,
@@ -215,16 +213,6 @@ fn unwanted_rules(kernel: &Kernel, desired: &Desired) -> Vec<Rule> {
         .collect()
 }
 
-fn foreign_holder(kernel: &Kernel, address: IpAddr) -> Option<&Endpoint> {
-    kernel.endpoints.iter().find(|endpoint| !endpoint.is_ours() && endpoint.address == address)
-}
-
-/// How many endpoints of ours fit beside the foreign ones.
-fn room_for_endpoints(kernel: &Kernel) -> usize {
-    let foreign = kernel.endpoints.iter().filter(|endpoint| !endpoint.is_ours()).count();
-    MAX_ENDPOINTS.saturating_sub(foreign)
-}
-
 /// First flags, then new endpoints, so that subflows join before others are closed; an old one goes
 /// earlier only where its id, its address or its place among the kernel's eight is needed.
 fn endpoint_changes(kernel: &Kernel, desired: &Desired) -> Plan {
@@ -235,8 +223,8 @@ fn endpoint_changes(kernel: &Kernel, desired: &Desired) -> Plan {
     let wanted: Vec<&Endpoint> = desired
         .endpoints
         .iter()
-        .filter(|endpoint| foreign_holder(kernel, endpoint.address).is_none())
-        .take(room_for_endpoints(kernel))
+        .filter(|endpoint| kernel.foreign_endpoint(endpoint.address).is_none())
+        .take(kernel.room_for_endpoints())
         .collect();
     let same_path = |a: &Endpoint, b: &Endpoint| {
         a.id == b.id

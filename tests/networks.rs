@@ -134,8 +134,8 @@ fn a_point_to_point_uplink_and_a_small_mtu() {
     // The same with IPv6 to the server.
     reload_with(&mut agent, &over_v6());
     let routes = "-6 route show table 5002";
-    until("IPv6 is in use", LIMIT, || {
-        lab.router.ip("mptcp endpoint").contains("2001:").then_some(())
+    agent.wait_status("IPv6 is in use", |status| {
+        status["servers"][0]["address_in_use"] == SERVER_V6.to_string()
     });
     assert!(lab.router.ip(routes).contains("advmss 1432"), "{}", lab.router.ip(routes));
     assert!(is(&agent.wait_ready(), "dsl", "up", true, "answered"));

@@ -269,6 +269,7 @@ fn a_plan_works_line_by_line_and_teardown_leaves_nothing() {
             "default via fe80::1 dev eth1 proto 84 src 2001:db8::10 metric 1024 advmss 1440 pref medium",
             "192.0.2.10 id 200 subflow dev eth1",
             "192.0.2.20 id 201 subflow dev eth2",
+            "2001:db8::10 id 220 subflow dev eth1",
             "add_addr_accepted 0 subflows 8",
             "203.0.113.1 from 192.0.2.20 via 198.51.100.1 dev eth2 table 5002 uid 0",
             "203.0.113.1 via 198.51.100.1 dev eth2 table 5002 src 192.0.2.20 uid 0",

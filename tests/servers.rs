@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
 use lab::{
-    AgentProgram, Direction, DnsServer, Lab, Namespace, SERVER_V4, ServerProgram, TARGET_V4, until,
+    AgentProgram, Direction, DnsServer, Lab, Namespace, SERVER_V4, SERVER_V6, ServerProgram,
+    TARGET_V4, until,
 };
 use serde_json::Value;
 
@@ -66,7 +67,7 @@ fn a_server_whose_name_stands_for_another_address_takes_its_session_along() {
     let before = endless(&dialer);
 
     // The default route, by which the router asks DNS, is dead as well.
-    dns.set(Some(MOVED_V4));
+    dns.set(Some(MOVED_V4.into()));
     cut(&lab.server, SERVER_V4);
     lab.uplink(0).blackhole(Direction::Both);
     agent.wait_status("the session has moved", |status| {
@@ -88,6 +89,41 @@ fn a_server_whose_name_stands_for_another_address_takes_its_session_along() {
     assert_eq!(dialer.seen_as().expect("connect"), IpAddr::from(SERVER_V4), "tunnelled");
     assert_unharmed(&after);
     assert_unharmed(&before);
+}
+
+#[test]
+fn connections_over_ipv6_go_on_when_the_session_moves_to_ipv4() {
+    let lab = Lab::two_uplinks("other-family");
+    let dns = DnsServer::start(&lab, SERVER_V6);
+    let first = ServerProgram::start(&lab);
+    let named = "config server 'vps'\n\toption address 'vps.example.net'\n";
+    let mut agent = AgentProgram::start_with(&lab, &first, named);
+    let is_at = |status: &Value, address: IpAddr| {
+        server(status, "vps")["address_in_use"] == address.to_string()
+            && server(status, "vps")["state"] == "connected"
+            && status["state"] == "bonding"
+    };
+    agent.wait_status("all is over IPv6", |status| is_at(status, SERVER_V6.into()));
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let over_v6 = endless(&dialer);
+
+    dns.set(Some(SERVER_V4.into()));
+    agent.reload();
+    agent.wait_status("new ones are over IPv4", |status| is_at(status, SERVER_V4.into()));
+    let over_v4 = endless(&dialer);
+    let on_both = |status: &Value| {
+        let connections = status["connections"]["top"].as_array().expect("a list");
+        connections.len() == 2 && connections.iter().all(|connection| connection["subflows"] == 2)
+    };
+    agent.wait_status("each has both uplinks", on_both);
+    // Only a subflow on the other uplink keeps either alive.
+    lab.uplink(0).blackhole(Direction::Both);
+    assert_unharmed(&over_v6);
+    assert_unharmed(&over_v4);
+    lab.uplink(0).restore();
+    agent.wait_status("each has both uplinks again", on_both);
+    assert_unharmed(&over_v6);
 }
 
 #[test]

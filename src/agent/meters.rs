@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::health::Signs;
-use crate::net::Counters;
+use crate::net::{Counters, Family};
 use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket::{self, Subflow};
 use crate::proxy::{Connection, Proxy};
@@ -128,13 +128,17 @@ pub fn missing_subflows(proxy: &Proxy, expected: &[(u8, IpAddr)], now: Instant) 
         if now.saturating_duration_since(connection.since) <= SETTLED {
             continue;
         }
-        // One without any subflow is about to end.
-        let addresses = subflow_addresses(&connection).filter(|addresses| !addresses.is_empty());
-        let Some(addresses) = addresses else { continue };
-        let lacks = expected.iter().filter(|(_, address)| !addresses.contains(address));
-        missing.extend(lacks.map(|(slot, _)| *slot));
+        missing.extend(lacks(&subflow_addresses(&connection).unwrap_or_default(), expected));
     }
     missing.into_iter().collect()
+}
+
+/// Slots of the expected subflows that are not among a connection's. One without any is about to
+/// end; one to an address of the other family gets none of these.
+fn lacks(subflows: &[IpAddr], expected: &[(u8, IpAddr)]) -> Vec<u8> {
+    let family = subflows.first().map(|address| Family::of(*address));
+    let of_family = expected.iter().filter(|(_, address)| Some(Family::of(*address)) == family);
+    of_family.filter(|(_, address)| !subflows.contains(address)).map(|(slot, _)| *slot).collect()
 }
 
 /// Slots of those uplinks that stand by over which data of a connection still arrive, although it
@@ -157,4 +161,18 @@ pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
         }
     }
     used.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_lacks_subflows_of_its_own_family_only() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let expected = [(0, address("192.0.2.10")), (1, address("192.0.2.20"))];
+        assert_eq!(lacks(&[address("192.0.2.20")], &expected), [0]);
+        assert_eq!(lacks(&[address("2001:db8::2")], &expected), [0; 0]);
+        assert_eq!(lacks(&[], &expected), [0; 0]);
+    }
 }

@@ -11,7 +11,7 @@ use crate::controller::{Controller, ServerView};
 use crate::desired;
 use crate::failover::InForce;
 use crate::health::{Health, Rtt, State};
-use crate::net::{EndpointId, Family};
+use crate::net::Family;
 use crate::os::counters::mptcp_counters;
 use crate::reconcile::{Conflict, Operation};
 use crate::registry::unix_seconds;
@@ -134,7 +134,7 @@ fn uplink_status(
         mtu: uplink.device.as_ref().map(|device| device.mtu),
         table: Some(uplink.table().0),
         endpoints: endpoints
-            .filter(|endpoint| endpoint.id == EndpointId::of_slot(uplink.slot))
+            .filter(|endpoint| endpoint.is_of_slot(uplink.slot))
             .map(|endpoint| EndpointStatus {
                 id: endpoint.id.0,
                 address: endpoint.address.to_string(),

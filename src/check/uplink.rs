@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::agent::Role;
 use crate::failover::{InForce, Reason};
-use crate::net::{EndpointId, Family, IfIndex, Kernel, LOOPBACK, Prefix};
+use crate::net::{EndpointId, Family, IfIndex, Kernel, LOOPBACK, MAX_ENDPOINTS, Prefix};
 use crate::uplink::{Fault, Path};
 
 const OTHER_SUBNET: &str = "give the modem or the LAN another subnet";
@@ -175,12 +175,12 @@ impl<'a> Judge<'a> {
         }
         self.findings.ok("route", format!("table {}, with its rules", table.0));
         if self.uplink.in_force() != InForce::Unused {
-            self.endpoint(kernel);
+            self.endpoint(kernel, family);
         }
     }
 
-    fn endpoint(&mut self, kernel: &Kernel) {
-        let id = EndpointId::of_slot(self.uplink.uplink.slot);
+    fn endpoint(&mut self, kernel: &Kernel, family: Family) {
+        let id = EndpointId::of_slot(self.uplink.uplink.slot, family);
         match kernel.endpoints.iter().find(|endpoint| endpoint.id == id) {
             Some(endpoint) => {
                 let backup = if endpoint.backup { ", backup" } else { "" };
@@ -188,7 +188,7 @@ impl<'a> Judge<'a> {
             }
             None if kernel.limits.is_none() => {}
             None if self.uplink.first && self.facts.uplinks.len() == 1 => {}
-            None if kernel.endpoints.len() >= crate::failover::MAX_ENDPOINTS => {
+            None if kernel.endpoints.len() >= MAX_ENDPOINTS => {
                 let found = "the kernel takes no more MPTCP endpoints: other programs hold them";
                 let advice = "see 'ip mptcp endpoint show', and delete those of other programs";
                 self.findings.fail("endpoint", "limit_reached", found, advice);

@@ -39,7 +39,7 @@ use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::floor::Floor;
 use crate::health::{Health, State};
 use crate::interception::TproxyPorts;
-use crate::net::Kernel;
+use crate::net::{Endpoint, Family, Kernel};
 use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::saturation::Saturation;
@@ -150,11 +150,11 @@ impl Controller {
             Event::ProbeAnswered { slot, counter } => self.on_reply(slot, counter, now),
             Event::SubflowFailed(address) => self.on_subflow_failed(address),
             Event::MissingSubflows(slots) => {
-                let plan = self.refreshes.renew(&slots, &self.kernel.endpoints, now);
+                let plan = self.refreshes.renew(&slots, &self.endpoints_in_use(), now);
                 self.apply(plan, now, &mut actions);
             }
             Event::StandbysUsed(slots) => {
-                let plan = self.refreshes.demote(&slots, &self.kernel.endpoints, now);
+                let plan = self.refreshes.demote(&slots, &self.endpoints_in_use(), now);
                 self.apply(plan, now, &mut actions);
             }
             Event::Server(name, news) => self.on_server(&name, news, now, &mut actions),
@@ -368,6 +368,13 @@ impl Controller {
             self.looks.by(now + COALESCE);
             actions.push(Action::Apply(plan));
         }
+    }
+
+    /// The endpoints in the family of the server in use.
+    fn endpoints_in_use(&self) -> Vec<Endpoint> {
+        let families = desired::families(self.servers.used().in_use);
+        let used = self.kernel.endpoints.iter();
+        used.filter(|it| families.contains(&Family::of(it.address))).cloned().collect()
     }
 
     fn on_applied(&mut self, failed: &[Failed], actions: &mut Vec<Action>) {

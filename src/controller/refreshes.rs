@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::net::{Endpoint, EndpointId};
+use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
 
 /// The first wait before an endpoint is made anew another time; it doubles.
@@ -47,10 +47,7 @@ impl BySlot {
         self.0.retain(|slot, _| slots.contains(slot));
         let mut due = Vec::new();
         for &slot in slots {
-            let id = EndpointId::of_slot(slot);
-            let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.id == id) else {
-                continue;
-            };
+            let Some(endpoint) = endpoints.iter().find(|it| it.is_of_slot(slot)) else { continue };
             let first = Attempts { not_before: now, wait: first_wait, made: 0, in_vain: false };
             let attempts = self.0.entry(slot).and_modify(|a| a.in_vain = true).or_insert(first);
             if now >= attempts.not_before {

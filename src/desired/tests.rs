@@ -71,14 +71,58 @@ fn endpoint_addresses(wish: &Desired) -> Vec<String> {
 }
 
 #[test]
-fn endpoints_are_of_the_servers_family() {
+fn endpoints_of_both_families_stay_the_same_when_the_server_moves() {
+    let kernel = dual_stack();
+    let endpoints = |server| {
+        let mut endpoints = wish(&kernel, server, [InForce::Active, InForce::Backup]).endpoints;
+        endpoints.sort();
+        endpoints
+    };
+    let v4 = endpoints(Some("203.0.113.1"));
+    let lines: Vec<String> =
+        v4.iter().map(|it| Operation::AddEndpoint(it.clone()).describe(&kernel)).collect();
+    assert_eq!(
+        lines,
+        [
+            "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow",
+            "ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow backup",
+            "ip mptcp endpoint add 2001:db8::2 id 220 dev eth1 subflow",
+        ]
+    );
+    assert_eq!(endpoints(Some("2001:db8:5::1")), v4);
+    assert_eq!(endpoints(None), v4);
+}
+
+#[test]
+fn endpoints_of_the_servers_family_have_precedence() {
+    let mut kernel = dual_stack();
+    kernel.addresses.push(address(4, "2001:db8::3/64"));
+    kernel.routes.push(default_via(4, "fe80::1", 512));
+    let foreign = |id: u8| Endpoint {
+        id: EndpointId(id),
+        address: format!("198.51.100.{id}").parse().unwrap(),
+        device: None,
+        backup: false,
+        other_flags: 0,
+    };
+    kernel.endpoints = (1..=5).map(foreign).collect();
+    let v4 = wish(&kernel, Some("203.0.113.1"), ACTIVE);
+    assert_eq!(endpoint_addresses(&v4), ["192.0.2.10", "192.0.2.20", "2001:db8::2"]);
+    let v6 = wish(&kernel, Some("2001:db8:5::1"), ACTIVE);
+    assert_eq!(endpoint_addresses(&v6), ["2001:db8::2", "2001:db8::3", "192.0.2.10"]);
+
+    kernel.endpoints.truncate(4);
+    kernel.endpoints.push(Endpoint { address: "2001:db8::2".parse().unwrap(), ..foreign(5) });
+    let v4 = wish(&kernel, Some("203.0.113.1"), ACTIVE);
+    assert_eq!(endpoint_addresses(&v4), ["192.0.2.10", "192.0.2.20", "2001:db8::3"]);
+    assert_eq!(crate::reconcile::conflicts(&kernel, &v4), [], "none in a family nobody needs");
+}
+
+#[test]
+fn routes_and_rules_are_of_both_families() {
     let kernel = dual_stack();
     let v4 = wish(&kernel, Some("203.0.113.1"), ACTIVE);
-    assert_eq!(endpoint_addresses(&v4), ["192.0.2.10", "192.0.2.20"]);
     let v6 = wish(&kernel, Some("2001:db8:5::1"), ACTIVE);
-    assert_eq!(endpoint_addresses(&v6), ["2001:db8::2"]);
-    let none = wish(&kernel, None, ACTIVE);
-    assert_eq!(endpoint_addresses(&none), ["192.0.2.10", "192.0.2.20"]);
     // Routes and rules are there in either case: probes and a second server may need them.
     assert_eq!((&v4.routes, &v4.rules), (&v6.routes, &v6.rules));
 }
@@ -100,7 +144,9 @@ fn all_of_it_is_in_the_reserved_ranges() {
     assert!(!wish.rules.is_empty() && wish.rules.iter().all(Rule::is_ours));
     assert!(!wish.endpoints.is_empty() && wish.endpoints.iter().all(Endpoint::is_ours));
     for slot in 0..crate::net::SLOTS {
-        assert!(crate::net::ENDPOINT_IDS.contains(&EndpointId::of_slot(slot).0));
+        for family in Family::ALL {
+            assert!(crate::net::ENDPOINT_IDS.contains(&EndpointId::of_slot(slot, family).0));
+        }
         assert!(crate::net::TABLES.contains(&Table::of_slot(slot).0));
     }
 }

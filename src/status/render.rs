@@ -133,14 +133,6 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
         .iter()
         .map(|uplink| {
             let (word, paint) = uplink_word(uplink);
-            let endpoints: Vec<String> = uplink
-                .endpoints
-                .iter()
-                .map(|endpoint| match endpoint.backup {
-                    true => format!("{} backup", endpoint.id),
-                    false => endpoint.id.to_string(),
-                })
-                .collect();
             vec![
                 Span::new(&uplink.name, Paint::Bold),
                 Span::new(word, paint),
@@ -154,7 +146,7 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
                 Span::plain(bytes(uplink.rx_bytes)),
                 Span::plain(bytes(uplink.tx_bytes)),
                 or_none(uplink.table.map(|table| table.to_string())),
-                Span::plain(list(&endpoints, none)),
+                Span::plain(endpoints(uplink, none)),
                 Span::plain(address(uplink, none)),
             ]
         })
@@ -217,6 +209,12 @@ fn total(uplinks: &[UplinkStatus]) -> Vec<Span> {
         Span::plain(bytes(sum(|uplink| uplink.rx_bytes))),
         Span::plain(bytes(sum(|uplink| uplink.tx_bytes))),
     ]
+}
+
+fn endpoints(uplink: &UplinkStatus, none: &str) -> String {
+    let ids: Vec<String> = uplink.endpoints.iter().map(|it| it.id.to_string()).collect();
+    let backup = uplink.endpoints.iter().any(|endpoint| endpoint.backup);
+    format!("{}{}", list(&ids, none), if backup { " backup" } else { "" })
 }
 
 fn address(uplink: &UplinkStatus, none: &str) -> String {

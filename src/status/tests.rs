@@ -53,7 +53,10 @@ fn agent() -> AgentSnapshot {
         since_seconds: 90_000,
         addresses: vec!["10.64.3.2/30".into()],
         table: Some(5003),
-        endpoints: vec![EndpointStatus { id: 202, address: "10.64.3.2".into(), backup: true }],
+        endpoints: vec![
+            EndpointStatus { id: 202, address: "10.64.3.2".into(), backup: true },
+            EndpointStatus { id: 222, address: "2001:db8:3::2".into(), backup: true },
+        ],
         gateways: vec!["10.64.3.1".into()],
         rtt_ms: Some(48.2),
         loss_percent: Some(0.3),

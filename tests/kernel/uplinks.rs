@@ -118,7 +118,7 @@ fn a_renewed_lease_changes_nothing_of_ours() {
         passes(&mut handle, &mut controller).await;
         hints(&mut watch).await;
         let endpoints = sh("ip mptcp endpoint show | wc -l");
-        assert_eq!(endpoints, "2");
+        assert_eq!(endpoints, "3");
 
         sh("ip addr change 192.0.2.10/24 dev wan0 valid_lft 3600 preferred_lft 1800
             ip addr replace 192.0.2.10/24 dev wan0 valid_lft 7200 preferred_lft 7200

@@ -68,9 +68,9 @@ fn a_reload_leaves_live_connections_alone() {
     change(&file, wanb, "");
     agent.reload();
     agent.wait_status("wanb is gone", uplinks_are(&["wan", "lte"]));
-    until("its endpoint, too", LIMIT, || {
+    until("its endpoints, too", LIMIT, || {
         let endpoints = lab.router.ip("mptcp endpoint");
-        (endpoints.lines().count() == 2 && !endpoints.contains("wanb")).then_some(())
+        (endpoints.lines().count() == 4 && !endpoints.contains("wanb")).then_some(())
     });
     both_go_on();
 

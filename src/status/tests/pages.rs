@@ -13,11 +13,11 @@ const AGENT: &str = r"
 mptcp-bond 0.1.0  agent, running for 3 d 4 h
 bonding 2 uplinks: wan, wanb; standing by: lte
 
-UPLINK    STATE     ROLE    DEVICE             DOWN           UP      RTT    LOSS  SUBFLOWS  RECEIVED     SENT  TABLE  ENDPOINT    ADDRESS
-wan       in use    bond    eth1        93.4 Mbit/s  1.20 Mbit/s  12.3 ms   0.0 %        14   1.23 GB  12.3 kB   5001  200         192.0.2.2/24, 2001:db8::2/64 via 192.0…
-wanb      degraded  bond    pppoe-wanb  40.0 Mbit/s      0 bit/s   148 ms  12.0 %        12   5.00 MB      0 B      –  –           198.51.100.7/32
-lte       standby   backup  wwan0           0 bit/s      0 bit/s  48.2 ms   0.3 %         0       0 B      0 B   5003  202 backup  10.64.3.2/30 via 10.64.3.1
-dsl       down      bond    –               0 bit/s      0 bit/s        –       –         0       0 B      0 B      –  –           –
+UPLINK    STATE     ROLE    DEVICE             DOWN           UP      RTT    LOSS  SUBFLOWS  RECEIVED     SENT  TABLE  ENDPOINT         ADDRESS
+wan       in use    bond    eth1        93.4 Mbit/s  1.20 Mbit/s  12.3 ms   0.0 %        14   1.23 GB  12.3 kB   5001  200              192.0.2.2/24, 2001:db8::2/64 via …
+wanb      degraded  bond    pppoe-wanb  40.0 Mbit/s      0 bit/s   148 ms  12.0 %        12   5.00 MB      0 B      –  –                198.51.100.7/32
+lte       standby   backup  wwan0           0 bit/s      0 bit/s  48.2 ms   0.3 %         0       0 B      0 B   5003  202, 222 backup  10.64.3.2/30 via 10.64.3.1
+dsl       down      bond    –               0 bit/s      0 bit/s        –       –         0       0 B      0 B      –  –                –
 together                                 133 Mbit/s  1.20 Mbit/s                         26   1.24 GB  12.3 kB
   wanb: degraded for 42 s: 12.0 % of the probes are lost
   lte: standby for 1 d 1 h: stands by for the bond uplinks
