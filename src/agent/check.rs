@@ -131,6 +131,7 @@ fn uplink_facts(controller: &Controller, uplink: &Uplink) -> UplinkFacts {
         first: false,
         rtt: health.and_then(Health::srtt),
         loss: health.and_then(Health::loss),
+        untunnelled: controller.untunnelled(uplink.slot).collect(),
         trial: None,
     }
 }

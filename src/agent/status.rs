@@ -132,6 +132,7 @@ fn uplink_status(
         addresses: paths().map(|path| path.address.to_string()).collect(),
         gateways: paths().filter_map(|path| path.gateway).map(|g| g.to_string()).collect(),
         mtu: uplink.device.as_ref().map(|device| device.mtu),
+        untunnelled: controller.untunnelled(uplink.slot).map(|it| it.to_string()).collect(),
         table: Some(uplink.table().0),
         endpoints: endpoints
             .filter(|endpoint| endpoint.is_of_slot(uplink.slot))

@@ -77,6 +77,7 @@ fn with_kernel(kernel: Kernel, configs: Vec<crate::config::agent::UplinkConfig>)
         rtt: Some(Duration::from_millis(12)),
         loss: Some(0.0),
         trial: uplink.v4.as_ref().map(|path| good_trial(path.address)),
+        untunnelled: Vec::new(),
         assignment: Some(assignment),
         uplink: uplink.clone(),
     });
@@ -427,6 +428,8 @@ uplink wanb: its network removes MP_JOIN on port 443; MP_CAPABLE passes
   -> let the server listen on port 8443 and set option 'port' to it, or ask the ISP
 
 SUBJECT        CHECK     RESULT  FOUND
+    facts.uplinks[0].untunnelled = vec![Family::V4];
+    facts.uplinks[1].untunnelled = vec![Family::V6];
 configuration  agent     ok      runs, version 1.2.3
                file      ok      uplinks wan, wanb; server vps
 kernel         MPTCP     ok      in the kernel and switched on
@@ -456,6 +459,7 @@ uplink wanb    device    ok      eth2, up, MTU 1500 bytes
                gateway   ok      answers
                server    ok      answers, RTT 12.0 ms, 0 % of probes lost
                NAT       ok      none
+               direct    ok      untunnelled IPv4 leaves over it
                MPTCP     FAILED  its network removes MP_JOIN on port 443; MP_CAPABLE passes
 ";
     assert_eq!(render(&judge(&facts), WIDE), expected);
@@ -464,6 +468,7 @@ uplink wanb    device    ok      eth2, up, MTU 1500 bytes
 #[test]
 fn a_report_survives_json() {
     let report = judge(&well());
+               direct    ok      untunnelled IPv6 leaves over it
     assert_eq!(Report::from_json(&report.to_json()), Ok(report));
     assert!(Report::from_json("{").unwrap_err().contains("cannot be read"));
 }

@@ -28,10 +28,15 @@ pub(super) fn judge(
         findings: Findings::on(format!("uplink {}", uplink.uplink.name)),
     };
     judge.look(trouble);
-    let findings = judge.findings;
+    let mut findings = judge.findings;
     let carries = findings.failed().is_none() && uplink.in_force() == InForce::Active;
     // Whatever keeps it from carrying is found last.
     let reason = findings.failed().or(findings.list.last()).map(|finding| finding.code.clone());
+    // An uplink that carries nothing else may still carry this.
+    if let [first, others @ ..] = uplink.untunnelled.as_slice() {
+        let families = others.iter().fold(first.to_string(), |list, it| format!("{list}, {it}"));
+        findings.ok("direct", format!("untunnelled {families} leaves over it"));
+    }
     let name = uplink.uplink.name.clone();
     (findings.list, UplinkVerdict { name, carries, reason: reason.filter(|_| !carries) })
 }

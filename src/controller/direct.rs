@@ -43,6 +43,12 @@ impl Controller {
         self.direct.paths = chosen;
     }
 
+    /// The families in which untunnelled traffic leaves over the uplink with this slot.
+    pub fn untunnelled(&self, slot: u8) -> impl Iterator<Item = Family> {
+        let paths = self.direct.paths.iter().filter(|_| self.config.idle_reason().is_none());
+        paths.filter(move |(_, direct)| direct.slot == slot).map(|(family, _)| *family)
+    }
+
     /// Whether it should leave elsewhere than it does.
     pub(super) fn direct_differs(&self) -> bool {
         self.direct.paths != self.direct.choose(&self.direct_view())

@@ -225,6 +225,8 @@ pub struct UplinkStatus {
     pub jitter_ms: Option<f64>,
     /// Probes lost, in per cent.
     pub loss_percent: Option<f64>,
+    /// The address families whose untunnelled traffic leaves over it: `IPv4`, `IPv6`.
+    pub untunnelled: Vec<String>,
     /// What it has carried this month; none before it was counted.
     pub usage: Option<UsageStatus>,
 }
@@ -255,6 +257,7 @@ impl Default for UplinkStatus {
             rtt_p95_ms: None,
             jitter_ms: None,
             loss_percent: None,
+            untunnelled: Vec::new(),
             usage: None,
         }
     }

@@ -51,6 +51,7 @@ fn agent_page(page: &mut Page, agent: &AgentSnapshot) {
     uplinks(page, &agent.uplinks);
     servers(page, &agent.servers);
     streams(page, &agent.streams);
+    untunnelled(page, &agent.uplinks);
     connections(page, &agent.connections);
     problems(page, &agent.kernel, &agent.failures);
     events(page, &agent.events);
@@ -330,6 +331,18 @@ fn streams(page: &mut Page, streams: &StreamCounts) {
         text.push_str(&format!(" ({})", causes(&streams.failed_by_cause)));
     }
     page.paragraph("Streams  ", &text, Paint::Plain);
+}
+
+/// Where leaves what is not tunnelled.
+fn untunnelled(page: &mut Page, uplinks: &[UplinkStatus]) {
+    let ways: Vec<String> = uplinks
+        .iter()
+        .filter(|uplink| !uplink.untunnelled.is_empty())
+        .map(|uplink| format!("{} ({})", uplink.name, uplink.untunnelled.join(", ")))
+        .collect();
+    if !ways.is_empty() {
+        page.paragraph("Untunnelled  ", &format!("over {}", ways.join(", ")), Paint::Plain);
+    }
 }
 
 fn connections(page: &mut Page, connections: &Connections) {

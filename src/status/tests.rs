@@ -26,6 +26,7 @@ fn agent() -> AgentSnapshot {
         rtt_p95_ms: Some(21.5),
         jitter_ms: Some(1.25),
         loss_percent: Some(0.0),
+        untunnelled: vec!["IPv4".into()],
         usage: Some(UsageStatus { period_bytes: 2_000_000_000, ..Default::default() }),
         ..Default::default()
     };
@@ -42,6 +43,7 @@ fn agent() -> AgentSnapshot {
         subflows: 12,
         rtt_ms: Some(148.0),
         loss_percent: Some(12.0),
+        untunnelled: vec!["IPv6".into()],
         ..Default::default()
     };
     let lte = UplinkStatus {

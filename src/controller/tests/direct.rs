@@ -39,6 +39,8 @@ fn flows_of_a_dead_uplink_are_forgotten_once_and_after_new_ones_take_another() {
     world.rtt[0] = None;
     world.until(5000, |world| world.direct() == Some(("eth2", true)));
     assert_eq!(world.log().last(), Some(&"untunnelled IPv4 now leaves over wanb"));
+    let shown = [0, 1].map(|slot| world.controller.untunnelled(slot).collect::<Vec<_>>());
+    assert_eq!(shown, [vec![], vec![Family::V4]]);
     world.run(60_000);
     assert_eq!(world.forgotten(), ["192.0.2.10"]);
     let is_switch = |action: &Action| match action {

@@ -124,6 +124,7 @@ uplinks[].subflows
 uplinks[].table
 uplinks[].tx_bps
 uplinks[].tx_bytes
+uplinks[].untunnelled[]
 uplinks[].usage.period_bytes
 uplinks[].usage.quota_bytes
 uplinks[].usage.since

@@ -28,6 +28,7 @@ SERVER  STATE          SINCE      RTT  CIPHER       SESSION   ADDRESS
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm  3f9a1c02  vps.example.net:443
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2, timed out 1)
+Untunnelled  over wan (IPv4), wanb (IPv6)
 
 CONNECTION          TO                      DOWN       UP  RECEIVED   SENT         AGE  SUBFLOWS
 192.168.1.20:50011  203.0.113.9:443  11.0 Mbit/s  0 bit/s   1.38 MB  900 B  1 min 12 s         2
@@ -117,6 +118,7 @@ vps     connected  3 h 3 min  14.2 ms  aes-128-gcm
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2,
     timed out 1)
+Untunnelled  over wan (IPv4), wanb (IPv6)
 
 CONNECTION          TO                      DOWN       UP
 192.168.1.20:50011  203.0.113.9:443  11.0 Mbit/s  0 bit/s
