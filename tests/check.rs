@@ -7,7 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use lab::{
-    AgentProgram, Lab, Process, SERVER_V4, SERVER_V6, ServerProgram, Strip, Uplink, until, wait_for,
+    AgentProgram, Direction, Lab, Process, SERVER_V4, SERVER_V6, ServerProgram, Strip, Uplink,
+    UplinkSpec, until, wait_for,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -79,11 +80,16 @@ fn relent(uplink: &Uplink) {
 
 #[test]
 fn what_the_network_does_is_named() {
-    let lab = Lab::two_uplinks("check-network");
+    let lab = Lab::builder("check-network")
+        .uplink(UplinkSpec::new("wan", 100))
+        .uplink(UplinkSpec::new("wanb", 50).delay(Duration::from_millis(80)))
+        .build();
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let mut checked = Checked { agent: &mut agent };
     let wanb = lab.uplink(1);
+    checked.names("demoted");
+    wanb.delay(Direction::Both, Duration::ZERO);
     checked.is_well();
     let status = server.status().expect("a status");
     assert_eq!(status["refusals"], json!({}), "the check leaves no trace");

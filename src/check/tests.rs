@@ -5,6 +5,7 @@ use super::*;
 use crate::config::agent::{AgentConfig, Quota, QuotaAction, Role};
 use crate::desired::{self, LIMITS};
 use crate::failover::{Failover, InForce, Reason};
+use crate::floor::Far;
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::quota::{Cap, Standing};
@@ -76,8 +77,8 @@ fn with_kernel(kernel: Kernel, configs: Vec<crate::config::agent::UplinkConfig>)
         first: uplink.slot == 0,
         rtt: Some(Duration::from_millis(12)),
         loss: Some(0.0),
-        trial: uplink.v4.as_ref().map(|path| good_trial(path.address)),
         untunnelled: Vec::new(),
+        trial: uplink.v4.as_ref().map(|path| good_trial(path.address)),
         assignment: Some(assignment),
         uplink: uplink.clone(),
     });
@@ -275,11 +276,15 @@ fn cap() -> Cap {
     Cap { quota, standing: Standing { bytes: 1000, since: None, until: None } }
 }
 
+fn far() -> Far {
+    Far { rtt: Duration::from_millis(300), least: Duration::from_millis(10), again: None }
+}
+
 #[test]
 fn roles_explain_themselves() {
     for (in_force, reason, code, grade) in [
         // Whatever keeps a bond uplink from being used.
-        (InForce::Backup, Reason::Standby, "demoted", Grade::Warning),
+        (InForce::Backup, Reason::Far(far()), "demoted", Grade::Warning),
         (InForce::Backup, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Unanswered(Duration::from_secs(9)), "unanswered", Grade::Failed),
@@ -291,7 +296,9 @@ fn roles_explain_themselves() {
         (assignment.in_force, assignment.reason) = (in_force, reason);
         let report = judge(&facts);
         assert_eq!(report.uplinks[1], verdict(code));
-        assert_eq!(report.findings.last().unwrap().result, grade);
+        let last = report.findings.last().unwrap();
+        assert_eq!(last.result, grade);
+        assert!(!last.advice.is_empty(), "{code}");
     }
     for (role, code) in [(Role::Off, "switched_off"), (Role::Backup, "standby")] {
         let mut configs = two_configs();
@@ -421,6 +428,8 @@ fn the_kernel_and_what_is_in_the_way() {
 fn people_read_the_problems_first() {
     let mut facts = well();
     facts.uplinks[1].trial.as_mut().unwrap().join = Join::Rejected;
+    facts.uplinks[0].untunnelled = vec![Family::V4];
+    facts.uplinks[1].untunnelled = vec![Family::V6];
     let expected = "\
 mptcp-bond 1.2.3  1 problem
 
@@ -428,8 +437,6 @@ uplink wanb: its network removes MP_JOIN on port 443; MP_CAPABLE passes
   -> let the server listen on port 8443 and set option 'port' to it, or ask the ISP
 
 SUBJECT        CHECK     RESULT  FOUND
-    facts.uplinks[0].untunnelled = vec![Family::V4];
-    facts.uplinks[1].untunnelled = vec![Family::V6];
 configuration  agent     ok      runs, version 1.2.3
                file      ok      uplinks wan, wanb; server vps
 kernel         MPTCP     ok      in the kernel and switched on
@@ -452,6 +459,7 @@ uplink wan     device    ok      eth1, up, MTU 1500 bytes
                MPTCP     ok      MP_CAPABLE and MP_JOIN pass on port 443
                path MTU  ok      packets of 1500 bytes pass
                use       ok      carries traffic: not probed yet
+               direct    ok      untunnelled IPv4 leaves over it
 uplink wanb    device    ok      eth2, up, MTU 1500 bytes
                address   ok      192.0.2.20, gateway 192.0.2.1
                route     ok      table 5002, with its rules
@@ -459,8 +467,8 @@ uplink wanb    device    ok      eth2, up, MTU 1500 bytes
                gateway   ok      answers
                server    ok      answers, RTT 12.0 ms, 0 % of probes lost
                NAT       ok      none
-               direct    ok      untunnelled IPv4 leaves over it
                MPTCP     FAILED  its network removes MP_JOIN on port 443; MP_CAPABLE passes
+               direct    ok      untunnelled IPv6 leaves over it
 ";
     assert_eq!(render(&judge(&facts), WIDE), expected);
 }
@@ -468,7 +476,6 @@ uplink wanb    device    ok      eth2, up, MTU 1500 bytes
 #[test]
 fn a_report_survives_json() {
     let report = judge(&well());
-               direct    ok      untunnelled IPv6 leaves over it
     assert_eq!(Report::from_json(&report.to_json()), Ok(report));
     assert!(Report::from_json("{").unwrap_err().contains("cannot be read"));
 }

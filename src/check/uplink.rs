@@ -376,10 +376,7 @@ impl<'a> Judge<'a> {
         };
         let (grade, code) =
             reason_code(&assignment.reason, assignment.in_force, self.uplink.uplink.role);
-        let (found, advice) = match &assignment.reason {
-            Reason::Capped(cap) => (cap.to_string(), "wait, or raise option 'quota'".to_owned()),
-            reason => sentence(&reason.to_string()),
-        };
+        let (found, advice) = explanation(&assignment.reason);
         let found = match assignment.in_force {
             InForce::Active => format!("carries traffic: {found}"),
             InForce::Backup => format!("stands by: {found}"),
@@ -421,6 +418,24 @@ fn fault_code(fault: &Fault) -> Option<(&'static str, &'static str)> {
         Fault::NoGateway(..) => ("gateway", "no_gateway"),
         Fault::AddressClash { .. } => ("address", "address_clash"),
     })
+}
+
+/// Why a role is in force, and what to do about it.
+fn explanation(reason: &Reason) -> (String, String) {
+    let advice = match reason {
+        Reason::Fault(_) | Reason::TooMany => return sentence(&reason.to_string()),
+        Reason::Capped(_) => "wait, or raise option 'quota'",
+        Reason::Far(_) => "nothing to do: it is used once a trial shows that it helps",
+        Reason::Lossy => "check its cable, radio reception and modem, or ask the ISP",
+        Reason::Slow(_) => {
+            "its modem or network queues too much: limit its rate (SQM), or ask the ISP"
+        }
+        Reason::Trial => "run the check again in a few seconds",
+        Reason::ServerSilent => "look whether the server is up",
+        Reason::Unanswered(_) => "check the modem and the ISP's state; it is tried again by itself",
+        _ => "",
+    };
+    (reason.to_string(), advice.to_owned())
 }
 
 /// How good a role in force is, and its code.
