@@ -78,16 +78,7 @@ impl Kernel {
 
     async fn try_leave(&mut self) -> io::Result<()> {
         let kernel = self.dump(&[], false).await?;
-        let mut all_put_back = true;
-        let plan = Controller::farewell(&kernel);
-        for operation in plan.into_iter().chain(self.saved.restore_plan(&kernel)) {
-            if let Err(error) = self.handle.apply(&operation).await {
-                all_put_back &= !operation.changes_for_good();
-                log::warn!("{error}");
-            }
-        }
-        // What could not be put back is left to the next stop.
-        if all_put_back { self.saved.forget_all() } else { Ok(()) }
+        self.saved.leave(Controller::farewell(&kernel), &mut self.handle, &kernel).await
     }
 }
 

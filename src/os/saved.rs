@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::kernel::KernelHandle;
 use super::sysctl;
 use crate::net::{IfIndex, Limits, Link};
 use crate::reconcile::{Kernel, Operation, Plan};
@@ -151,8 +152,28 @@ impl SavedState {
         self.originals.restore_plan(kernel)
     }
 
-    /// To be called once everything is restored: removes the file.
-    pub fn forget_all(&mut self) -> io::Result<()> {
+    /// Carries out a last plan, puts the originals back, and removes the file; what cannot be put
+    /// back is left to the next stop. Operations that fail are logged.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub async fn leave(
+        &mut self,
+        plan: Plan,
+        handle: &mut KernelHandle,
+        kernel: &Kernel,
+    ) -> io::Result<()> {
+        let mut all_put_back = true;
+        for operation in plan.into_iter().chain(self.restore_plan(kernel)) {
+            if let Err(error) = handle.apply(&operation).await {
+                all_put_back &= !operation.changes_for_good();
+                log::warn!("{error}");
+            }
+        }
+        if all_put_back { self.forget_all() } else { Ok(()) }
+    }
+
+    fn forget_all(&mut self) -> io::Result<()> {
         self.originals = Originals::default();
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -79,15 +79,7 @@ pub async fn restore(tuned: &mut Option<Tuned>) {
     let Some(Tuned { handle, saved }) = tuned else { return };
     let restored = async {
         let kernel = look(handle, saved).await?;
-        let mut all_put_back = true;
-        for operation in saved.restore_plan(&kernel) {
-            if let Err(error) = handle.apply(&operation).await {
-                all_put_back = false;
-                log::warn!("{error}");
-            }
-        }
-        // What could not be put back is left to the next stop.
-        if all_put_back { saved.forget_all() } else { Ok(()) }
+        saved.leave(Plan::new(), handle, &kernel).await
     };
     if let Err(error) = restored.await {
         log::warn!("cannot restore sysctls and limits: {error}");

@@ -72,11 +72,10 @@ fn a_clean_stop_after_a_crash_restores_the_originals() {
         carry_out(&mut handle, &plan).await;
         assert_ne!(sh("sysctl net.ipv4.conf.wan1.rp_filter"), fresh_device);
 
-        let restore = state.restore_plan(&dump(&mut handle, &state).await);
-        carry_out(&mut handle, &restore).await;
+        let kernel = dump(&mut handle, &state).await;
+        state.leave(Vec::new(), &mut handle, &kernel).await.unwrap();
         assert_eq!(values(), before);
         assert_eq!(sh("sysctl net.ipv4.conf.wan1.rp_filter"), fresh_device);
-        state.forget_all().unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     });
 }
