@@ -285,42 +285,38 @@ impl Registry {
         look(&self.streams.open.borrow())
     }
 
-    /// What a client's targets sent and were sent in all streams; the rates are those of the last
-    /// [`Registry::measure`].
-    pub fn traffic_of(&self, name: &str) -> Traffic {
-        let client = self.client(name);
-        let (down_bytes, up_bytes) = self.bytes_of(name, &client);
-        let (down_bps, up_bps) = (client.down.rate.borrow().bps(), client.up.rate.borrow().bps());
-        Traffic { down_bytes, up_bytes, down_bps, up_bps }
-    }
-
-    fn bytes_of(&self, name: &str, client: &Client) -> (u64, u64) {
-        let ended = (client.down.ended.get(), client.up.ended.get());
-        let open = self.streams.open.borrow();
-        open.values().filter(|stream| stream.client == name).fold(ended, |(down, up), stream| {
-            let counters = &stream.counters;
-            (down.saturating_add(counters.to_tunnel()), up.saturating_add(counters.to_lan()))
-        })
+    /// What each client's targets sent and were sent in all its streams; the rates are those of the
+    /// last [`Registry::measure`].
+    pub fn traffic(&self) -> BTreeMap<String, Traffic> {
+        let clients = self.clients.borrow();
+        let ended = clients.iter().map(|(name, client)| {
+            let traffic = Traffic {
+                down_bytes: client.down.ended.get(),
+                up_bytes: client.up.ended.get(),
+                down_bps: client.down.rate.borrow().bps(),
+                up_bps: client.up.rate.borrow().bps(),
+            };
+            (name.clone(), traffic)
+        });
+        let mut all: BTreeMap<String, Traffic> = ended.collect();
+        for StreamView { client, counters, .. } in self.streams.open.borrow().values() {
+            if let Some(Traffic { down_bytes, up_bytes, .. }) = all.get_mut(client) {
+                *down_bytes = down_bytes.saturating_add(counters.to_tunnel());
+                *up_bytes = up_bytes.saturating_add(counters.to_lan());
+            }
+        }
+        all
     }
 
     /// Samples all rates; to be called about once a second.
     pub fn measure(&self, now: Instant) {
-        let open = self.streams.open.borrow();
-        let mut moved: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for StreamView { client, counters, .. } in open.values() {
-            counters.measure(now);
-            let (down, up) = moved.entry(client).or_default();
-            *down = down.saturating_add(counters.to_tunnel());
-            *up = up.saturating_add(counters.to_lan());
+        for stream in self.streams.open.borrow().values() {
+            stream.counters.measure(now);
         }
-        for (name, client) in self.clients.borrow().iter() {
-            let (down, up) = moved.get(name.as_str()).copied().unwrap_or_default();
-            let (down, up) = (
-                down.saturating_add(client.down.ended.get()),
-                up.saturating_add(client.up.ended.get()),
-            );
-            client.down.rate.borrow_mut().sample(now, down);
-            client.up.rate.borrow_mut().sample(now, up);
+        for (name, traffic) in self.traffic() {
+            let client = self.client(&name);
+            client.down.rate.borrow_mut().sample(now, traffic.down_bytes);
+            client.up.rate.borrow_mut().sample(now, traffic.up_bytes);
         }
     }
 

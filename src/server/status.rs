@@ -74,9 +74,10 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
 }
 
 fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<ClientStatus> {
+    let traffic = registry.traffic();
     let status = |name: &str| {
         let client = registry.client(name);
-        let traffic = registry.traffic_of(name);
+        let traffic = traffic.get(name).copied().unwrap_or_default();
         ClientStatus {
             name: name.to_owned(),
             connected: client.connected.get() > 0,
