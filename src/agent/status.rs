@@ -6,24 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::meters::subflow_addresses;
-use crate::config::agent::Role;
-use crate::controller::{Controller, ServerView};
-use crate::desired;
-use crate::failover::InForce;
-use crate::health::{Health, Rtt, State};
+use crate::controller::{Controller, MptcpSeen, ServerView, Standing};
+use crate::health::{Health, Rtt};
 use crate::net::Family;
 use crate::os::counters::mptcp_counters;
 use crate::reconcile::{Conflict, Operation};
 use crate::registry::unix_seconds;
 use crate::status::{
     AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
-    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkState,
-    UplinkStatus, UsageStatus, agent_state, kernel_counters,
+    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkStatus,
+    UsageStatus, agent_state, kernel_counters,
 };
 use crate::uplink::Uplink;
-
-/// Why an uplink that answers probes carries no subflows.
-const WITHOUT_MPTCP: &str = "MPTCP does not get through: a network on the way removes its options";
 
 /// The agent as it is now.
 pub fn snapshot(agent: &Agent) -> Snapshot {
@@ -93,19 +87,16 @@ fn uplink_status(
     now: Instant,
 ) -> UplinkStatus {
     let controller = &agent.controller;
-    let assignment = controller.assignments().iter().find(|a| a.slot == uplink.slot);
     let health = controller.health(uplink.slot);
-    let faulty = uplink.fault_in(desired::families(controller.server().in_use)).is_some();
     let meter = agent.meters.of(uplink.slot);
     let configured = controller.config().uplinks.iter().find(|config| config.name == uplink.name);
     let paths = || Family::ALL.into_iter().filter_map(|family| uplink.path(family));
     let own = |address: &&IpAddr| uplink.has_address(**address);
-    let in_use = assignment.is_some_and(|assignment| assignment.in_force == InForce::Active);
-    let without_mptcp = in_use
-        && (controller.lacks_subflows(uplink.slot)
-            || paths().any(|path| agent.link.falls_back(path.address)));
-    // Where MPTCP gets through nowhere, plain TCP over the uplink is as good as it gets.
-    let useless = without_mptcp && agent.link.mptcp() == Some(true);
+    let mptcp = MptcpSeen {
+        falls_back: paths().any(|path| agent.link.falls_back(path.address)),
+        reaches_server: agent.link.mptcp() == Some(true),
+    };
+    let Standing { state, in_use, reason } = controller.standing(uplink, mptcp);
     let endpoints = controller.kernel().endpoints.iter();
     let rtt = |of: fn(&Rtt) -> Option<Duration>| health.and_then(|h| of(h.rtt())).map(millis);
     UplinkStatus {
@@ -113,26 +104,13 @@ fn uplink_status(
         device: uplink.device.as_ref().map(|device| device.name.clone()),
         role: configured.map_or(uplink.role, |configured| configured.role),
         role_set: controller.manual_role(&uplink.name),
-        state: match state(uplink, health, faulty) {
-            _ if useless => UplinkState::Down,
-            _ if controller.is_capped_off(uplink.slot) => UplinkState::Unused,
-            UplinkState::Up if without_mptcp => UplinkState::Degraded,
-            state => state,
-        },
-        in_use: in_use && !useless,
-        reason: match assignment {
-            Some(_) if without_mptcp => WITHOUT_MPTCP.to_owned(),
-            Some(assignment) => match controller.opinion(uplink.slot) {
-                Some(opinion) => format!("{}; {opinion}", assignment.reason),
-                None => assignment.reason.to_string(),
-            },
-            None => String::new(),
-        },
+        state,
+        in_use,
+        reason,
         since_seconds: health.map_or(0, |health| seconds(health.since(), now)),
         addresses: paths().map(|path| path.address.to_string()).collect(),
         gateways: paths().filter_map(|path| path.gateway).map(|g| g.to_string()).collect(),
         mtu: uplink.device.as_ref().map(|device| device.mtu),
-        untunnelled: controller.untunnelled(uplink.slot).map(|it| it.to_string()).collect(),
         table: Some(uplink.table().0),
         endpoints: endpoints
             .filter(|endpoint| endpoint.is_of_slot(uplink.slot))
@@ -152,22 +130,13 @@ fn uplink_status(
         rtt_p95_ms: rtt(Rtt::p95),
         jitter_ms: rtt(Rtt::jitter),
         loss_percent: health.and_then(Health::loss).map(|loss| f64::from(loss * 100.0).round()),
+        untunnelled: controller.untunnelled(uplink.slot).map(|it| it.to_string()).collect(),
         usage: controller.usage(&uplink.name).map(|standing| UsageStatus {
             period_bytes: standing.bytes,
             quota_bytes: configured.and_then(|config| config.quota).map(|quota| quota.bytes),
             since: standing.since.map(|day| day.to_string()),
             until: standing.until.map(|day| day.to_string()),
         }),
-    }
-}
-
-fn state(uplink: &Uplink, health: Option<&Health>, faulty: bool) -> UplinkState {
-    match health.map(Health::state) {
-        _ if uplink.role == Role::Off => UplinkState::Unused,
-        _ if faulty => UplinkState::Down,
-        Some(State::Down) => UplinkState::Down,
-        Some(State::Degraded) => UplinkState::Degraded,
-        Some(State::Up | State::Unknown) | None => UplinkState::Up,
     }
 }
 

@@ -17,6 +17,7 @@ mod revival;
 mod roles;
 mod server;
 mod servers;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -32,6 +33,7 @@ pub use opinions::Opinion;
 pub use outlets::Outlet;
 pub use server::Server;
 pub use servers::ServerView;
+pub use standing::{MptcpSeen, Standing};
 
 use crate::config::agent::{AgentConfig, ServerConfig};
 use crate::desired::{self, Desired};

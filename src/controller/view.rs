@@ -147,7 +147,7 @@ impl Controller {
     }
 
     /// Whether connections get no subflow on the uplink with this slot, even by a new endpoint.
-    pub fn lacks_subflows(&self, slot: u8) -> bool {
+    pub(super) fn lacks_subflows(&self, slot: u8) -> bool {
         self.refreshes.in_vain(slot)
     }
 }

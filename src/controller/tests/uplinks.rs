@@ -4,6 +4,7 @@ use super::*;
 use crate::config::agent::{Quota, QuotaAction, Role};
 use crate::failover::Reason;
 use crate::health::State;
+use crate::status::UplinkState::{Degraded, Down, Up};
 use crate::uplink::tests::address as interface_address;
 
 #[test]
@@ -166,7 +167,15 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     assert_eq!(lines.len(), 8, "each is followed by its addition: {lines:?}");
     assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
 
-    assert!(world.controller.lacks_subflows(1) && !world.controller.lacks_subflows(0));
+    let standing = |slot: usize, reaches_server| {
+        let seen = MptcpSeen { falls_back: false, reaches_server };
+        let Standing { state, in_use, .. } =
+            world.controller.standing(&world.controller.uplinks()[slot], seen);
+        (state, in_use)
+    };
+    assert_eq!([0, 1].map(|slot| standing(slot, true)), [(Up, true), (Down, false)]);
+    // Where MPTCP gets through on no uplink, this one is no worse than the other.
+    assert_eq!(standing(1, false), (Degraded, true));
 
     world.tell(Event::MissingSubflows(vec![]));
     world.forget();
