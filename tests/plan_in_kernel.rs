@@ -5,17 +5,17 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use mptcp_bond::config::agent::{
-    AgentConfig, Attachment, BypassConfig, OnServerLoss, Quic, Role, UplinkConfig,
-};
+use mptcp_bond::config::agent::{AgentConfig, BypassConfig, OnServerLoss, Quic};
 use mptcp_bond::desired::{Desired, Direct, Input, LIMITS, desired, families};
 use mptcp_bond::failover::Failover;
 use mptcp_bond::interception::{Interception, TproxyPorts, ruleset};
-use mptcp_bond::net::{
-    Address, Family, IfIndex, Kernel, Limits, Link, Mark, Prefix, Route, RouteKind, Table,
-};
+use mptcp_bond::net::{self, Family, Kernel, Limits, Mark, Prefix};
 use mptcp_bond::reconcile::{Operation, reconcile};
 use mptcp_bond::uplink::observe;
+use router::{address, default_via, link};
+
+#[path = "../src/uplink/tests/router.rs"]
+mod router;
 
 /// Runs a script in a new network namespace, within 2 minutes; returns what it prints.
 fn in_namespace(script: &str) -> String {
@@ -90,42 +90,6 @@ fn nft_takes_every_ruleset_and_replaces_it() {
     assert_eq!(in_namespace(&script), "table inet mptcp_bond\n1\n");
 }
 
-fn link(index: u32, name: &str) -> (IfIndex, Link) {
-    let link = Link {
-        index: IfIndex(index),
-        name: name.into(),
-        up: true,
-        carrier: true,
-        point_to_point: false,
-        mtu: 1500,
-        rx_bytes: 0,
-        tx_bytes: 0,
-    };
-    (link.index, link)
-}
-
-fn address(device: u32, prefix: &str) -> Address {
-    let prefix = prefix.parse().unwrap();
-    Address { device: IfIndex(device), prefix, global: true, usable: true }
-}
-
-fn default_via(device: u32, gateway: &str, metric: u32) -> Route {
-    let gateway: IpAddr = gateway.parse().unwrap();
-    Route {
-        table: Table(254),
-        destination: Prefix::default_route(mptcp_bond::net::Family::of(gateway)),
-        from: None,
-        metric,
-        kind: RouteKind::Unicast,
-        gateway: Some(gateway),
-        device: IfIndex(device),
-        source: None,
-        onlink: false,
-        advmss: None,
-        protocol: 3,
-    }
-}
-
 /// What [`SETUP`] makes, and what a plan needs to know of it.
 fn kernel() -> Kernel {
     Kernel {
@@ -181,25 +145,10 @@ show() {
 
 fn wish(kernel: &Kernel) -> Desired {
     let server = "203.0.113.1".parse().unwrap();
-    let uplink = |name: &str, device: &str| UplinkConfig {
-        name: name.into(),
-        attachment: Attachment::Device(device.into()),
-        role: Role::Bond,
-        quota: None,
-    };
-    let config = AgentConfig {
-        enabled: true,
-        log_level: log::LevelFilter::Info,
-        lan: vec!["br-lan".into()],
-        on_server_loss: OnServerLoss::Direct,
-        quic: Quic::Allow,
-        http_listen: None,
-        check_url: None,
-        servers: Vec::new(),
-        uplinks: vec![uplink("wan", "eth1"), uplink("wanb", "eth2")],
-        bypasses: Vec::new(),
-        forwards: Vec::new(),
-    };
+    let text = "config agent\n list lan 'br-lan'\n\
+                config uplink 'wan'\n option device 'eth1'\n\
+                config uplink 'wanb'\n option device 'eth2'\n";
+    let config = AgentConfig::parse(text, "mptcpd").unwrap();
     let uplinks = observe(&config.uplinks, kernel, &[]);
     let now = std::time::Instant::now();
     let assignments = Failover::default().assign(&uplinks, &[], families(Some(server)), now);
@@ -239,7 +188,7 @@ fn a_plan_works_line_by_line_and_teardown_leaves_nothing() {
         rules: wish.rules.clone(),
         endpoints: wish.endpoints.clone(),
         limits: Some(LIMITS),
-        nft: mptcp_bond::net::NftTable::Made(wish.nft.clone().unwrap()),
+        nft: net::NftTable::Made(wish.nft.clone().unwrap()),
         ..found.clone()
     };
     let start = script(&found, &wish);

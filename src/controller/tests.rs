@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use super::*;
-use crate::config::agent::{CipherChoice, OnServerLoss, Quic, ServerConfig};
+use crate::config::agent::{CipherChoice, ServerConfig};
 use crate::config::keys::PublicKey;
 use crate::net::{Endpoint, Route, Rule};
 use crate::reconcile::tests::apply_to_model;
@@ -270,17 +270,11 @@ fn server_config(address: &str) -> ServerConfig {
 
 fn agent_config() -> AgentConfig {
     AgentConfig {
-        enabled: true,
-        log_level: log::LevelFilter::Info,
         lan: vec!["br-lan".into()],
-        on_server_loss: OnServerLoss::Direct,
-        quic: Quic::Allow,
-        http_listen: None,
         check_url: None,
         servers: vec![server_config("vps.example.net")],
         uplinks: two_configs(),
-        bypasses: Vec::new(),
-        forwards: Vec::new(),
+        ..AgentConfig::parse("", "mptcpd").unwrap()
     }
 }
 

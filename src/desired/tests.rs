@@ -1,5 +1,4 @@
 use super::*;
-use crate::config::agent::{OnServerLoss, Quic};
 use crate::failover::Reason;
 use crate::net::Address;
 use crate::reconcile::Operation;
@@ -8,17 +7,9 @@ use crate::uplink::tests::{address, default_via, same_subnet, two_configs};
 
 fn config() -> AgentConfig {
     AgentConfig {
-        enabled: true,
-        log_level: log::LevelFilter::Info,
         lan: vec!["br-lan".into()],
-        on_server_loss: OnServerLoss::Direct,
-        quic: Quic::Allow,
-        http_listen: None,
-        check_url: None,
-        servers: Vec::new(),
         uplinks: two_configs(),
-        bypasses: Vec::new(),
-        forwards: Vec::new(),
+        ..AgentConfig::parse("", "mptcpd").unwrap()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Roles set at run time, quotas and saturation.
 
 use super::*;
-use crate::config::agent::{Quota, QuotaAction, Role};
+use crate::config::agent::{Quic, Quota, QuotaAction, Role};
 use crate::net::Counters;
 
 fn want(world: &mut World, uplink: &str, role: Option<Role>) {

@@ -1,7 +1,7 @@
 //! A server that falls silent, is lost and comes back.
 
 use super::*;
-use crate::config::agent::{Quota, QuotaAction};
+use crate::config::agent::{OnServerLoss, Quota, QuotaAction};
 use crate::failover::Reason;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Whole plans in the operator's language: configuration and dump in, command lines out.
 
 use super::*;
-use crate::config::agent::{AgentConfig, OnServerLoss, Quic, Role, UplinkConfig};
+use crate::config::agent::{AgentConfig, Role, UplinkConfig};
 use crate::desired::{Direct, Input, desired, families, sysctls_needed};
 use crate::failover::Failover;
 use crate::health::{Health, Policy};
@@ -35,17 +35,9 @@ impl Agent {
         let assignments = Failover::default().assign(&self.observed, &healths, families, now);
         desired(&Input {
             config: &AgentConfig {
-                enabled: true,
-                log_level: log::LevelFilter::Info,
                 lan: vec!["br-lan".into()],
-                on_server_loss: OnServerLoss::Direct,
-                quic: Quic::Allow,
-                http_listen: None,
-                check_url: None,
-                servers: Vec::new(),
                 uplinks: self.uplinks.clone(),
-                bypasses: Vec::new(),
-                forwards: Vec::new(),
+                ..AgentConfig::parse("", "mptcpd").unwrap()
             },
             uplinks: &self.observed,
             assignments: &assignments,
