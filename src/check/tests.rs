@@ -196,6 +196,11 @@ fn what_still_carries_data_is_a_warning() {
     let report = judge(&facts);
     assert_eq!((report.count(Grade::Warning), report.count(Grade::Failed)), (1, 0));
     assert!(report.uplinks[1].carries && !report.well);
+    // Until TCP has shown that it works.
+    let assignment = facts.uplinks[1].assignment.as_mut().unwrap();
+    assignment.in_force = InForce::Unused;
+    assignment.reason = Reason::Unanswered(Duration::from_secs(9));
+    assert_eq!(judge(&facts).uplinks[1], verdict("udp_blocked"));
     // Connections begin on the first uplink: it need not be joined.
     let mut facts = well();
     facts.uplinks[0].trial.as_mut().unwrap().join = Join::Rejected;
@@ -454,7 +459,7 @@ uplink wan     device    ok      eth1, up, MTU 1500 bytes
                route     ok      table 5001, with its rules
                endpoint  ok      200 192.0.2.10
                gateway   ok      answers
-               server    ok      answers, RTT 12.0 ms, 0 % of probes lost
+               server    ok      answers on port 443, RTT 12.0 ms, 0 % of probes lost
                NAT       ok      none
                MPTCP     ok      MP_CAPABLE and MP_JOIN pass on port 443
                path MTU  ok      packets of 1500 bytes pass
@@ -465,7 +470,7 @@ uplink wanb    device    ok      eth2, up, MTU 1500 bytes
                route     ok      table 5002, with its rules
                endpoint  ok      201 192.0.2.20
                gateway   ok      answers
-               server    ok      answers, RTT 12.0 ms, 0 % of probes lost
+               server    ok      answers on port 443, RTT 12.0 ms, 0 % of probes lost
                NAT       ok      none
                MPTCP     FAILED  its network removes MP_JOIN on port 443; MP_CAPABLE passes
                direct    ok      untunnelled IPv6 leaves over it

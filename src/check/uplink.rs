@@ -237,8 +237,9 @@ impl<'a> Judge<'a> {
             (Contact::Made { rtt, .. }, _) => {
                 let loss = self.uplink.loss.unwrap_or(0.0) * 100.0;
                 let rtt = milliseconds(self.uplink.rtt.unwrap_or(*rtt));
-                self.findings
-                    .ok("server", format!("answers, RTT {rtt}, {loss:.0} % of probes lost"));
+                let found =
+                    format!("answers on port {port}, RTT {rtt}, {loss:.0} % of probes lost");
+                self.findings.ok("server", found);
             }
             (Contact::Unanswered { plain: true }, _) => self.findings.fail(
                 "server",
@@ -263,7 +264,9 @@ impl<'a> Judge<'a> {
             (Contact::Unanswered { .. }, _) => self.findings.fail(
                 "server",
                 "unanswered",
-                "the server does not answer over it, though it does elsewhere",
+                format!(
+                    "the server does not answer over it on port {port}, though it does elsewhere"
+                ),
                 "check the modem and the ISP's state; it is tried again by itself",
             ),
             (Contact::Untried(error), _) => {
@@ -273,13 +276,27 @@ impl<'a> Judge<'a> {
             (Contact::NoRoute, _) => {}
         }
         if let (Contact::Made { .. }, Datagrams::Unanswered) = (&trial.contact, trial.datagrams) {
-            let found = format!("its network lets no UDP to port {port} through; TCP passes");
-            let advice = "its health shows by TCP alone, less exactly; open UDP where you can";
-            self.findings.warn("probes", "udp_blocked", found, advice);
+            self.no_udp();
         }
         if let Datagrams::Answered { observed, .. } = trial.datagrams {
             self.nat(observed.ip());
         }
+    }
+
+    /// Without answers to probes an uplink is used once a trial has shown that its subflows work.
+    fn no_udp(&mut self) {
+        let reason = self.uplink.assignment.as_ref().map(|assignment| &assignment.reason);
+        let (grade, advice) = match reason {
+            Some(Reason::Unanswered(_)) => {
+                (Grade::Failed, "open UDP, or wait: it is tried by TCP alone, more and more rarely")
+            }
+            _ => {
+                let advice = "its health shows by TCP alone, less exactly; open UDP where you can";
+                (Grade::Warning, advice)
+            }
+        };
+        let found = format!("its network lets no UDP to port {} through; TCP passes", self.port);
+        self.findings.add("probes", grade, "udp_blocked", found, advice);
     }
 
     fn nat(&mut self, observed: IpAddr) {
@@ -430,9 +447,9 @@ fn explanation(reason: &Reason) -> (String, String) {
         Reason::Slow(_) => {
             "its modem or network queues too much: limit its rate (SQM), or ask the ISP"
         }
-        Reason::Trial => "run the check again in a few seconds",
         Reason::ServerSilent => "look whether the server is up",
-        Reason::Unanswered(_) => "check the modem and the ISP's state; it is tried again by itself",
+        // It was tried just now, and something came back.
+        Reason::Trial | Reason::Unanswered(_) => "run the check again in a few seconds",
         _ => "",
     };
     (reason.to_string(), advice.to_owned())
