@@ -10,7 +10,7 @@ mod lab;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    schedule_first();
     let begun = Instant::now();
     let mut alone = BTreeMap::new();
     for link in options.pairs.iter().flatten() {
@@ -165,6 +166,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Takes real-time priority for this process and all that it starts. Where every packet waits for
+/// the time slice of whatever else runs on the machine, 300 Mbit/s are 120.
+fn schedule_first() {
+    let process = std::process::id().to_string();
+    let set = Command::new("chrt").args(["--rr", "--pid", "1", &process]).status();
+    if !set.is_ok_and(|status| status.success()) {
+        eprintln!("no real-time priority: anything else that runs here falsifies the figures");
     }
 }
 
