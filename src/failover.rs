@@ -33,6 +33,8 @@ pub enum Reason {
     Live,
     /// A bond uplink that loses many probes.
     Lossy,
+    /// A bond uplink that loses so many that it stands by for one that does not.
+    TooLossy,
     /// A bond uplink with a much longer RTT than it can have.
     Slow(Duration),
     /// Its subflows carry data, but no probe gets through.
@@ -70,6 +72,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::Live => f.write_str("probes answered"),
             Reason::Lossy => f.write_str("probes answered, many lost"),
+            Reason::TooLossy => {
+                f.write_str("loses so many probes that it would slow the other uplinks down")
+            }
             Reason::Slow(rtt) => {
                 write!(f, "probes answered, but only after {} ms", rtt.as_millis())
             }
@@ -202,11 +207,16 @@ impl Failover {
                 },
             })
             .collect();
+        let any_bond = |fits: &dyn Fn(&Reason) -> bool| {
+            uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
+                let fits = matches!(fitness, Fitness::Live(reason) if fits(reason));
+                self.role(uplink) == Role::Bond && fits
+            })
+        };
         // One on trial may well be dead: a backup goes on meanwhile.
-        let bond_live = uplinks.iter().zip(&fitness).any(|(uplink, fitness)| {
-            let works = matches!(fitness, Fitness::Live(reason) if *reason != Reason::Trial);
-            self.role(uplink) == Role::Bond && works
-        });
+        let bond_live = any_bond(&|reason| *reason != Reason::Trial);
+        let bond_well =
+            any_bond(&|reason| matches!(reason, Reason::Live | Reason::Lossy | Reason::BySubflows));
         let mut assignments: Vec<Assignment> = uplinks
             .iter()
             .zip(fitness)
@@ -215,6 +225,10 @@ impl Failover {
                 let because = |reason| instead.unwrap_or(reason);
                 let (in_force, reason) = match (fitness, role) {
                     (Fitness::Unfit(reason), _) => (InForce::Unused, reason),
+                    (Fitness::Live(Reason::TooLossy), Role::Bond) => match bond_well {
+                        true => (InForce::Backup, Reason::TooLossy),
+                        false => (InForce::Active, Reason::Lossy),
+                    },
                     (Fitness::Live(reason), Role::Bond) => (InForce::Active, reason),
                     (Fitness::Live(_), Role::Backup) if bond_live => {
                         (InForce::Backup, because(Reason::Standby))
@@ -272,6 +286,7 @@ impl Failover {
             State::Up if health.is_by_subflows() => Fitness::Live(Reason::BySubflows),
             State::Up => Fitness::Live(Reason::Live),
             State::Unknown if health.is_trial() => Fitness::Live(Reason::Trial),
+            State::Degraded if health.is_lossy() => Fitness::Live(Reason::TooLossy),
             State::Degraded if health.is_slow() => {
                 // To a tenth of a second: the reason is not another one with each probe.
                 let tenths = health.srtt().unwrap_or_default().as_millis() / 100;

@@ -6,6 +6,7 @@
 //! unanswered probe is enough: waiting for more losses would be a pause that people notice. Where a
 //! network lets no probe through, what subflows hear decides alone.
 
+mod outcomes;
 mod policy;
 mod rtt;
 mod traffic;
@@ -13,6 +14,7 @@ mod traffic;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use outcomes::Outcomes;
 pub use policy::Policy;
 pub use rtt::Rtt;
 use traffic::Traffic;
@@ -55,12 +57,6 @@ pub struct Signs {
 const OUTLIVES: Duration = Duration::from_millis(500);
 /// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
 const OUTSTANDING: usize = 32;
-/// Outcomes that the loss is taken over.
-const HISTORY: u32 = u32::BITS;
-/// Losses among [`HISTORY`] outcomes at which an uplink becomes degraded (12.5 %).
-const DEGRADED_AT: u32 = 4;
-/// Losses at which it stops being so.
-const RECOVERED_AT: u32 = 1;
 /// Levels of the hold-down; enough to reach any [`Policy::hold_max`] worth having.
 const LEVELS: u8 = 8;
 
@@ -90,6 +86,8 @@ pub struct Health {
     /// When the first of the consecutive unanswered probes was sent.
     unanswered_since: Option<Instant>,
     by_subflows: bool,
+    /// Whether it lost heavily, and has not recovered since.
+    lossy: bool,
     trial_at: Option<Instant>,
     trial_wait: Duration,
     /// During a trial, since when it was down.
@@ -98,9 +96,7 @@ pub struct Health {
     suspected: bool,
     replies: u8,
     replying_since: Option<Instant>,
-    /// A bit for each of the last outcomes, the newest lowest, set when a reply came.
-    history: u32,
-    outcomes: u32,
+    outcomes: Outcomes,
     rtt: Rtt,
     downs: [Option<Instant>; 2],
     level: u8,
@@ -123,6 +119,7 @@ impl Health {
             losses: 0,
             unanswered_since: None,
             by_subflows: false,
+            lossy: false,
             trial_at: None,
             trial_wait: policy.trial_first,
             trial_of: None,
@@ -130,8 +127,7 @@ impl Health {
             suspected: false,
             replies: 0,
             replying_since: None,
-            history: 0,
-            outcomes: 0,
+            outcomes: Outcomes::default(),
             rtt: Rtt::default(),
             downs: [None; 2],
             level: 0,
@@ -192,8 +188,13 @@ impl Health {
     /// The share of probes lost, 0 to 1, over the last 32; `None` before the first outcome, and where
     /// no probe gets through.
     pub fn loss(&self) -> Option<f32> {
-        let counted = self.outcomes.min(HISTORY);
-        (counted > 0 && !self.by_subflows).then(|| self.lost_recently() as f32 / counted as f32)
+        self.outcomes.loss().filter(|_| !self.by_subflows)
+    }
+
+    /// Whether so many probes get lost that data over it are a nuisance: others wait for what is sent
+    /// again. It is not, once 31 of 32 probes were answered.
+    pub fn is_lossy(&self) -> bool {
+        self.lossy
     }
 
     /// Whether it is the round-trip time that it is degraded for.
@@ -291,7 +292,7 @@ impl Health {
     /// A probe could not be sent: as good as lost.
     pub fn on_send_failed(&mut self, now: Instant) {
         self.last_sent = Some(now);
-        self.count_outcome(false);
+        self.outcomes.count(false);
         self.lose(now, now);
         self.judge(now);
     }
@@ -305,15 +306,14 @@ impl Health {
         match probe.lost {
             // What was lost before the first reply says nothing of how good the path is now.
             _ if self.answered.is_none() => {
-                self.forget_outcomes();
+                self.outcomes = Outcomes::default();
                 self.probes.retain(|other| other.sent > probe.sent);
-                self.count_outcome(true);
+                self.outcomes.count(true);
             }
-            Some(outcome) => {
-                let age = self.outcomes.wrapping_sub(outcome);
-                self.history |= 1u32.checked_shl(age).unwrap_or(0);
+            Some(outcome) => self.outcomes.correct(outcome),
+            None => {
+                self.outcomes.count(true);
             }
-            None => self.count_outcome(true),
         }
         self.last_reply = Some(now);
         if self.traffic.quiet_since(now).is_some_and(|since| probe.sent > since) {
@@ -367,21 +367,26 @@ impl Health {
         match self.state {
             // A reply while down may be the first of the consecutive ones it takes.
             State::Down if self.replies > 0 && self.replies < policy.replies => policy.dense,
-            State::Down => {
-                let settled = policy.down_settled.as_millis().max(1);
-                let down = now.saturating_duration_since(self.since).as_millis().min(settled);
-                let growth = policy.down_last.saturating_sub(policy.down_first).as_millis();
-                let more = u64::try_from(growth * down / settled).unwrap_or(0);
-                policy.down_first + Duration::from_millis(more)
-            }
+            State::Down => self.interval_of_recovery(now),
             // Three losses take two intervals and a timeout: these keep that near half a second.
             _ if self.by_subflows => policy.sparse,
             _ if self.suspected || self.traffic.quiet_since(now).is_some() => policy.urgent,
             _ if self.losses > 0 => (self.timeout() / 3).min(policy.dense),
             State::Unknown => policy.dense,
             _ if self.active => policy.dense,
+            _ if self.lossy => self.interval_of_recovery(now),
             _ => policy.sparse,
         }
+    }
+
+    /// Between probes of an uplink that is out of use until they are answered.
+    fn interval_of_recovery(&self, now: Instant) -> Duration {
+        let policy = &self.policy;
+        let settled = policy.down_settled.as_millis().max(1);
+        let time = now.saturating_duration_since(self.since).as_millis().min(settled);
+        let growth = policy.down_last.saturating_sub(policy.down_first).as_millis();
+        policy.down_first
+            + Duration::from_millis(u64::try_from(growth * time / settled).unwrap_or(0))
     }
 
     fn expire(&mut self, now: Instant) {
@@ -392,8 +397,7 @@ impl Health {
                 continue;
             }
             let sent = probe.sent;
-            probe.lost = Some(self.outcomes.wrapping_add(1));
-            self.count_outcome(false);
+            probe.lost = Some(self.outcomes.count(false));
             if self.answered.is_none_or(|answered| sent > answered) {
                 self.lose(now, sent);
             }
@@ -429,22 +433,11 @@ impl Health {
         self.suspected = false;
     }
 
-    fn count_outcome(&mut self, replied: bool) {
-        self.history = self.history << 1 | u32::from(replied);
-        self.outcomes = self.outcomes.checked_add(1).unwrap_or(HISTORY);
-    }
-
-    fn forget_outcomes(&mut self) {
-        self.history = 0;
-        self.outcomes = 0;
-    }
-
-    fn lost_recently(&self) -> u32 {
-        let counted = self.outcomes.min(HISTORY);
-        counted - (self.history & u32::MAX.checked_shr(HISTORY - counted).unwrap_or(0)).count_ones()
-    }
-
     fn judge(&mut self, now: Instant) {
+        if self.state != State::Down {
+            let lossy = self.outcomes.is_lossy(self.lossy, self.losses.into());
+            self.lossy = lossy && !self.by_subflows;
+        }
         let policy = &self.policy;
         let dead_since = self.dead_since(now);
         let next = match self.state {
@@ -455,13 +448,19 @@ impl Health {
                 let held = self
                     .replying_since
                     .is_some_and(|since| now.saturating_duration_since(since) >= self.hold_down());
-                if self.replies >= policy.replies && held { State::Up } else { State::Down }
+                match self.replies >= policy.replies && held {
+                    true if self.lossy => State::Degraded,
+                    true => State::Up,
+                    false => State::Down,
+                }
             }
             _ if self.by_subflows => State::Up,
             _ if self.losses >= policy.losses || dead_since.is_some() => State::Down,
             State::Unknown if self.replies == 0 => State::Unknown,
-            State::Degraded if self.lost_recently() > RECOVERED_AT => State::Degraded,
-            _ if self.lost_recently() >= DEGRADED_AT || self.is_slow() => State::Degraded,
+            state if self.lossy || self.outcomes.is_degraded(state == State::Degraded) => {
+                State::Degraded
+            }
+            _ if self.is_slow() => State::Degraded,
             _ => State::Up,
         };
         if next == self.state {
@@ -486,7 +485,7 @@ impl Health {
             self.trial_of = Some(self.since).filter(|_| next == State::Unknown);
             self.clear_losses();
             // Nor does what was lost while it was down.
-            self.forget_outcomes();
+            self.outcomes = Outcomes::default();
             self.probes.retain(|probe| probe.lost.is_none());
         }
         self.state = next;

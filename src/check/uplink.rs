@@ -458,7 +458,7 @@ fn explanation(reason: &Reason) -> (String, String) {
 /// How good a role in force is, and its code.
 fn reason_code(reason: &Reason, in_force: InForce, role: Role) -> (Grade, &'static str) {
     match (reason, in_force) {
-        (Reason::Lossy, _) => (Grade::Warning, "lossy"),
+        (Reason::Lossy | Reason::TooLossy, _) => (Grade::Warning, "lossy"),
         (Reason::Slow(_), _) => (Grade::Warning, "slow"),
         (Reason::Trial, _) => (Grade::Warning, "on_trial"),
         (Reason::ServerSilent, _) => (Grade::Warning, "server_silent"),

@@ -257,3 +257,29 @@ fn dials_through_the_nearest_active_uplink_first() {
     let healths: Vec<&Health> = lab.healths.iter().collect();
     assert_eq!(best(&assignments, &lab.uplinks, &healths), [1, 0, 2]);
 }
+
+/// Losses of every second probe, for as long as nothing is down for it.
+fn lose_heavily(lab: &mut Lab, index: usize) {
+    for n in 0..12 {
+        lab.seq += 1;
+        lab.healths[index].on_sent(lab.now, lab.seq);
+        lab.now += Duration::from_millis(400);
+        if n % 2 == 0 {
+            lab.healths[index].on_reply(lab.now, lab.seq);
+        }
+        lab.healths[index].poll(lab.now);
+    }
+}
+
+#[test]
+fn an_uplink_that_loses_heavily_stands_by_for_a_good_one() {
+    let mut lab = Lab::new(&[Role::Bond, Role::Bond, Role::Backup]);
+    lab.run(5000, &[FAST, FAR, FAST]);
+    lose_heavily(&mut lab, 0);
+    assert_eq!(lab.state(), "backup active backup");
+    let reason = lab.assign()[0].reason.to_string();
+    assert_eq!(reason, "loses so many probes that it would slow the other uplinks down");
+    lose_heavily(&mut lab, 1);
+    assert_eq!(lab.state(), "active active backup", "rather than the backup alone");
+    assert_eq!(lab.assign()[0].reason.to_string(), "probes answered, many lost");
+}

@@ -127,7 +127,7 @@ fn new_flows_avoid_an_uplink_that_loses_packets() {
         world.rtt[0] = None;
         world.until(5000, |world| world.controller.health(0).unwrap().failing_since().is_some());
         world.rtt[0] = Some(20);
-        world.run(2000);
+        world.run(20_000);
     }
     assert_eq!(world.in_force(), [InForce::Active; 2]);
     assert_eq!((world.direct(), world.forgotten()), (Some(("eth2", false)), vec![]));
