@@ -21,8 +21,9 @@ const STEADY_PERCENT: u64 = 80;
 const LEAST_LOAD: u64 = 1_000_000;
 /// How long a trial lasts: slow start, and the seconds that count.
 const TRIAL: Duration = Duration::from_secs(6);
-/// A trial that costs more than half of the rate for this long is over.
-const TOO_SLOW_AFTER: Duration = Duration::from_secs(3);
+/// A trial is over when no second of it reached so many percent of the rate without the uplink,
+/// after the first second, the second one and so on: what begins slowly may still be a gain.
+const PATIENCE: [u64; 3] = [50, 75, 90];
 /// What a far uplink has to add, in percent of the rate without it.
 const GAIN_PERCENT: u64 = 5;
 /// A verdict holds this long at first, twice as long each time it is confirmed, up to the last.
@@ -178,7 +179,7 @@ impl Candidate {
     /// Ends the trial when it is over; whether it is.
     fn judge(&mut self, since: Instant, rate: u64, most: u64, now: Instant) -> bool {
         let lasted = now.saturating_duration_since(since);
-        let hurts = lasted >= TOO_SLOW_AFTER && most < self.without / 2;
+        let hurts = most < self.without.saturating_mul(bearable(lasted)) / 100;
         if lasted < TRIAL && !hurts {
             return false;
         }
@@ -187,6 +188,12 @@ impl Candidate {
         self.holds = (self.holds * 2).min(LAST_VERDICT);
         true
     }
+}
+
+/// The percentage of the rate without the uplink that a trial has to have reached by then.
+fn bearable(lasted: Duration) -> u64 {
+    let seconds = usize::try_from(lasted.as_secs()).unwrap_or(usize::MAX).min(PATIENCE.len());
+    seconds.checked_sub(1).and_then(|index| PATIENCE.get(index)).copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -252,10 +259,22 @@ mod tests {
         let mut test = Test::new([10, 300]);
         let before = "may make the bond slower: 300 ms behind 10 ms; tried under the next load";
         assert_eq!(test.reason(), before);
-        assert_eq!(test.load(12, 100, 20), "--+++-------");
+        assert_eq!(test.load(12, 100, 20), "--+---------");
         let after = "makes the bond no faster: 300 ms behind 10 ms; tried again in 4 min";
-        test.now -= Duration::from_secs(6);
+        test.now -= Duration::from_secs(8);
         assert_eq!(test.reason(), after);
+    }
+
+    #[test]
+    fn a_trial_is_over_the_sooner_the_worse_it_goes() {
+        for (rate, seen) in [(49, "--+---"), (51, "--++--"), (76, "--+++-")] {
+            assert_eq!(Test::new([10, 300]).load(6, 100, rate), seen, "{rate}");
+        }
+        // Slow start takes its time.
+        let mut test = Test::new([10, 300]);
+        assert_eq!(test.load(4, 100, 60), "--++");
+        assert_eq!(test.load(1, 100, 80), "+");
+        assert_eq!(test.load(8, 100, 150), "++++++++");
     }
 
     #[test]
@@ -289,7 +308,7 @@ mod tests {
         }
         assert_eq!(waits, [4, 8, 16, 32, 64, 64, 64]);
         assert_eq!(test.load(3, 140, 20), "---");
-        assert_eq!(test.load(4, 160, 20), "-+++");
+        assert_eq!(test.load(4, 160, 20), "-+--");
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! Uplinks far behind the others.
+//! Uplinks that slow the others down.
 
 use std::time::Instant;
 
 use super::Controller;
-use crate::failover::InForce;
+use super::refreshes::anew;
+use crate::failover::{Assignment, InForce, Reason};
+use crate::net::EndpointId;
+use crate::reconcile::{Operation, Plan};
 
 impl Controller {
     /// Has far uplinks stand by unless they make the bond faster; `rate` is that of all uplinks.
@@ -15,10 +18,31 @@ impl Controller {
             used && self.failover.bonds(uplink)
         });
         let rtts = live.filter_map(|uplink| {
-            Some((uplink.slot, self.health.get(&uplink.slot)?.rtt().least()?))
+            let health = self.health.get(&uplink.slot)?;
+            // Beside one that loses much, none is too far.
+            Some((uplink.slot, health.rtt().least().filter(|_| !health.is_lossy())?))
         });
         self.floor.set_rtts(&rtts.collect());
         self.floor.on_rate(rate, now);
         self.failover.set_far(self.floor.standing_by(now));
+    }
+
+    /// An uplink that slows the others down is not told to stand by: its subflows are closed and made
+    /// anew as backups, so that the kernel sends at once over the others what is on its way over them.
+    pub(super) fn withdraw(&self, plan: Plan) -> Plan {
+        let slows = |endpoint: EndpointId| {
+            let mut assignments = self.assignments.iter();
+            assignments.any(|Assignment { slot, reason, .. }| {
+                EndpointId::of_slot(*slot) == endpoint
+                    && matches!(reason, Reason::Far(_) | Reason::TooLossy)
+            })
+        };
+        let operations = plan.into_iter().flat_map(|operation| match operation {
+            Operation::ChangeEndpoint(endpoint) if endpoint.backup && slows(endpoint.id) => {
+                anew(endpoint).to_vec()
+            }
+            other => vec![other],
+        });
+        operations.collect()
     }
 }

@@ -358,7 +358,7 @@ impl Controller {
         }
         self.conflicts = conflicts;
         let plan = self.attempts.due(reconcile::reconcile(&self.kernel, &desired), now);
-        self.apply(plan, now, actions);
+        self.apply(self.withdraw(plan), now, actions);
         if let Some(next) = self.attempts.next() {
             self.looks.by(next);
         }

@@ -92,7 +92,8 @@ impl Refreshes {
     }
 }
 
-fn anew(endpoint: Endpoint) -> [Operation; 2] {
+/// Closes the endpoint's subflows, and has others join.
+pub(super) fn anew(endpoint: Endpoint) -> [Operation; 2] {
     [Operation::DeleteEndpoint(endpoint.clone()), Operation::AddEndpoint(endpoint)]
 }
 

@@ -1,4 +1,4 @@
-//! An uplink far behind the other one.
+//! Uplinks that slow the others down.
 
 use super::*;
 
@@ -33,8 +33,13 @@ fn a_far_uplink_that_makes_the_bond_slower_stands_by_again_after_a_trial() {
     assert_eq!(world.in_force(), [InForce::Active, InForce::Backup]);
     load(&mut world, 20, [20, 5], 100);
     let lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
-    let (backup, active) = ("change id 201 backup", "change id 201 nobackup");
-    assert_eq!(lines, [backup, active, backup].map(|line| format!("ip mptcp endpoint {line}")));
+    // What is on its way over it is not waited for.
+    let backup = ["delete id 201", "add 192.0.2.20 id 201 dev eth2 subflow backup"];
+    let expected = [&backup[..], &["change id 201 nobackup"], &backup].concat();
+    assert_eq!(
+        lines,
+        expected.iter().map(|line| format!("ip mptcp endpoint {line}")).collect::<Vec<_>>()
+    );
     assert_eq!(
         world.log(),
         [
@@ -60,4 +65,35 @@ fn a_far_uplink_takes_over_when_the_near_one_fails() {
     load(&mut world, 1, [0, 0], 0);
     world.rtt[0] = None;
     world.until(10_000, |world| world.in_force() == [InForce::Unused, InForce::Active]);
+}
+
+/// Some seconds in which these uplinks lose every second probe or so.
+fn lose(world: &mut World, slots: &[usize]) {
+    for n in 0..300 {
+        for &slot in slots {
+            world.rtt[slot] = (n % 5 < 2).then_some(20);
+        }
+        world.run(60);
+    }
+    world.rtt = [Some(20); 2];
+}
+
+#[test]
+fn an_uplink_that_loses_heavily_stands_by_until_it_has_done_well_for_a_while() {
+    let mut world = World::settled();
+    world.forget();
+    lose(&mut world, &[0]);
+    assert_eq!(world.in_force(), [InForce::Backup, InForce::Active], "{:?}", world.log());
+    let well = world.until(90_000, |world| world.in_force() == [InForce::Active; 2]);
+    assert!((8000..40_000).contains(&well), "{well}");
+    let log = world.log().join("\n");
+    let reason = "standing by: loses so many probes that it would slow the other uplinks down";
+    assert!(log.contains(&format!("uplink wan: {reason}")), "{log}");
+}
+
+#[test]
+fn where_all_uplinks_lose_heavily_all_are_used() {
+    let mut world = World::settled();
+    lose(&mut world, &[0, 1]);
+    assert_eq!(world.in_force(), [InForce::Active; 2], "{:?}", world.log());
 }
