@@ -293,6 +293,7 @@ fn roles_explain_themselves() {
         (InForce::Backup, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Unanswered(Duration::from_secs(9)), "unanswered", Grade::Failed),
+        (InForce::Backup, Reason::TooLossy, "lossy", Grade::Warning),
         (InForce::Unused, Reason::HeldDown(Duration::from_secs(9)), "held_down", Grade::Warning),
         (InForce::Unused, Reason::TooMany, "limit_reached", Grade::Failed),
     ] {

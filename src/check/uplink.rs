@@ -443,7 +443,9 @@ fn explanation(reason: &Reason) -> (String, String) {
         Reason::Fault(_) | Reason::TooMany => return sentence(&reason.to_string()),
         Reason::Capped(_) => "wait, or raise option 'quota'",
         Reason::Far(_) => "nothing to do: it is used once a trial shows that it helps",
-        Reason::Lossy => "check its cable, radio reception and modem, or ask the ISP",
+        Reason::Lossy | Reason::TooLossy | Reason::HeldDown(_) => {
+            "check its cable, radio reception and modem, or ask the ISP"
+        }
         Reason::Slow(_) => {
             "its modem or network queues too much: limit its rate (SQM), or ask the ISP"
         }

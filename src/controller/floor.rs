@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Controller;
 use super::refreshes::anew;
 use crate::failover::{Assignment, InForce, Reason};
-use crate::net::EndpointId;
+use crate::net::{Endpoint, EndpointId, Family};
 use crate::reconcile::{Operation, Plan};
 
 impl Controller {
@@ -30,15 +30,16 @@ impl Controller {
     /// An uplink that slows the others down is not told to stand by: its subflows are closed and made
     /// anew as backups, so that the kernel sends at once over the others what is on its way over them.
     pub(super) fn withdraw(&self, plan: Plan) -> Plan {
-        let slows = |endpoint: EndpointId| {
+        let slows = |endpoint: &Endpoint| {
+            let family = Family::of(endpoint.address);
             let mut assignments = self.assignments.iter();
             assignments.any(|Assignment { slot, reason, .. }| {
-                EndpointId::of_slot(*slot) == endpoint
+                EndpointId::of_slot(*slot, family) == endpoint.id
                     && matches!(reason, Reason::Far(_) | Reason::TooLossy)
             })
         };
         let operations = plan.into_iter().flat_map(|operation| match operation {
-            Operation::ChangeEndpoint(endpoint) if endpoint.backup && slows(endpoint.id) => {
+            Operation::ChangeEndpoint(endpoint) if endpoint.backup && slows(&endpoint) => {
                 anew(endpoint).to_vec()
             }
             other => vec![other],
