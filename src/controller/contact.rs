@@ -217,6 +217,12 @@ impl Contact {
         }
     }
 
+    /// The server is there again: an attempt under way may wait long for its next SYN.
+    pub(super) fn redial(&mut self, now: Instant) {
+        self.dialling = false;
+        self.hurry(now);
+    }
+
     /// When something is due by time alone.
     pub(super) fn deadlines(&self) -> [Option<Instant>; 2] {
         let resolve = (!self.literal && !self.resolving).then_some(self.resolve_at);

@@ -121,8 +121,11 @@ impl Controller {
         let Some(uplink) = self.uplinks.iter().find(|uplink| uplink.slot == slot) else { return };
         let text = format!("uplink {}: the server does not answer; {opinion}", uplink.name);
         if self.opinions.take(slot, opinion) {
-            actions.push(Action::Log(log::Level::Warn, text));
             self.looks.by(now);
+            if self.told.flaps(&slot) {
+                return;
+            }
+            actions.push(Action::Log(log::Level::Warn, text));
         }
     }
 }

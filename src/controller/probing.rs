@@ -25,7 +25,7 @@ impl Controller {
     pub(super) fn on_reply(&mut self, slot: u8, counter: u64, now: Instant) {
         let health = self.health.get_mut(&slot);
         if health.and_then(|health| health.on_reply(now, counter)).is_some() {
-            self.servers.used_mut().on_answer(now);
+            self.servers.on_probe_answered(now);
         }
     }
 

@@ -76,10 +76,11 @@ impl Server {
         self.in_use.replace(address) != Some(address)
     }
 
-    /// It answered a probe or a ping.
-    pub(super) fn on_answer(&mut self, now: Instant) {
-        self.heard = Some(now);
+    /// It answered a probe or a ping; whether that ends a silence in which it may have been lost.
+    pub(super) fn on_answer(&mut self, now: Instant) -> bool {
+        let before = self.heard.replace(now);
         self.asked = None;
+        before.is_some_and(|before| now >= before + SERVER_SILENCE)
     }
 
     /// It is asked for a sign of life.

@@ -122,11 +122,6 @@ impl Servers {
         self.members.get(self.used).map_or(&self.none, |member| &member.server)
     }
 
-    /// The same, to be changed.
-    pub(super) fn used_mut(&mut self) -> &mut Server {
-        self.members.get_mut(self.used).map_or(&mut self.none, |member| &mut member.server)
-    }
-
     /// Its name.
     pub(super) fn used_name(&self) -> Option<&str> {
         self.members.get(self.used).map(|member| member.config.name.as_str())
@@ -207,7 +202,7 @@ impl Servers {
                 }
                 return rank == self.used;
             }
-            ServerNews::Heard => server.on_answer(now),
+            ServerNews::Heard => _ = server.on_answer(now),
             ServerNews::Failed { reason, dice } => {
                 contact.on_failed(now, dice);
                 server.trouble = Some(reason);
@@ -219,6 +214,16 @@ impl Servers {
             }
         }
         false
+    }
+
+    /// The server in use answered a probe.
+    pub(super) fn on_probe_answered(&mut self, now: Instant) {
+        if let Some(Member { server, contact, .. }) = self.members.get_mut(self.used)
+            && server.on_answer(now)
+            && !server.connected
+        {
+            contact.redial(now);
+        }
     }
 
     /// Dials those that are needed without waiting any longer: something has changed.

@@ -34,6 +34,11 @@ impl<K, V> Default for Told<K, V> {
 }
 
 impl<K: Ord, V: Copy + PartialEq> Told<K, V> {
+    /// Whether the changes of a thing are not told at present.
+    pub(super) fn flaps(&self, key: &K) -> bool {
+        self.0.get(key).is_some_and(|entry| entry.flaps)
+    }
+
     /// Takes how a thing is now, to be told each time it may have changed.
     pub(super) fn note(&mut self, key: K, value: V, now: Instant) -> Option<News> {
         let new = Entry { now: value, told: None, changes: VecDeque::new(), flaps: false };

@@ -82,6 +82,22 @@ fn what_outlived_an_outage_gets_new_subflows_at_once() {
 }
 
 #[test]
+fn a_server_that_answers_probes_again_is_dialled_again_at_once() {
+    let mut world = World::settled();
+    let dials = |world: &World| world.count(|action| matches!(action, Action::Dial { .. }));
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(10_000);
+    world.session_down("no answer for 10 s");
+    world.until(2000, |world| dials(world) == 1);
+    world.run(5000);
+    assert_eq!(dials(&world), 1, "the attempt goes on");
+    world.rtt = [Some(20), Some(40)];
+    world.until(2500, |world| dials(world) == 2);
+    world.run(5000);
+    assert_eq!(dials(&world), 2, "and the new one is left alone");
+}
+
+#[test]
 fn the_control_connection_alone_keeps_a_server_reachable() {
     let mut world = World::settled();
     world.rtt = [None; 2];
