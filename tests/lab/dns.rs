@@ -9,8 +9,8 @@ use std::thread;
 
 use super::{Lab, Namespace, TARGET_V4};
 
-/// A running DNS server on the web server's host, which is everybody's (`/etc/resolv.conf`); it
-/// ends with the process.
+/// A running DNS server on the web server's host, which is everybody's (`/etc/resolv.conf`) until it
+/// is dropped.
 pub struct DnsServer {
     address: Arc<Mutex<Option<IpAddr>>>,
 }
@@ -32,6 +32,13 @@ impl DnsServer {
     /// What every name stands for from now on; `None`: no name exists.
     pub fn set(&self, address: Option<IpAddr>) {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        // Nothing can be mounted over a file that went with its lab.
+        let _ = Command::new("umount").arg("/etc/resolv.conf").status();
     }
 }
 
