@@ -6,7 +6,7 @@ use tokio::task::spawn_local;
 
 use super::Agent;
 use crate::check::{self, AgentFacts, Facts, ServerFacts, UplinkFacts};
-use crate::controller::{Controller, Outlet, ServerView};
+use crate::controller::{Controller, Opinion, Outlet, ServerView};
 use crate::examine::{self, Means, Way};
 use crate::failover::InForce;
 use crate::health::Health;
@@ -131,6 +131,7 @@ fn uplink_facts(controller: &Controller, uplink: &Uplink) -> UplinkFacts {
         first: false,
         rtt: health.and_then(Health::srtt),
         loss: health.and_then(Health::loss),
+        internet: controller.opinion(uplink.slot).map(|opinion| *opinion == Opinion::Works),
         untunnelled: controller.untunnelled(uplink.slot).collect(),
         trial: None,
     }

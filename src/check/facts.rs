@@ -108,6 +108,8 @@ pub struct UplinkFacts {
     pub rtt: Option<Duration>,
     /// The share of probes lost, 0 to 1.
     pub loss: Option<f32>,
+    /// Whether the Internet answers over it, where the server does not and that was asked.
+    pub internet: Option<bool>,
     /// The families whose untunnelled traffic leaves over it.
     pub untunnelled: Vec<Family>,
     /// What trying it out showed; `None` when it was not tried.

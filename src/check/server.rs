@@ -2,7 +2,7 @@
 
 use super::{
     Contact, Datagrams, Facts, Finding, Findings, Gateway, Join, Reply, ServerFacts, ServerLimits,
-    Trial,
+    Trial, UplinkFacts,
 };
 use crate::tunnel::hello::Refusal;
 
@@ -98,7 +98,7 @@ fn reach(server: &ServerFacts, facts: &Facts, findings: &mut Findings) {
         findings.fail(
             "reach",
             "server_down",
-            format!("{at} answers on no uplink, not even on those whose gateway does"),
+            format!("{at} answers on no uplink, not even on those that seem to work"),
             format!("look whether the server is up and lets TCP and UDP port {port} in"),
         );
     } else if server.connected {
@@ -124,9 +124,12 @@ fn silent_on_all(facts: &Facts) -> bool {
         trial.contact == Contact::Unanswered { plain: false }
             && !matches!(trial.datagrams, Datagrams::Answered { .. })
     };
-    let open = |trial: &Trial| trial.gateway != Gateway::Silent;
-    let tried: Vec<&Trial> = trials(facts).map(|(_, trial)| trial).collect();
-    tried.iter().any(|trial| open(trial)) && tried.iter().all(|trial| silent(trial) || !open(trial))
+    let open = |it: &&UplinkFacts, trial: &Trial| {
+        trial.gateway != Gateway::Silent && it.internet != Some(false)
+    };
+    let tried = facts.uplinks.iter().filter_map(|it| Some((it, it.trial.as_ref()?)));
+    let mut open = tried.filter(|(it, trial)| open(it, trial)).map(|(_, trial)| trial).peekable();
+    open.peek().is_some() && open.all(silent)
 }
 
 fn mptcp(limits: ServerLimits, findings: &mut Findings) {

@@ -77,6 +77,7 @@ fn with_kernel(kernel: Kernel, configs: Vec<crate::config::agent::UplinkConfig>)
         first: uplink.slot == 0,
         rtt: Some(Duration::from_millis(12)),
         loss: Some(0.0),
+        internet: None,
         untunnelled: Vec::new(),
         trial: uplink.v4.as_ref().map(|path| good_trial(path.address)),
         assignment: Some(assignment),
@@ -342,6 +343,25 @@ fn what_the_server_lacks_is_the_reason_of_every_uplink() {
         let reasons: Vec<_> = report.uplinks.iter().map(|uplink| &uplink.reason).collect();
         assert_eq!(reasons, [&Some(code.into()); 2], "{}", render(&report, WIDE));
     }
+}
+
+#[test]
+fn a_lost_server_is_told_from_dead_uplinks() {
+    let reasons = |internet: [Option<bool>; 2]| {
+        let mut facts = well();
+        facts.server.as_mut().unwrap().connected = false;
+        for (uplink, internet) in facts.uplinks.iter_mut().zip(internet) {
+            let trial = uplink.trial.as_mut().unwrap();
+            trial.contact = Contact::Unanswered { plain: false };
+            trial.datagrams = Datagrams::Unanswered;
+            uplink.internet = internet;
+        }
+        let report = judge(&facts);
+        report.uplinks.into_iter().filter_map(|uplink| uplink.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons([Some(false), Some(true)]), ["unanswered", "server_down"]);
+    assert_eq!(reasons([Some(false), Some(false)]), ["unanswered", "unanswered"]);
+    assert_eq!(reasons([None, None]), ["server_down", "server_down"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::net::{EndpointId, Family, IfIndex, Kernel, LOOPBACK, MAX_ENDPOINTS, P
 use crate::uplink::{Fault, Path};
 
 const OTHER_SUBNET: &str = "give the modem or the LAN another subnet";
+const ASK_ISP: &str = "check the modem and the ISP's state; it is tried again by itself";
 
 /// The findings on an uplink and what they come to. `trouble` is what keeps the server from being
 /// used at all.
@@ -57,7 +58,7 @@ impl<'a> Judge<'a> {
         if self.uplink.uplink.role == Role::Off {
             return self.in_use();
         }
-        if self.fails(&[Self::gateway, Self::route]) {
+        if self.fails(&[Self::gateway, Self::route, Self::internet]) {
             return;
         }
         // What the server lacks is no fault of the uplink's, but what is in front of it is.
@@ -230,6 +231,14 @@ impl<'a> Judge<'a> {
         }
     }
 
+    fn internet(&mut self) {
+        let Some(trial) = self.trial() else { return };
+        if !passes(trial) && self.uplink.internet == Some(false) {
+            let found = "nothing answers over it, neither the server nor the Internet";
+            self.findings.fail("Internet", "unanswered", found, ASK_ISP);
+        }
+    }
+
     fn contact(&mut self) {
         let Some(trial) = self.trial() else { return };
         let port = self.port;
@@ -261,13 +270,18 @@ impl<'a> Judge<'a> {
                 format!("its network resets connections to port {port}"),
                 other_port(port),
             ),
+            (Contact::Unanswered { .. }, _) if self.uplink.internet == Some(true) => {
+                let found =
+                    format!("port {port} of the server does not answer over it; the Internet does");
+                self.findings.fail("server", "unanswered", found, other_port(port));
+            }
             (Contact::Unanswered { .. }, _) => self.findings.fail(
                 "server",
                 "unanswered",
                 format!(
                     "the server does not answer over it on port {port}, though it does elsewhere"
                 ),
-                "check the modem and the ISP's state; it is tried again by itself",
+                ASK_ISP,
             ),
             (Contact::Untried(error), _) => {
                 let advice = "see the kernel's operations above";

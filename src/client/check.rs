@@ -116,6 +116,7 @@ fn uplinks(config: &AgentConfig, kernel: &Kernel) -> Vec<UplinkFacts> {
             first: false,
             rtt: None,
             loss: None,
+            internet: None,
             untunnelled: Vec::new(),
             trial: None,
         })
