@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
-use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
+use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
+
+use crate::quota::Day;
 
 /// The program's name in syslog.
 const TAG: &str = "mptcp-bond";
@@ -55,7 +57,7 @@ pub fn set_level(level: LevelFilter) {
 enum Sink {
     Syslog {
         path: PathBuf,
-        logger: Logger<LoggerBackend, Formatter3164>,
+        logger: Logger<LoggerBackend, Rfc3164>,
         /// Lines that could not be written since the last one that could.
         lost: u64,
     },
@@ -108,16 +110,25 @@ impl Sink {
     }
 }
 
-fn connect(path: &Path) -> syslog::Result<Logger<LoggerBackend, Formatter3164>> {
-    // The time in the line is UTC. That does no harm: logd, journald and rsyslog put their own.
-    // Without one, logd would cut 16 bytes off a line that has a space in the wrong place.
-    let formatter = Formatter3164 {
-        facility: Facility::LOG_DAEMON,
-        hostname: None,
-        process: TAG.to_owned(),
-        pid: std::process::id(),
-    };
-    let logger = syslog::unix_custom(formatter, path)?;
+/// Lines as RFC 3164 has them, less the host's name: `<30>Nov  1 12:34:56 mptcp-bond[99]: text`.
+///
+/// The time is UTC. That does no harm: logd, journald and rsyslog put their own. Without one, logd
+/// would cut 16 bytes off a line that has a space in the wrong place. (Syslog's own formatter does
+/// the same with 37 kB more of program.)
+struct Rfc3164;
+
+impl LogFormat<&str> for Rfc3164 {
+    fn format<W: Write>(&self, to: &mut W, severity: Severity, line: &str) -> syslog::Result<()> {
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        let seconds = unix_time().as_secs();
+        let (day, time) = (Day::of_unix(seconds).month_first(), time_of_day(seconds));
+        let pid = std::process::id();
+        write!(to, "<{priority}>{day} {time} {TAG}[{pid}]: {line}").map_err(syslog::Error::Write)
+    }
+}
+
+fn connect(path: &Path) -> syslog::Result<Logger<LoggerBackend, Rfc3164>> {
+    let logger = syslog::unix_custom(Rfc3164, path)?;
     // A daemon that does not read must not stop the traffic: rather lose lines, and say how many.
     match &logger.backend {
         LoggerBackend::Unix(socket) => socket.set_nonblocking(true)?,
@@ -128,13 +139,13 @@ fn connect(path: &Path) -> syslog::Result<Logger<LoggerBackend, Formatter3164>> 
 }
 
 fn send(
-    logger: &mut Logger<LoggerBackend, Formatter3164>,
+    logger: &mut Logger<LoggerBackend, Rfc3164>,
     level: Level,
     line: &str,
     lost: u64,
 ) -> syslog::Result<()> {
     if lost > 0 {
-        logger.warning(format!("{lost} lines before this one could not be logged"))?;
+        logger.warning(format!("{lost} lines before this one could not be logged").as_str())?;
     }
     match level {
         Level::Error => logger.err(line),
@@ -155,10 +166,18 @@ fn word(level: Level) -> &'static str {
 
 /// The time of day in UTC, for a person who compares two lines.
 fn clock_now() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = now.as_secs() % 86_400;
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{:03} ", seconds % 60, now.subsec_millis())
+    let now = unix_time();
+    format!("{}.{:03} ", time_of_day(now.as_secs()), now.subsec_millis())
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Of a time in seconds since 1970, in UTC.
+fn time_of_day(seconds: u64) -> String {
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
 }
 
 /// Escapes whatever could begin another line or steer a terminal, and bounds the length.

@@ -70,8 +70,18 @@ impl Day {
     /// Day and month, such as `1 Nov`.
     pub fn short(self) -> String {
         let (_, month, day) = self.date();
-        format!("{day} {}", MONTHS.get(usize::from(month) - 1).unwrap_or(&""))
+        format!("{day} {}", month_name(month))
     }
+
+    /// Month and day as syslog has them (RFC 3164), such as `Nov  1`.
+    pub fn month_first(self) -> String {
+        let (_, month, day) = self.date();
+        format!("{} {day:>2}", month_name(month))
+    }
+}
+
+fn month_name(month: u8) -> &'static str {
+    MONTHS.get(usize::from(month) - 1).unwrap_or(&"")
 }
 
 fn days_in_month(year: i32, month: u8) -> u8 {
@@ -192,5 +202,7 @@ mod tests {
         assert!("10000-01-01".parse::<Day>().is_err());
         assert!("2026-11-00".parse::<Day>().is_err());
         assert_eq!(day("2026-11-01").short(), "1 Nov");
+        assert_eq!(day("2026-11-01").month_first(), "Nov  1");
+        assert_eq!(day("2026-12-31").month_first(), "Dec 31");
     }
 }
