@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use crate::os::runtime;
 use crate::os::socket::{self, Subflow};
 use crate::session::{Session, Trunk};
 use crate::tunnel::Cipher;
@@ -192,7 +193,7 @@ impl Pool {
             {
                 self.opening.set(self.opening.get() + 1);
                 let pool = self.clone();
-                tokio::task::spawn_local(async move {
+                runtime::spawn(async move {
                     if pool.open_warm().await.is_err() {
                         sleep(RETRY).await;
                     }

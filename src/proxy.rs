@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::agent::OnServerLoss;
+use crate::os::runtime;
 use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
 use crate::relay::{self, Counters, IdleLimits, message};
@@ -185,7 +186,7 @@ impl Proxy {
         let mut acceptor = Acceptor::new(listener);
         loop {
             let (lan, client) = acceptor.next().await;
-            tokio::task::spawn_local(self.clone().serve(lan, client));
+            runtime::spawn(self.clone().serve(lan, client));
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::task::spawn_local;
-
 use super::Agent;
 use crate::check::{self, AgentFacts, Facts, ServerFacts, UplinkFacts};
 use crate::controller::{Controller, Opinion, Outlet, ServerView};
@@ -12,6 +10,7 @@ use crate::failover::InForce;
 use crate::health::Health;
 use crate::net::Family;
 use crate::os::control::Request;
+use crate::os::runtime;
 use crate::reconcile::Operation;
 use crate::uplink::Uplink;
 
@@ -28,7 +27,7 @@ pub fn begin(agent: &mut Agent, request: Request) {
     let limits = agent.link.view(name).limits;
     // The server's answer is there before the uplinks are tried out.
     agent.link.ping(name);
-    let check = spawn_local(async move {
+    let check = runtime::spawn(async move {
         let trials = async {
             match &tried {
                 Some((means, ways)) => examine::uplinks(means, ways).await,

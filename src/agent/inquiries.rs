@@ -1,11 +1,10 @@
 //! Whether the Internet answers over uplinks: each question a task of its own.
 
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
 
 use crate::config::value::HttpUrl;
 use crate::controller::{Opinion, Outlet};
-use crate::os::internet;
+use crate::os::{internet, runtime};
 
 /// Asks; the answer comes with the uplink's slot.
 pub struct Inquiries(mpsc::UnboundedSender<(u8, Opinion)>);
@@ -20,7 +19,7 @@ impl Inquiries {
     /// Begins one.
     pub fn start(&self, outlet: Outlet, url: HttpUrl) {
         let found = self.0.clone();
-        spawn_local(async move {
+        runtime::spawn(async move {
             let opinion = internet::check(&url, &outlet).await;
             // Nobody waits for it when the agent is stopping.
             let _ = found.send((outlet.slot, opinion));

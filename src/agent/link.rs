@@ -8,14 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::AbortHandle;
 
 use crate::check::ServerLimits;
 use crate::config::agent::ServerConfig;
 use crate::controller::{Event, Outlet, ServerNews};
 use crate::examine::Means;
 use crate::os::probe::Probers;
-use crate::os::{random, resolve};
+use crate::os::{random, resolve, runtime};
 use crate::pool::Pool;
 use crate::provision;
 use crate::registry;
@@ -123,7 +123,7 @@ impl Link {
         let (received, probes) = mpsc::channel(PROBE_QUEUE);
         let trunk = Rc::new(Trunk::default());
         let pool = Pool::new(trunk.clone());
-        spawn_local(pool.clone().run());
+        runtime::spawn(pool.clone().run());
         let link = Link {
             key_dir: key_dir.to_owned(),
             trunk: trunk.clone(),
@@ -199,7 +199,7 @@ impl Link {
         let Some(line) = self.lines.get(server) else { return };
         let (server, host) = (server.to_owned(), line.config.address.clone());
         let (answers, outlets) = (self.answers.clone(), self.trunk.paths());
-        spawn_local(async move {
+        runtime::spawn(async move {
             let answer = resolve::resolve(&host, &outlets).await;
             // Nobody waits for it when the agent is stopping.
             let _ = answers.send(Resolved { server, host, answer });
@@ -226,7 +226,7 @@ impl Link {
             id,
             events: self.events.clone(),
         };
-        let handle = spawn_local(keeper.run(addresses)).abort_handle();
+        let handle = runtime::spawn(keeper.run(addresses)).abort_handle();
         line.attempt = Some(Task { id, handle });
         None
     }

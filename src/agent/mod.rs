@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{AgentOptions, Fatal};
@@ -113,7 +113,7 @@ impl Agent {
         }
         let (kernel, changes) = Kernel::open(&options.run_dir).await.map_err(Fatal::os)?;
         let (owner, requests) = mpsc::channel(16);
-        spawn_local(control.serve(owner.clone()));
+        runtime::spawn(control.serve(owner.clone()));
         let (link, link_inputs) = Link::new(&options.key_dir);
         let (inquiries, opinions) = Inquiries::new();
         let proxy = Proxy::new(link.pool(), config.on_server_loss);
@@ -378,7 +378,7 @@ impl Agent {
         let Some(address) = address else { return };
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                let task = spawn_local(http::serve(listener, self.owner.clone()));
+                let task = runtime::spawn(http::serve(listener, self.owner.clone()));
                 self.http = Some((address, task.abort_handle()));
             }
             Err(error) => {
@@ -429,11 +429,11 @@ fn listen(proxy: &Rc<Proxy>) -> Result<TproxyPorts, String> {
     let v4 = v4.map_err(|error| error.to_string())?;
     let mut ports =
         TproxyPorts { v4: v4.local_addr().ok().map(|address| address.port()), v6: None };
-    spawn_local(proxy.clone().run(v4));
+    runtime::spawn(proxy.clone().run(v4));
     match v6 {
         Ok(listener) => {
             ports.v6 = listener.local_addr().ok().map(|address| address.port());
-            spawn_local(proxy.clone().run(listener));
+            runtime::spawn(proxy.clone().run(listener));
         }
         Err(error) => log::info!("IPv6 from the LAN is not tunnelled: {error}"),
     }

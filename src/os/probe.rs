@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::controller::Outlet;
-use crate::os::socket;
+use crate::os::{runtime, socket};
 
 /// Longer datagrams than any of ours are cut off and then fail to authenticate.
 const LONGEST: usize = 256;
@@ -67,7 +67,7 @@ impl Probers {
         let socket = Rc::new(socket);
         let reading = socket.clone();
         let (slot, received) = (outlet.slot, self.received.clone());
-        let reader = tokio::task::spawn_local(async move {
+        let reader = runtime::spawn(async move {
             let mut buffer = [0; LONGEST];
             loop {
                 match reading.recv_from(&mut buffer).await {

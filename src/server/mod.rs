@@ -15,7 +15,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
@@ -73,10 +72,10 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         }
     };
     let (owner, mut requests) = mpsc::channel(16);
-    spawn_local(control.serve(owner.clone()));
+    runtime::spawn(control.serve(owner.clone()));
     if let Some(address) = config.metrics_listen {
         match TcpListener::bind(address).await {
-            Ok(listener) => drop(spawn_local(http::serve(listener, owner))),
+            Ok(listener) => drop(runtime::spawn(http::serve(listener, owner))),
             Err(error) => {
                 let text = format!("cannot serve the status on {address}: {error}");
                 registry.tell(log::Level::Error, text);
@@ -84,7 +83,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         }
     }
     match deny_own_addresses(&registry).await {
-        Ok(own) => drop(spawn_local(watch_own_addresses(registry.clone(), own))),
+        Ok(own) => drop(runtime::spawn(watch_own_addresses(registry.clone(), own))),
         Err(error) => {
             let text = format!(
                 "cannot list this host's addresses: {error}; deny those that clients must not \
@@ -94,8 +93,8 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         }
     }
     for (tcp, udp) in listeners {
-        spawn_local(accept(registry.clone(), tcp));
-        spawn_local(answer_probes(registry.clone(), udp));
+        runtime::spawn(accept(registry.clone(), tcp));
+        runtime::spawn(answer_probes(registry.clone(), udp));
     }
     facts.listen = config.listen.iter().map(ToString::to_string).collect();
     let text =
@@ -206,7 +205,7 @@ async fn accept(registry: Rc<Registry>, listener: TcpListener) {
         let (tcp, peer) = acceptor.next().await;
         let (admitted, pass) = oneshot::channel();
         let serving = registry.clone();
-        let task = spawn_local(async move {
+        let task = runtime::spawn(async move {
             if let Ok(pass) = pass.await {
                 greet(serving, tcp, peer, pass).await;
             }

@@ -28,7 +28,7 @@ fn server(name: &str) -> ServerConfig {
 /// A keeper that dials this server.
 fn dial(link: &mut Link, server: &str) -> u64 {
     link.keepers += 1;
-    let handle = spawn_local(std::future::pending::<()>()).abort_handle();
+    let handle = runtime::spawn(std::future::pending::<()>()).abort_handle();
     let attempt = Task { id: link.keepers, handle };
     link.lines.get_mut(server).unwrap().attempt = Some(attempt);
     link.keepers
