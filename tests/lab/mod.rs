@@ -42,7 +42,7 @@ pub use measure::median_of_three;
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
-pub use programs::{AgentProgram, ServerProgram};
+pub use programs::{AgentProgram, Program, ServerProgram};
 pub use random::Random;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{

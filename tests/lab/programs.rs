@@ -39,7 +39,7 @@ fn path_text(path: &Path) -> &str {
 }
 
 /// What agent and server have in common.
-struct Program<'lab> {
+pub struct Program<'lab> {
     lab: &'lab Lab,
     namespace: &'lab Namespace,
     name: &'static str,
@@ -49,19 +49,27 @@ struct Program<'lab> {
 }
 
 impl Program<'_> {
+    /// Starts it without waiting.
     #[track_caller]
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let mut command = Command::new(binary());
         command.args(&self.arguments);
         self.process = Some(self.lab.spawn(self.namespace, self.name, command));
     }
 
+    /// Its process.
     #[track_caller]
-    fn process(&mut self) -> &mut Process {
+    pub fn process(&mut self) -> &mut Process {
         match &mut self.process {
             Some(process) => process,
             None => panic!("the {} is not running", self.name),
         }
+    }
+
+    /// SIGTERM, and waits for the end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process().stop(LIMIT)
     }
 
     fn status(&self) -> Option<Value> {
@@ -185,6 +193,11 @@ impl<'lab> ServerProgram<'lab> {
         self.program.wait_status(what, LIMIT, condition)
     }
 
+    /// What it has in common with an agent.
+    pub fn program(&mut self) -> &mut Program<'lab> {
+        &mut self.program
+    }
+
     /// The server's process.
     pub fn process(&mut self) -> &mut Process {
         self.program.process()
@@ -198,7 +211,7 @@ impl<'lab> ServerProgram<'lab> {
     /// SIGTERM, and waits for the end.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
-        self.program.process().stop(LIMIT)
+        self.program.stop()
     }
 
     /// `status --json`; `None` when the server does not answer.
@@ -356,6 +369,11 @@ impl<'lab> AgentProgram<'lab> {
         &self.key_dir
     }
 
+    /// What it has in common with a server.
+    pub fn program(&mut self) -> &mut Program<'lab> {
+        &mut self.program
+    }
+
     /// The agent's process.
     pub fn process(&mut self) -> &mut Process {
         self.program.process()
@@ -369,7 +387,7 @@ impl<'lab> AgentProgram<'lab> {
     /// SIGTERM, and waits for the end.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
-        self.program.process().stop(LIMIT)
+        self.program.stop()
     }
 }
 

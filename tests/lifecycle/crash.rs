@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, NetworkState, Random, ServerProgram, TARGET_V4};
+use super::lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
+use super::lab::{AgentProgram, Lab, NetworkState, Program, Random, ServerProgram, TARGET_V4};
 use super::{LIMIT, assert_nothing_missing, assert_same, download_some, install_foreign_objects};
 
 /// When the program is killed.
@@ -32,10 +32,46 @@ const MOMENTS: [Moment; 9] = [
     Moment::Transfer,
     Moment::Teardown,
 ];
-/// A start takes about this long until the tunnel is up.
-const START: Duration = Duration::from_millis(300);
+/// An agent's start takes about this long until the tunnel is up, and a server's until it answers.
+const AGENT_START: Duration = Duration::from_millis(300);
+const SERVER_START: Duration = Duration::from_millis(30);
+/// A transfer is killed within this time.
+const TRANSFER: Duration = Duration::from_millis(300);
 /// A stop takes about this long.
 const TEARDOWN: Duration = Duration::from_millis(15);
+
+/// Kills a program at a random instant of what the moment says; the transfer it carried, if any.
+fn kill_at(
+    moment: Moment,
+    program: &mut Program,
+    start: Duration,
+    dialer: &Dialer,
+    random: &mut Random,
+) -> Option<Transfer> {
+    let mut carried = None;
+    let within = match moment {
+        Moment::Start => {
+            program.stop();
+            program.start();
+            start
+        }
+        Moment::Transfer => {
+            let transfer = Transfer::download(dialer, Transfer::ENDLESS).expect("connect");
+            transfer.wait_bytes(1, LIMIT);
+            carried = Some(transfer);
+            TRANSFER
+        }
+        Moment::Teardown => {
+            program.process().signal(Signal::TERM);
+            TEARDOWN
+        }
+    };
+    let after = random.between(Duration::ZERO, within);
+    println!("{moment:?}: killed after {after:?}");
+    sleep(after);
+    program.process().kill();
+    carried
+}
 
 #[test]
 fn a_killed_agent_recovers() {
@@ -49,28 +85,8 @@ fn a_killed_agent_recovers() {
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let mut random = Random::new(1);
     for moment in MOMENTS {
-        let mut cut_off = None;
-        let after = match moment {
-            Moment::Start => {
-                agent.stop();
-                agent.launch();
-                random.between(Duration::ZERO, START)
-            }
-            Moment::Transfer => {
-                let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
-                transfer.wait_bytes(1, LIMIT);
-                cut_off = Some(transfer);
-                random.between(Duration::ZERO, START)
-            }
-            Moment::Teardown => {
-                agent.process().signal(Signal::TERM);
-                random.between(Duration::ZERO, TEARDOWN)
-            }
-        };
-        println!("{moment:?}: killed after {after:?}");
-        sleep(after);
-        agent.kill();
-        if let Some(transfer) = cut_off {
+        if let Some(transfer) = kill_at(moment, agent.program(), AGENT_START, &dialer, &mut random)
+        {
             assert_eq!(transfer.stop().corrupt_at, None);
         }
         assert_nothing_missing(&before, &NetworkState::of(&lab.router));
@@ -94,28 +110,9 @@ fn a_killed_server_recovers() {
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let mut random = Random::new(2);
     for moment in MOMENTS {
-        let mut cut_off = None;
-        let after = match moment {
-            Moment::Start => {
-                server.stop();
-                server.launch();
-                random.between(Duration::ZERO, START / 10)
-            }
-            Moment::Transfer => {
-                let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
-                transfer.wait_bytes(1, LIMIT);
-                cut_off = Some(transfer);
-                random.between(Duration::ZERO, START)
-            }
-            Moment::Teardown => {
-                server.process().signal(Signal::TERM);
-                random.between(Duration::ZERO, TEARDOWN)
-            }
-        };
-        println!("{moment:?}: killed after {after:?}");
-        sleep(after);
-        server.kill();
-        if let Some(transfer) = cut_off {
+        if let Some(transfer) =
+            kill_at(moment, server.program(), SERVER_START, &dialer, &mut random)
+        {
             // An end without the end record is no end of the data.
             let error = transfer.finish(LIMIT).expect_err("the server was killed");
             assert!(error.contains("reset"), "{error}");
