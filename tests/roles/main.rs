@@ -1,9 +1,10 @@
-//! Roles of uplinks that change while data flows: by hand, by quota, by saturation.
+//! Roles of uplinks that change while data flows: by hand, by quota, by saturation, by distance.
 
 #[path = "../lab/mod.rs"]
 mod lab;
 
 mod by_hand;
+mod floor;
 mod overflow;
 mod quota;
 
