@@ -1,14 +1,15 @@
 # `make` alone says what there is.
 
 CARGO ?= cargo
-SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers .ci/run
+SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build .ci/run
 
-.PHONY: help deps run baseline bench build test lint deny
+.PHONY: help deps run baseline bench build cross test lint deny
 
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
 	@echo 'make baseline  the same with plain kernel MPTCP instead of server and agent (root)'
 	@echo 'make bench     pairs of unequal uplinks, outages, idleness (root); BENCH="..." and OUTAGES="..." for options'
+	@echo 'make cross     static programs for routers and servers, in target/cross; TARGET=... for one of them'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make lint      formatting, clippy, shellcheck'
 	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
@@ -29,6 +30,9 @@ baseline: build
 bench: build
 	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
 	@$(CARGO) run --release --locked --quiet --example outages -- --output target/outages.md $(OUTAGES)
+
+cross:
+	cross/build $(TARGET)
 
 test: deps
 	CARGO=$(CARGO) tests/no-leftovers tests/all
