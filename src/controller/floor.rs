@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Controller;
 use super::refreshes::anew;
 use crate::failover::{Assignment, InForce, Reason};
-use crate::net::{Endpoint, EndpointId, Family};
+use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
 
 impl Controller {
@@ -31,11 +31,9 @@ impl Controller {
     /// anew as backups, so that the kernel sends at once over the others what is on its way over them.
     pub(super) fn withdraw(&self, plan: Plan) -> Plan {
         let slows = |endpoint: &Endpoint| {
-            let family = Family::of(endpoint.address);
             let mut assignments = self.assignments.iter();
             assignments.any(|Assignment { slot, reason, .. }| {
-                EndpointId::of_slot(*slot, family) == endpoint.id
-                    && matches!(reason, Reason::Far(_) | Reason::TooLossy)
+                endpoint.is_of_slot(*slot) && matches!(reason, Reason::Far(_) | Reason::TooLossy)
             })
         };
         let operations = plan.into_iter().flat_map(|operation| match operation {
