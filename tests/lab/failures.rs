@@ -1,5 +1,6 @@
 //! Ways for an uplink to fail, and what the person downloading, uploading, typing and talking notices.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
@@ -71,6 +72,21 @@ pub struct Pauses {
     pub key: Duration,
     /// Of a UDP flow of 50 packets a second.
     pub udp: Duration,
+}
+
+impl Pauses {
+    /// Whether none is longer than in `limits`.
+    pub fn are_within(&self, limits: &Pauses) -> bool {
+        let each = |pauses: &Pauses| [pauses.download, pauses.upload, pauses.key, pauses.udp];
+        each(self).iter().zip(each(limits)).all(|(pause, limit)| *pause <= limit)
+    }
+}
+
+impl fmt::Display for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pauses { download, upload, key, udp } = self;
+        write!(f, "{download:>9.2?} {upload:>9.2?} {key:>9.2?} {udp:>9.2?}")
+    }
 }
 
 /// A connection on which somebody types now and then.

@@ -38,7 +38,7 @@ mod wait;
 
 pub use baseline::PlainMptcp;
 pub use dns::DnsServer;
-pub use measure::median_of_three;
+pub use measure::two_of_three;
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
