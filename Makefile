@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build .ci/run
 
-.PHONY: help deps run baseline bench build cross test lint deny
+.PHONY: help deps run baseline bench build cross test fuzz lint deny
 
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench     pairs of unequal uplinks, outages, idleness (root); BENCH="..." and OUTAGES="..." for options'
 	@echo 'make cross     static programs for routers and servers, in target/cross; TARGET=... for one of them'
 	@echo 'make test      all tests, in namespaces of their own (root)'
+	@echo 'make fuzz      all decoders under libFuzzer (installs cargo-fuzz); TARGET=... for one of them, TIME=seconds'
 	@echo 'make lint      formatting, clippy, shellcheck'
 	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
 	@echo 'make deps      installs what is missing on Debian; run and test do that, too'
@@ -36,6 +37,13 @@ cross:
 
 test: deps
 	CARGO=$(CARGO) tests/no-leftovers tests/all
+
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	cd tests/fuzz && for target in $${TARGET:-$$($(CARGO) fuzz list --fuzz-dir .)}; do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- \
+			-max_total_time=$${TIME:-60} -max_len=1024 || exit 1; \
+	done
 
 lint: deps
 	$(CARGO) fmt --check

@@ -77,3 +77,6 @@ pub mod client;
 pub mod agent;
 
 pub mod server;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

@@ -141,5 +141,15 @@ fn part<'a>(tuple: &'a [u8], part: u16, kinds: &[u16]) -> Option<&'a [u8]> {
     Some(part.nested().find(|attribute| kinds.contains(&attribute.kind))?.value)
 }
 
+/// Reads anything as flows.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    for message in super::netlink::messages(bytes) {
+        if let Some(flow) = flow(&message) {
+            let _ = delete(&flow, Family::of(flow.client));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

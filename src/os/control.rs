@@ -396,5 +396,11 @@ fn read_answer(answer: &str) -> Result<String, CallError> {
     }
 }
 
+/// Reads anything as an answer.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    let _ = read_answer(&String::from_utf8_lossy(bytes));
+}
+
 #[cfg(test)]
 mod tests;

@@ -230,6 +230,13 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads anything as an answer.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    let question = [A, AAAA].map(|kind| Question::new("vps.example.org", kind, 7));
+    question.iter().flatten().for_each(|question| drop(question.answer(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

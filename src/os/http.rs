@@ -233,5 +233,11 @@ impl Answer {
     }
 }
 
+/// Reads anything as a request's head.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    let _ = parse(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -39,3 +39,12 @@ fn state(message: &Message<'_>, device: IfIndex, address: IpAddr) -> Option<u16>
     let named = attributes.any(|it| it.kind == NDA_DST && it.address() == Some(address));
     (message.kind == RTM_NEWNEIGH && index == device.0 && named).then_some(state)
 }
+
+/// Reads anything as a neighbour.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    let address = IpAddr::from([192, 0, 2, 1]);
+    for message in super::netlink::messages(bytes) {
+        let _ = state(&message, IfIndex(2), address);
+    }
+}

@@ -323,5 +323,14 @@ fn event(message: &Message<'_>) -> Option<PmEvent> {
     Some(event)
 }
 
+/// Reads anything as endpoints and events.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    events(bytes).for_each(drop);
+    for attribute in super::netlink::attributes(bytes) {
+        let _ = endpoint(&attribute);
+    }
+}
+
 #[cfg(test)]
 mod tests;

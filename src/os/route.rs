@@ -308,5 +308,13 @@ fn via(gateway: IpAddr) -> Vec<u8> {
     bytes
 }
 
+/// Reads anything as links, addresses and routes.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    for message in super::netlink::messages(bytes) {
+        let _ = (link(&message), address(&message), route(&message, &mut Vec::new()));
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -160,5 +160,11 @@ fn encode(rule: &Rule) -> Request {
     request
 }
 
+/// Reads anything as rules.
+#[cfg(any(test, fuzzing))]
+pub fn read_anything(bytes: &[u8]) {
+    super::netlink::messages(bytes).for_each(|message| drop(rule(&message)));
+}
+
 #[cfg(test)]
 mod tests;
