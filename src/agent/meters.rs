@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
+
 use crate::health::Signs;
 use crate::net::{Counters, Family};
 use crate::os::counters::{DeviceCounters, device_counters};
@@ -88,7 +90,7 @@ const STALL: Duration = Duration::from_millis(800);
 pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, Signs> {
     let mut by_slot: BTreeMap<u8, Vec<Subflow>> = BTreeMap::new();
     for subflow in subflows.into_iter().filter(Subflow::is_established) {
-        let address = subflow.local.ip().to_canonical();
+        let address = subflow.local.ip();
         if let Some(uplink) = uplinks.iter().find(|uplink| uplink.has_address(address)) {
             by_slot.entry(uplink.slot).or_default().push(subflow);
         }
@@ -107,15 +109,20 @@ fn sum_up(subflows: &[Subflow], now: Instant) -> Signs {
     }
 }
 
-/// The local addresses of a connection's established subflows; `None` for one that is not MPTCP.
+/// The established subflows of a connection.
 ///
 /// The kernel lists a closed initial subflow for as long as the connection lives.
+fn established(tunnel: &TcpStream) -> Option<Vec<Subflow>> {
+    let mut subflows = socket::subflows(tunnel).ok()?;
+    subflows.retain(Subflow::is_established);
+    Some(subflows)
+}
+
+/// The local addresses of a connection's established subflows; `None` for one that is not MPTCP.
 pub fn subflow_addresses(connection: &Connection) -> Option<Vec<IpAddr>> {
     let tunnel = connection.tunnel()?;
     socket::is_mptcp(&*tunnel).ok().filter(|&mptcp| mptcp)?;
-    let subflows = socket::subflows(&*tunnel).ok()?;
-    let established = subflows.iter().filter(|subflow| subflow.is_established());
-    Some(established.map(|subflow| subflow.local.ip().to_canonical()).collect())
+    Some(established(&tunnel)?.iter().map(|subflow| subflow.local.ip()).collect())
 }
 
 /// Slots of the expected subflows that a settled connection lacks.
@@ -149,10 +156,9 @@ pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
     }
     let mut used = BTreeSet::new();
     for tunnel in proxy.connections().iter().filter_map(|connection| connection.tunnel()) {
-        let mut subflows = socket::subflows(&*tunnel).unwrap_or_default();
-        subflows.retain(Subflow::is_established);
+        let subflows = established(&tunnel).unwrap_or_default();
         let standby = |subflow: &Subflow| {
-            let address = subflow.local.ip().to_canonical();
+            let address = subflow.local.ip();
             standbys.iter().find(|(_, standby)| *standby == address).map(|(slot, _)| *slot)
         };
         if subflows.iter().any(|subflow| standby(subflow).is_none()) {
