@@ -47,9 +47,10 @@ fn wait_goodput(transfer: &Transfer, least: f64) {
     });
 }
 
-#[test]
-fn a_far_uplink_that_would_slow_a_download_down_stands_by() {
-    let lab = near_and_far(40, 3);
+/// A download while the far uplink is tried for the first time, and what becomes of both.
+#[track_caller]
+fn at_its_trial(near: u32, far_rate: u32, watch: impl FnOnce(&Lab, &mut AgentProgram, &Transfer)) {
+    let lab = near_and_far(near, far_rate);
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
@@ -57,28 +58,28 @@ fn a_far_uplink_that_would_slow_a_download_down_stands_by() {
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let download = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
     agent.wait_status("the far uplink is tried", |status| far(status).1);
-    agent.wait_status("the far uplink stands by after the trial", |status| {
-        let (reason, in_use) = far(status);
-        reason.starts_with("makes the bond no faster: ") && !in_use
-    });
-    std::thread::sleep(2 * SECOND);
-    wait_goodput(&download, 0.9 * PAYLOAD * 40.0);
-    assert!(stands_by(load(lab.uplink(1))), "the far uplink still carries data");
+    watch(&lab, &mut agent, &download);
     assert_eq!(download.stop().corrupt_at, None);
 }
 
 #[test]
+fn a_far_uplink_that_would_slow_a_download_down_stands_by() {
+    at_its_trial(40, 3, |lab, agent, download| {
+        agent.wait_status("the far uplink stands by after the trial", |status| {
+            let (reason, in_use) = far(status);
+            reason.starts_with("makes the bond no faster: ") && !in_use
+        });
+        std::thread::sleep(2 * SECOND);
+        wait_goodput(download, 0.9 * PAYLOAD * 40.0);
+        assert!(stands_by(load(lab.uplink(1))), "the far uplink still carries data");
+    });
+}
+
+#[test]
 fn a_far_uplink_that_makes_a_download_faster_stays() {
-    let lab = near_and_far(5, 20);
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
-    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
-    agent.wait_status("the far uplink stands by untried", is_untried);
-    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
-    let download = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
-    agent.wait_status("the far uplink is tried", |status| far(status).1);
-    std::thread::sleep(TRIED);
-    wait_goodput(&download, 1.5 * 5.0);
-    assert_eq!(far(&agent.status().expect("status")), ("probes answered", true));
-    assert_eq!(download.stop().corrupt_at, None);
+    at_its_trial(5, 20, |_, agent, download| {
+        std::thread::sleep(TRIED);
+        wait_goodput(download, 1.5 * 5.0);
+        assert_eq!(far(&agent.status().expect("status")), ("probes answered", true));
+    });
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::uplink::tests::link;
 
 const STALE: &str = "net/mptcp/stale_loss_cnt";
 const RP_FILTER: &str = "net/ipv4/conf/wan/rp_filter";
@@ -8,17 +9,7 @@ fn kernel(stale: &str, rp_filter: Option<&str>, wan: u32, limits: Option<Limits>
     kernel.sysctls.insert(STALE.into(), stale.into());
     if let Some(value) = rp_filter {
         kernel.sysctls.insert(RP_FILTER.into(), value.into());
-        let link = Link {
-            index: IfIndex(wan),
-            name: "wan".into(),
-            up: true,
-            carrier: true,
-            point_to_point: false,
-            mtu: 1500,
-            rx_bytes: 0,
-            tx_bytes: 0,
-        };
-        kernel.links.insert(link.index, link);
+        kernel.links.extend([link(wan, "wan")]);
     }
     kernel
 }
