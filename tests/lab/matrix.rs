@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
 use lab::{
     AgentProgram, Direction, Lab, PlainMptcp, SERVER_V4, ServerProgram, TARGET_V4, UplinkSpec,
-    until,
+    command, save, until,
 };
 use lexopt::ValueExt;
 
@@ -132,13 +132,10 @@ struct Row {
 }
 
 fn main() -> ExitCode {
-    let options = match Options::parse() {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("{error}\n{USAGE}");
-            return ExitCode::FAILURE;
-        }
-    };
+    command(USAGE, Options::parse, run)
+}
+
+fn run(options: Options) -> ExitCode {
     schedule_first();
     let begun = Instant::now();
     let mut alone = BTreeMap::new();
@@ -160,13 +157,7 @@ fn main() -> ExitCode {
     }
     let table = table(&rows, &options, begun.elapsed());
     println!("{table}");
-    match options.output.map(|path| std::fs::write(&path, &table).map_err(|error| (path, error))) {
-        Some(Err((path, error))) => {
-            eprintln!("cannot write {}: {error}", path.display());
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
-    }
+    save(&table, options.output.as_deref())
 }
 
 /// Takes real-time priority for this process and all that it starts. Where every packet waits for

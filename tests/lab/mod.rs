@@ -17,6 +17,7 @@
 
 mod advertisement;
 mod baseline;
+mod command;
 mod dns;
 pub mod failures;
 pub mod flapping;
@@ -37,6 +38,7 @@ mod uplink;
 mod wait;
 
 pub use baseline::PlainMptcp;
+pub use command::{command, save};
 pub use dns::DnsServer;
 pub use measure::two_of_three;
 pub use namespace::Namespace;

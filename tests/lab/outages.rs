@@ -18,7 +18,7 @@ use lab::failures::{FAILURES, Pauses, Users, all_well};
 use lab::flapping::FLAPPINGS;
 use lab::idle::Idle;
 use lab::traffic::open_idle;
-use lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, until};
+use lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, command, save, until};
 
 const USAGE: &str = "usage: outages [--only failures|server|flapping|idle]... [--output FILE]";
 
@@ -70,13 +70,10 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    let options = match Options::parse() {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("{error}\n{USAGE}");
-            return ExitCode::FAILURE;
-        }
-    };
+    command(USAGE, Options::parse, run)
+}
+
+fn run(options: Options) -> ExitCode {
     let wanted = SECTIONS.iter().filter(|(name, _)| options.wants(name));
     let sections: Vec<String> = wanted
         .map(|(_, measure)| {
@@ -85,14 +82,7 @@ fn main() -> ExitCode {
             text
         })
         .collect();
-    let Some(path) = options.output else { return ExitCode::SUCCESS };
-    match std::fs::write(&path, sections.join("\n")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot write {}: {error}", path.display());
-            ExitCode::FAILURE
-        }
-    }
+    save(&sections.join("\n"), options.output.as_deref())
 }
 
 /// The longest pauses of each failure of the faster uplink.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use lab::traffic::{Kind, Report, TrafficServer, Transfer};
 use lab::{
     AgentProgram, Direction, Lab, PlainMptcp, SERVER_V4, ServerProgram, TARGET_V4, UplinkSpec,
+    command,
 };
 use lexopt::ValueExt;
 
@@ -31,13 +32,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 const BAR: f64 = 38.0;
 
 fn main() -> ExitCode {
-    let options = match Options::parse() {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("{error}\nusage: lab [--baseline] [--rates MBITS,MBITS]");
-            return ExitCode::FAILURE;
-        }
-    };
+    command("usage: lab [--baseline] [--rates MBITS,MBITS]", Options::parse, run)
+}
+
+fn run(options: Options) -> ExitCode {
     let [wan, wanb] = options.rates;
     let bytes = BYTES_PER_MBIT * u64::from(wan + wanb);
     let lab = Lab::builder("run")
