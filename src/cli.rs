@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
+use litemap::LiteMap;
 
 use crate::config::agent::Role;
 use crate::config::pairing::PairingUri;
@@ -335,7 +336,7 @@ fn subcommand(parser: &mut Parser) -> Option<String> {
 struct Words<'a> {
     command: &'a str,
     flags: BTreeSet<String>,
-    values: BTreeMap<String, OsString>,
+    values: LiteMap<String, OsString>,
     listen: Vec<OsString>,
     /// The other words a command takes.
     arguments: Vec<OsString>,
@@ -352,7 +353,7 @@ impl<'a> Words<'a> {
         let mut words = Words {
             command,
             flags: BTreeSet::new(),
-            values: BTreeMap::new(),
+            values: LiteMap::new(),
             listen: Vec::new(),
             arguments: Vec::new(),
         };

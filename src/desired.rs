@@ -2,8 +2,10 @@
 
 mod direct;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+
+use litemap::LiteMap;
 
 use crate::config::agent::{AgentConfig, Role};
 use crate::failover::{Assignment, InForce};
@@ -27,7 +29,7 @@ pub struct Desired {
     /// MPTCP limits; `None` leaves them alone.
     pub limits: Option<Limits>,
     /// Sysctls by path below `/proc/sys`.
-    pub sysctls: BTreeMap<String, String>,
+    pub sysctls: LiteMap<String, String>,
     /// Our nft table's text; `None` means that there is none.
     pub nft: Option<String>,
 }
@@ -52,7 +54,7 @@ pub struct Input<'a> {
     /// LAN devices.
     pub lan: &'a [String],
     /// Where untunnelled traffic leaves; a family that is missing is left to the main table.
-    pub direct: &'a BTreeMap<Family, Direct>,
+    pub direct: &'a LiteMap<Family, Direct>,
     /// The dump: local prefixes, and which sysctls exist with what values.
     pub kernel: &'a Kernel,
 }
@@ -177,7 +179,7 @@ pub fn server_sysctls_needed() -> Vec<String> {
 
 /// MPTCP sysctls that the kernel lacks, with the values they should have. Of the path manager's two
 /// names one is enough.
-pub fn absent_sysctls(found: &BTreeMap<String, String>) -> Vec<(&'static str, &'static str)> {
+pub fn absent_sysctls(found: &LiteMap<String, String>) -> Vec<(&'static str, &'static str)> {
     let absent = |(key, _): &(&str, &str)| !found.contains_key(*key);
     let mut sysctls: Vec<_> = MPTCP_SYSCTLS.iter().copied().filter(absent).collect();
     if PATH_MANAGER.iter().all(absent) {
@@ -187,11 +189,11 @@ pub fn absent_sysctls(found: &BTreeMap<String, String>) -> Vec<(&'static str, &'
 }
 
 /// A server's sysctls, of those that `found` shows to exist.
-pub fn server_sysctls(found: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub fn server_sysctls(found: &LiteMap<String, String>) -> LiteMap<String, String> {
     common_sysctls(found, BUFFER_SERVER)
 }
 
-fn agent_sysctls(uplinks: &[Uplink], found: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn agent_sysctls(uplinks: &[Uplink], found: &LiteMap<String, String>) -> LiteMap<String, String> {
     let mut sysctls = common_sysctls(found, BUFFER_AGENT);
     let switched_on = uplinks.iter().filter(|uplink| uplink.role != Role::Off);
     for key in switched_on.filter_map(rp_filter).filter(|key| found.contains_key(key)) {
@@ -201,11 +203,11 @@ fn agent_sysctls(uplinks: &[Uplink], found: &BTreeMap<String, String>) -> BTreeM
     sysctls
 }
 
-fn common_sysctls(found: &BTreeMap<String, String>, buffer: u64) -> BTreeMap<String, String> {
+fn common_sysctls(found: &LiteMap<String, String>, buffer: u64) -> LiteMap<String, String> {
     let exists = |(key, _): &&(&str, &str)| found.contains_key(*key);
     // Both name the same setting; writing the old one where the new one exists is deprecated.
     let path_manager = PATH_MANAGER.iter().find(exists);
-    let mut sysctls: BTreeMap<String, String> = MPTCP_SYSCTLS
+    let mut sysctls: LiteMap<String, String> = MPTCP_SYSCTLS
         .iter()
         .filter(exists)
         .chain(path_manager)

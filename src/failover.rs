@@ -1,8 +1,9 @@
 //! Uplinks, their health and the configured roles become the roles in force.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use crate::config::agent::{QuotaAction, Role};
 use crate::floor::Far;
@@ -124,11 +125,11 @@ pub struct Assignment {
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
     /// Quotas that are reached, by uplink.
-    caps: BTreeMap<String, Cap>,
+    caps: LiteMap<String, Cap>,
     /// Whether the bond uplinks are saturated.
     saturated: bool,
     /// Bond uplinks that stand by, by slot.
-    far: BTreeMap<u8, Far>,
+    far: LiteMap<u8, Far>,
     silent: bool,
     returned: Option<Instant>,
 }
@@ -141,7 +142,7 @@ enum Fitness {
 
 impl Failover {
     /// Takes note of the quotas that are reached, by uplink.
-    pub fn set_caps(&mut self, caps: BTreeMap<String, Cap>) {
+    pub fn set_caps(&mut self, caps: LiteMap<String, Cap>) {
         self.caps = caps;
     }
 
@@ -151,7 +152,7 @@ impl Failover {
     }
 
     /// Takes note of the bond uplinks that stand by for nearer ones, by slot.
-    pub fn set_far(&mut self, far: BTreeMap<u8, Far>) {
+    pub fn set_far(&mut self, far: LiteMap<u8, Far>) {
         self.far = far;
     }
 

@@ -6,9 +6,11 @@
 //! it is shows only under load. So a far uplink stands by until the others carry a steady load, is
 //! tried then, and stays if the bond became faster.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 /// An uplink is far when its RTT is this many times the least, and this much longer.
 const FAR_TIMES: u32 = 4;
@@ -84,7 +86,7 @@ struct Candidate {
 /// Decides which far uplinks stand by; learns from the rates while one is tried.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
-    candidates: BTreeMap<u8, Candidate>,
+    candidates: LiteMap<u8, Candidate>,
     /// Rates of all uplinks together in bits a second, a second each, the newest last.
     rates: VecDeque<u64>,
 }
@@ -92,7 +94,7 @@ pub struct Floor {
 impl Floor {
     /// Takes the least RTT known of each live bond uplink, by slot. What is not far has its place;
     /// what was learnt of an uplink is kept until it is.
-    pub fn set_rtts(&mut self, rtts: &BTreeMap<u8, Duration>) {
+    pub fn set_rtts(&mut self, rtts: &LiteMap<u8, Duration>) {
         let least = rtts.values().min().copied().unwrap_or_default();
         let is_far = |rtt: Duration| rtt >= least * FAR_TIMES && rtt >= least + FAR_BEHIND;
         self.candidates.retain(|slot, _| rtts.get(slot).is_none_or(|rtt| is_far(*rtt)));
@@ -114,7 +116,7 @@ impl Floor {
         let load = self.steady_load();
         let most = self.rates.iter().copied().max().unwrap_or_default();
         let mut tried = false;
-        for candidate in self.candidates.values_mut() {
+        for (_, candidate) in &mut self.candidates {
             if let Place::Trial(since) = candidate.place {
                 tried = true;
                 if candidate.judge(since, rate, most, now) {
@@ -123,14 +125,15 @@ impl Floor {
             }
         }
         let Some(load) = load.filter(|_| !tried) else { return };
-        if let Some(candidate) = self.candidates.values_mut().find(|it| it.is_due(load, now)) {
+        let due = |it: &(&u8, &mut Candidate)| it.1.is_due(load, now);
+        if let Some((_, candidate)) = self.candidates.iter_mut().find(due) {
             candidate.begin(load, now);
             self.rates.clear();
         }
     }
 
     /// The uplinks that stand by, and why.
-    pub fn standing_by(&self, now: Instant) -> BTreeMap<u8, Far> {
+    pub fn standing_by(&self, now: Instant) -> LiteMap<u8, Far> {
         let standing = self.candidates.iter().filter_map(|(&slot, candidate)| {
             let again = match candidate.place {
                 Place::New => None,
@@ -328,7 +331,7 @@ mod tests {
         assert!(!test.stands_by());
         // The near one is down: nothing is known of it.
         test.rtts([10, 300]);
-        test.floor.set_rtts(&BTreeMap::from([(1, 300 * MS)]));
+        test.floor.set_rtts(&LiteMap::from_iter([(1, 300 * MS)]));
         assert!(!test.stands_by());
     }
 }

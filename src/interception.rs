@@ -1,9 +1,10 @@
 //! The text of our nft table: which LAN packets go to the agent, which are refused, and how the rest
 //! are marked for the rules that say over which uplink they leave.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+
+use litemap::LiteMap;
 
 use crate::config::agent::{BypassConfig, OnServerLoss, Quic};
 use crate::net::{DIRECT_MARK, Family, MARK_MASK, Mark, NFT_TABLE, Prefix, TPROXY_MARK};
@@ -28,7 +29,7 @@ pub struct Interception<'a> {
     /// What happens to UDP 443 while it can.
     pub quic: Quic,
     /// The uplinks' addresses, and the marks of flows that have them for theirs.
-    pub uplinks: &'a BTreeMap<IpAddr, Mark>,
+    pub uplinks: &'a LiteMap<IpAddr, Mark>,
 }
 
 /// The ports that the agent's TPROXY sockets listen on; `None` where it does not intercept a family.
@@ -191,7 +192,7 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
 /// Marks what is not tunnelled. A flow stays on the uplink whose address it was translated to, or
 /// came in at, as long as that lives; what is new leaves over the best. This comes after the chains
 /// of others: what they have marked is theirs to route.
-fn write_direct(out: &mut String, uplinks: &BTreeMap<IpAddr, Mark>, lan: &str) -> fmt::Result {
+fn write_direct(out: &mut String, uplinks: &LiteMap<IpAddr, Mark>, lan: &str) -> fmt::Result {
     writeln!(out, "\tchain direct {{")?;
     writeln!(out, "\t\ttype filter hook prerouting priority mangle + 1; policy accept;")?;
     writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;

@@ -3,10 +3,12 @@
 //! An object here is one installed (or to be installed) in the kernel, in the kernel's own terms,
 //! so that a dump can be compared with a wish by `==`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use litemap::LiteMap;
 
 /// A network device's index, as in `ip link`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,7 +355,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// Devices.
-    pub links: BTreeMap<IfIndex, Link>,
+    pub links: LiteMap<IfIndex, Link>,
     /// Addresses of all devices.
     pub addresses: Vec<Address>,
     /// Unicast and local routes of all tables but `local` (255).
@@ -365,7 +367,7 @@ pub struct Kernel {
     /// MPTCP limits; `None` where the kernel has no MPTCP.
     pub limits: Option<Limits>,
     /// Values of the sysctls asked for, by path below `/proc/sys`; absent where the kernel has none.
-    pub sysctls: BTreeMap<String, String>,
+    pub sysctls: LiteMap<String, String>,
     /// Our nft table.
     pub nft: NftTable,
     /// Names of other path-manager programs found running.

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use litemap::LiteMap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -60,7 +61,7 @@ pub struct Tally {
     /// Put on another stream because the first one broke before the server answered.
     pub retried: Cell<u64>,
     /// Those that failed, by cause; a reset by client or target is how some connections end.
-    pub failed: RefCell<BTreeMap<&'static str, u64>>,
+    pub failed: RefCell<LiteMap<&'static str, u64>>,
 }
 
 impl Tally {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::agent::{Quota, QuotaAction, UplinkConfig};
@@ -129,7 +130,7 @@ pub struct Usage {
     boot: String,
     accounts: BTreeMap<String, Account>,
     /// The counts on flash.
-    on_flash: BTreeMap<String, Count>,
+    on_flash: LiteMap<String, Count>,
     flashed: Option<Instant>,
     saved: Option<Instant>,
 }
@@ -168,7 +169,7 @@ impl Usage {
     pub fn count(
         &mut self,
         uplinks: &[UplinkConfig],
-        readings: &BTreeMap<String, Reading>,
+        readings: &LiteMap<String, Reading>,
         clock: u64,
         now: Instant,
     ) {
@@ -201,7 +202,7 @@ impl Usage {
     }
 
     /// The quotas that are reached, by uplink.
-    pub fn caps(&self, uplinks: &[UplinkConfig]) -> BTreeMap<String, Cap> {
+    pub fn caps(&self, uplinks: &[UplinkConfig]) -> LiteMap<String, Cap> {
         uplinks
             .iter()
             .filter_map(|uplink| {
@@ -247,7 +248,7 @@ impl Usage {
     }
 }
 
-fn current_counts(accounts: &BTreeMap<String, Account>) -> BTreeMap<String, Count> {
+fn current_counts(accounts: &BTreeMap<String, Account>) -> LiteMap<String, Count> {
     let current = |(name, account): (&String, &Account)| Some((name.clone(), account.current()?));
     accounts.iter().filter_map(current).collect()
 }

@@ -1,7 +1,9 @@
 //! The difference between the kernel and a wish, as an ordered plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
+
+use litemap::LiteMap;
 
 use crate::desired::Desired;
 use crate::net::{
@@ -281,7 +283,7 @@ impl Operation {
         line
     }
 
-    fn write(&self, out: &mut dyn Write, names: &BTreeMap<IfIndex, &str>) -> fmt::Result {
+    fn write(&self, out: &mut dyn Write, names: &LiteMap<IfIndex, &str>) -> fmt::Result {
         match self {
             Operation::ReplaceRoute(route) => write_route(out, "replace", route, names),
             Operation::DeleteRoute(route) => write_route(out, "del", route, names),
@@ -320,7 +322,7 @@ impl Operation {
 impl fmt::Display for Operation {
     /// As [`Operation::describe`], with numbers in place of devices' names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, &BTreeMap::new())
+        self.write(f, &LiteMap::new())
     }
 }
 
@@ -334,7 +336,7 @@ fn ip(family: Family) -> &'static str {
 fn write_device(
     out: &mut dyn Write,
     device: IfIndex,
-    names: &BTreeMap<IfIndex, &str>,
+    names: &LiteMap<IfIndex, &str>,
 ) -> fmt::Result {
     match names.get(&device) {
         Some(name) => write!(out, "{name}"),
@@ -346,7 +348,7 @@ fn write_route(
     out: &mut dyn Write,
     verb: &str,
     route: &Route,
-    names: &BTreeMap<IfIndex, &str>,
+    names: &LiteMap<IfIndex, &str>,
 ) -> fmt::Result {
     let family = route.destination.family();
     write!(out, "{} route {verb} ", ip(family))?;

@@ -9,8 +9,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use crate::net::Counters;
 
@@ -112,8 +113,8 @@ const NO_RETRY: Retry = Retry { not_before: None, wait: RETRY_FIRST };
 /// Decides when overflow uplinks are used.
 #[derive(Clone, Debug)]
 pub struct Saturation {
-    last: BTreeMap<u8, (Instant, Counters)>,
-    meters: BTreeMap<u8, [Meter; 2]>,
+    last: LiteMap<u8, (Instant, Counters)>,
+    meters: LiteMap<u8, [Meter; 2]>,
     engaged: Option<Engaged>,
     released: Option<Instant>,
     hold: Duration,
@@ -123,8 +124,8 @@ pub struct Saturation {
 impl Default for Saturation {
     fn default() -> Saturation {
         Saturation {
-            last: BTreeMap::new(),
-            meters: BTreeMap::new(),
+            last: LiteMap::new(),
+            meters: LiteMap::new(),
             engaged: None,
             released: None,
             hold: HOLD_FIRST,
@@ -143,7 +144,7 @@ impl Saturation {
     /// uplinks in use, `overflow` the overflow uplinks that are, or could be.
     pub fn count(
         &mut self,
-        counters: &BTreeMap<u8, Counters>,
+        counters: &LiteMap<u8, Counters>,
         bond: &[u8],
         overflow: &[u8],
         now: Instant,
@@ -161,7 +162,7 @@ impl Saturation {
         }
     }
 
-    fn measure(&mut self, counters: &BTreeMap<u8, Counters>, now: Instant) {
+    fn measure(&mut self, counters: &LiteMap<u8, Counters>, now: Instant) {
         self.meters.retain(|slot, _| counters.contains_key(slot));
         self.last.retain(|slot, _| counters.contains_key(slot));
         for (slot, new) in counters {

@@ -5,7 +5,6 @@ mod handshake;
 mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use litemap::LiteMap;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -98,7 +98,7 @@ impl Session {
 pub struct Trunk {
     paths: RefCell<Vec<Outlet>>,
     /// Addresses from which a connection fell back to plain TCP, and when the last one did.
-    fell_back: RefCell<BTreeMap<IpAddr, Instant>>,
+    fell_back: RefCell<LiteMap<IpAddr, Instant>>,
     session: RefCell<Option<Rc<Session>>>,
     /// Told at each change of these.
     pub changed: Notify,

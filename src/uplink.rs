@@ -1,8 +1,9 @@
 //! One uplink's facts, as a dump of the kernel shows them: device, addresses, gateways, MTU.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+
+use litemap::LiteMap;
 
 use crate::config::agent::{Attachment, Role, UplinkConfig};
 use crate::net::{
@@ -209,8 +210,8 @@ pub fn observe(configs: &[UplinkConfig], kernel: &Kernel, previous: &[Uplink]) -
 }
 
 /// Names that had a slot keep it; the others get the lowest free ones in configuration order.
-fn assign_slots<'a>(configs: &'a [UplinkConfig], previous: &[Uplink]) -> BTreeMap<&'a str, u8> {
-    let mut slots = BTreeMap::new();
+fn assign_slots<'a>(configs: &'a [UplinkConfig], previous: &[Uplink]) -> LiteMap<&'a str, u8> {
+    let mut slots = LiteMap::new();
     for config in configs {
         if let Some(before) = previous.iter().find(|uplink| uplink.name == config.name) {
             slots.insert(config.name.as_str(), before.slot);
@@ -373,7 +374,7 @@ fn mark_clashes(uplinks: &mut [Uplink], family: Family, previous: &[Uplink]) {
                     .is_some_and(|path| path.address == address && path.clash.is_none())
         })
     };
-    let mut owners: BTreeMap<IpAddr, ((bool, bool), String)> = BTreeMap::new();
+    let mut owners: LiteMap<IpAddr, ((bool, bool), String)> = LiteMap::new();
     for uplink in uplinks.iter() {
         let Some(path) = uplink.path(family) else { continue };
         let unfit = uplink.role == Role::Off || uplink.link_fault(family).is_some();

@@ -1,11 +1,11 @@
 //! The nft table at work: a LAN, a router and the world in namespaces, and who answers whom.
 //! Needs root, iproute2, nftables and bash.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
+use litemap::LiteMap;
 use mptcp_bond::config::agent::{BypassConfig, OnServerLoss, Quic};
 use mptcp_bond::interception::{Interception, TproxyPorts, ruleset};
 use socket2::{Domain, Socket, Type};
@@ -79,7 +79,7 @@ fn table(server_reachable: bool, on_server_loss: OnServerLoss, quic: Quic) -> St
         server_reachable,
         on_server_loss,
         quic,
-        uplinks: &BTreeMap::new(),
+        uplinks: &LiteMap::new(),
     });
     text.unwrap()
 }

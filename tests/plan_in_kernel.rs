@@ -93,7 +93,7 @@ fn nft_takes_every_ruleset_and_replaces_it() {
 /// What [`SETUP`] makes, and what a plan needs to know of it.
 fn kernel() -> Kernel {
     Kernel {
-        links: [link(1, "lo"), link(10, "eth1"), link(11, "eth2")].into(),
+        links: [link(1, "lo"), link(10, "eth1"), link(11, "eth2")].into_iter().collect(),
         addresses: vec![
             address(10, "192.0.2.10/24"),
             address(10, "2001:db8::10/64"),
@@ -110,7 +110,8 @@ fn kernel() -> Kernel {
             ("net/ipv4/tcp_rmem".to_string(), "4096\t131072\t6291456".to_string()),
             ("net/ipv4/conf/eth2/rp_filter".to_string(), "0".to_string()),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
         ..Kernel::default()
     }
 }
@@ -161,7 +162,10 @@ fn wish(kernel: &Kernel) -> Desired {
         server_reachable: true,
         ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
         lan: &config.lan,
-        direct: &Family::ALL.map(|family| (family, Direct { slot: 1, own: true })).into(),
+        direct: &Family::ALL
+            .map(|family| (family, Direct { slot: 1, own: true }))
+            .into_iter()
+            .collect(),
         kernel,
     })
 }

@@ -1,12 +1,12 @@
 //! The agent's side of the tunnel: session, warm streams and probes, put together.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
@@ -107,7 +107,7 @@ pub struct Link {
     pool: Rc<Pool>,
     probers: Probers,
     outlets: Vec<Outlet>,
-    lines: BTreeMap<String, Line>,
+    lines: LiteMap<String, Line>,
     /// The name of the server in use.
     used: Option<String>,
     keepers: u64,
@@ -130,7 +130,7 @@ impl Link {
             pool,
             probers: Probers::new(received),
             outlets: Vec::new(),
-            lines: BTreeMap::new(),
+            lines: LiteMap::new(),
             used: None,
             keepers: 0,
             events,

@@ -1,9 +1,10 @@
 //! What is measured of uplinks and connections: rates, and subflows that are missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use litemap::LiteMap;
 use tokio::net::TcpStream;
 
 use crate::health::Signs;
@@ -35,13 +36,13 @@ pub struct Meter {
 /// The meters of all uplinks.
 #[derive(Default)]
 pub struct Meters {
-    by_slot: BTreeMap<u8, Meter>,
+    by_slot: LiteMap<u8, Meter>,
 }
 
 impl Meters {
     /// Reads the devices' counters; the rates in bits a second, both directions added, by slot.
-    pub fn measure(&mut self, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, u64> {
-        let mut rates = BTreeMap::new();
+    pub fn measure(&mut self, uplinks: &[Uplink], now: Instant) -> LiteMap<u8, u64> {
+        let mut rates = LiteMap::new();
         let counters = counters_of(uplinks);
         self.by_slot.retain(|slot, _| counters.contains_key(slot));
         for (slot, DeviceCounters { rx_bytes, tx_bytes, .. }) in counters {
@@ -55,7 +56,7 @@ impl Meters {
     }
 
     /// The counters read last, by slot.
-    pub fn counters(&self) -> BTreeMap<u8, Counters> {
+    pub fn counters(&self) -> LiteMap<u8, Counters> {
         let counters =
             |meter: &Meter| Counters { rx_bytes: meter.rx_bytes, tx_bytes: meter.tx_bytes };
         self.by_slot.iter().map(|(slot, meter)| (*slot, counters(meter))).collect()
@@ -68,12 +69,12 @@ impl Meters {
 }
 
 /// Packets received so far by the uplinks' devices, by slot.
-pub fn received(uplinks: &[Uplink]) -> BTreeMap<u8, u64> {
+pub fn received(uplinks: &[Uplink]) -> LiteMap<u8, u64> {
     let counters = counters_of(uplinks).into_iter();
     counters.map(|(slot, counters)| (slot, counters.rx_packets)).collect()
 }
 
-fn counters_of(uplinks: &[Uplink]) -> BTreeMap<u8, DeviceCounters> {
+fn counters_of(uplinks: &[Uplink]) -> LiteMap<u8, DeviceCounters> {
     let counters = device_counters().unwrap_or_default();
     let of = |uplink: &Uplink| {
         let device = uplink.device.as_ref()?;
@@ -87,8 +88,8 @@ fn counters_of(uplinks: &[Uplink]) -> BTreeMap<u8, DeviceCounters> {
 const STALL: Duration = Duration::from_millis(800);
 
 /// What subflows show of the uplinks, by slot.
-pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> BTreeMap<u8, Signs> {
-    let mut by_slot: BTreeMap<u8, Vec<Subflow>> = BTreeMap::new();
+pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> LiteMap<u8, Signs> {
+    let mut by_slot: LiteMap<u8, Vec<Subflow>> = LiteMap::new();
     for subflow in subflows.into_iter().filter(Subflow::is_established) {
         let address = subflow.local.ip();
         if let Some(uplink) = uplinks.iter().find(|uplink| uplink.has_address(address)) {

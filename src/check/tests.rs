@@ -53,7 +53,7 @@ fn settled(
         server_reachable: true,
         ports: TproxyPorts { v4: Some(1), v6: None },
         lan: &config.lan,
-        direct: &std::collections::BTreeMap::new(),
+        direct: &litemap::LiteMap::new(),
         kernel: &kernel,
     });
     kernel.routes.extend(wish.routes);

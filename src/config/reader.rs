@@ -1,7 +1,6 @@
 //! Reads a TOML table key by key, so that every problem is told with its line.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -60,7 +59,7 @@ pub(crate) struct Table<'a> {
     /// Its path with a final dot: `policy.`; empty at the root.
     path: String,
     pub(crate) line: usize,
-    entries: BTreeMap<&'a str, Entry<'a>>,
+    entries: LiteMap<&'a str, Entry<'a>>,
     known: Vec<&'static str>,
     pub(crate) lines: &'a Lines,
     problems: &'a mut Problems,

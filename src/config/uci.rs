@@ -9,8 +9,9 @@ pub mod edit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
+
+use litemap::LiteMap;
 
 /// A `config` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub fn parse_bytes(input: &[u8]) -> Result<Vec<Section>, UciError> {
         fetched: 0,
         line: 0,
         sections: Vec::new(),
-        by_name: BTreeMap::new(),
+        by_name: LiteMap::new(),
         options: Vec::new(),
         current: None,
     };
@@ -164,9 +165,9 @@ struct Parser<'a> {
     /// Number of the last line fetched.
     line: usize,
     sections: Vec<Section>,
-    by_name: BTreeMap<String, usize>,
+    by_name: LiteMap<String, usize>,
     /// Per section: the index of each option by name.
-    options: Vec<BTreeMap<String, usize>>,
+    options: Vec<LiteMap<String, usize>>,
     current: Option<usize>,
 }
 
@@ -407,7 +408,7 @@ impl Parser<'_> {
         self.current = Some(self.sections.len());
         self.by_name.entry(name.clone()).or_insert(self.sections.len());
         self.sections.push(Section { kind, name, anonymous, line, options: Vec::new() });
-        self.options.push(BTreeMap::new());
+        self.options.push(LiteMap::new());
         Ok(())
     }
 

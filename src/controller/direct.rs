@@ -1,8 +1,9 @@
 //! Over which uplink leaves what is not tunnelled, and whose flows have to move.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use super::opinions::{Opinion, Opinions};
 use super::told::{News, Told};
@@ -21,7 +22,7 @@ const RTT_MARGIN: Duration = Duration::from_millis(5);
 struct View<'a> {
     uplinks: &'a [Uplink],
     assignments: &'a [Assignment],
-    health: &'a BTreeMap<u8, Health>,
+    health: &'a LiteMap<u8, Health>,
     opinions: &'a Opinions,
     kernel: &'a Kernel,
 }
@@ -78,9 +79,9 @@ impl Controller {
 /// The choice for each family, and the uplinks whose flows were sent elsewhere.
 #[derive(Default)]
 pub(super) struct DirectTraffic {
-    paths: BTreeMap<Family, Direct>,
+    paths: LiteMap<Family, Direct>,
     /// Whether it was for silence, and not for a fault that shows by itself when it is gone.
-    left: BTreeMap<(Family, u8), bool>,
+    left: LiteMap<(Family, u8), bool>,
     /// What the user was told of the slots chosen.
     told: Told<Family, u8>,
 }
@@ -100,11 +101,11 @@ enum Rank {
 
 impl DirectTraffic {
     /// The choice for each family; a missing one is left to the main table.
-    pub(super) fn paths(&self) -> &BTreeMap<Family, Direct> {
+    pub(super) fn paths(&self) -> &LiteMap<Family, Direct> {
         &self.paths
     }
 
-    fn choose(&self, view: &View) -> BTreeMap<Family, Direct> {
+    fn choose(&self, view: &View) -> LiteMap<Family, Direct> {
         let choose = |family| self.choose_in(family, view).map(|direct| (family, direct));
         Family::ALL.into_iter().filter_map(choose).collect()
     }
@@ -120,7 +121,7 @@ impl DirectTraffic {
             DefaultRoute::Elsewhere => return None,
         };
         let uplinks = view.uplinks.iter();
-        let ranks: BTreeMap<u8, Rank> = uplinks
+        let ranks: LiteMap<u8, Rank> = uplinks
             .filter_map(|uplink| Some((uplink.slot, self.rank(uplink, family, view)?)))
             .collect();
         let best = ranks.values().min()?;

@@ -1,7 +1,8 @@
 //! What the controller is told, and what it wants done.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use litemap::LiteMap;
 
 use super::opinions::Opinion;
 use super::outlets::Outlet;
@@ -72,20 +73,20 @@ pub enum Event {
         opinion: Opinion,
     },
     /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
-    Rates(BTreeMap<u8, u64>),
+    Rates(LiteMap<u8, u64>),
     /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
     /// [`Controller::watches_traffic`](super::Controller::watches_traffic).
-    Received(BTreeMap<u8, u64>),
+    Received(LiteMap<u8, u64>),
     /// What subflows show, by slot; told with each [`Event::Received`] while
     /// [`Controller::wants_subflows`](super::Controller::wants_subflows), and each second while
     /// [`Controller::relies_on_subflows`](super::Controller::relies_on_subflows).
-    Subflows(BTreeMap<u8, Signs>),
+    Subflows(LiteMap<u8, Signs>),
     /// What the uplinks' devices have carried.
     Counted {
         /// The clock, in seconds since 1970; it may be wrong.
         clock: u64,
         /// The devices' counters, by slot.
-        counters: BTreeMap<u8, Counters>,
+        counters: LiteMap<u8, Counters>,
     },
     /// Time went by.
     Tick,

@@ -24,8 +24,10 @@ mod told;
 mod usage;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 pub use attempts::Failing;
 pub use event::{Action, Event, Failed, ServerNews};
@@ -64,7 +66,7 @@ pub struct Controller {
     roles: ManualRoles,
     ports: TproxyPorts,
     uplinks: Vec<Uplink>,
-    health: BTreeMap<u8, Health>,
+    health: LiteMap<u8, Health>,
     /// Slots that show signs of failure.
     failing: BTreeSet<u8>,
     /// Slots over which a probe was asked for that has not left yet.
@@ -103,7 +105,7 @@ impl Controller {
             roles: ManualRoles::default(),
             ports,
             uplinks: Vec::new(),
-            health: BTreeMap::new(),
+            health: LiteMap::new(),
             failing: BTreeSet::new(),
             probing: BTreeSet::new(),
             floor: Floor::default(),

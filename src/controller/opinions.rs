@@ -1,8 +1,9 @@
 //! A second opinion on uplinks over which the server does not answer: whether the Internet does.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use super::outlets::{self, Outlet};
 use super::{Action, Controller};
@@ -52,7 +53,7 @@ struct Question {
 
 /// The uplinks in doubt and what was found out, by slot.
 #[derive(Default)]
-pub(super) struct Opinions(BTreeMap<u8, Question>);
+pub(super) struct Opinions(LiteMap<u8, Question>);
 
 impl Opinions {
     /// Takes note of the uplinks in doubt, and gives those to check now, each once at a time.

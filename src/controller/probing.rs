@@ -1,8 +1,10 @@
 //! What is heard of the uplinks, and the probes that are due.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use super::server::Expectation;
 use super::{Action, Controller, Outlet, outlets};
@@ -29,13 +31,13 @@ impl Controller {
         }
     }
 
-    pub(super) fn on_rates(&mut self, rates: &BTreeMap<u8, u64>) {
+    pub(super) fn on_rates(&mut self, rates: &LiteMap<u8, u64>) {
         for (slot, health) in &mut self.health {
             health.set_active(rates.get(slot).is_some_and(|&rate| rate > ACTIVE_BPS));
         }
     }
 
-    pub(super) fn on_received(&mut self, packets: &BTreeMap<u8, u64>, now: Instant) {
+    pub(super) fn on_received(&mut self, packets: &LiteMap<u8, u64>, now: Instant) {
         for (slot, health) in self.health.iter_mut().filter(|(_, health)| health.is_active()) {
             if let Some(&packets) = packets.get(slot) {
                 health.on_received(now, packets);
@@ -43,7 +45,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn on_subflows(&mut self, signs: &BTreeMap<u8, Signs>, now: Instant) {
+    pub(super) fn on_subflows(&mut self, signs: &LiteMap<u8, Signs>, now: Instant) {
         for (slot, &signs) in signs {
             if let Some(health) = self.health.get_mut(slot) {
                 health.on_subflows(now, signs);
@@ -61,7 +63,7 @@ impl Controller {
 
     /// Sends the probes that are due.
     pub(super) fn probe(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for health in self.health.values_mut() {
+        for (_, health) in &mut self.health {
             health.poll(now);
         }
         self.spread_suspicion(now);
@@ -100,7 +102,7 @@ impl Controller {
     /// was known of an uplink before it was switched off says nothing afterwards.
     pub(super) fn renew_health(&mut self, before: &[Uplink], now: Instant) {
         let family = self.servers.used().in_use.map_or(Family::V4, Family::of);
-        let mut kept = BTreeMap::new();
+        let mut kept = LiteMap::new();
         for uplink in &self.uplinks {
             let old = before.iter().find(|old| old.slot == uplink.slot && old.name == uplink.name);
             let same = old.is_some_and(|old| {

@@ -5,8 +5,9 @@
 //! acknowledgement, which nobody acknowledges (RFC 8684, section 3.3.8), and is easily lost in the
 //! full queue of a busy uplink. Both are done more and more rarely where it does not help.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
@@ -32,7 +33,7 @@ struct Attempts {
 
 /// What was attempted, by slot.
 #[derive(Default)]
-struct BySlot(BTreeMap<u8, Attempts>);
+struct BySlot(LiteMap<u8, Attempts>);
 
 impl BySlot {
     /// The endpoints of those slots for which an attempt is due, with the number of attempts made

@@ -1,7 +1,8 @@
 //! Roles set at run time, which take the place of the configured ones.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
+
+use litemap::LiteMap;
 
 use super::{Action, Controller};
 use crate::config::agent::{Role, UplinkConfig};
@@ -15,7 +16,7 @@ struct Manual {
 
 /// Roles set at run time, by uplink.
 #[derive(Default)]
-pub(super) struct ManualRoles(BTreeMap<String, Manual>);
+pub(super) struct ManualRoles(LiteMap<String, Manual>);
 
 impl ManualRoles {
     /// Sets an uplink's role, or takes it back to the configured one.

@@ -53,7 +53,8 @@ impl World {
         let ports = TproxyPorts { v4: Some(4000), v6: None };
         let mut kernel = same_subnet();
         let sysctls = [("net/mptcp/enabled", "1"), ("net/mptcp/stale_loss_cnt", "4")];
-        kernel.sysctls = sysctls.map(|(key, value)| (key.into(), value.into())).into();
+        kernel.sysctls =
+            sysctls.map(|(key, value)| (key.into(), value.into())).into_iter().collect();
         World {
             controller: Controller::new(agent_config(), ports, start),
             kernel,

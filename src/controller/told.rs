@@ -1,7 +1,9 @@
 //! What the user has been told of things that change, without end where something flaps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 /// So many changes of one thing are told, ...
 const MOST: usize = 6;
@@ -25,11 +27,11 @@ struct Entry<V> {
 }
 
 /// How things were told to be last, by key.
-pub(super) struct Told<K, V>(BTreeMap<K, Entry<V>>);
+pub(super) struct Told<K, V>(LiteMap<K, Entry<V>>);
 
 impl<K, V> Default for Told<K, V> {
     fn default() -> Told<K, V> {
-        Told(BTreeMap::new())
+        Told(LiteMap::new())
     }
 }
 

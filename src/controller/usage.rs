@@ -1,7 +1,8 @@
 //! What the uplinks carry, and what follows for their roles: quotas, and overflow.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
+
+use litemap::LiteMap;
 
 use super::{Action, Controller};
 use crate::config::agent::Role;
@@ -34,7 +35,7 @@ impl Controller {
     pub(super) fn on_counted(
         &mut self,
         clock: u64,
-        counters: &BTreeMap<u8, Counters>,
+        counters: &LiteMap<u8, Counters>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -63,7 +64,7 @@ impl Controller {
     }
 
     /// Whether overflow uplinks are needed.
-    pub(super) fn judge_saturation(&mut self, counters: &BTreeMap<u8, Counters>, now: Instant) {
+    pub(super) fn judge_saturation(&mut self, counters: &LiteMap<u8, Counters>, now: Instant) {
         let slots = |role: Role, is: fn(InForce) -> bool| -> Vec<u8> {
             let assigned = self.uplinks.iter().zip(&self.assignments);
             assigned

@@ -143,7 +143,7 @@ fn a_connection_is_carried_and_counted() {
         client.read_exact(&mut [0; 5000]).await.unwrap();
         it.registry.measure(Instant::now());
         it.proxy.measure(Instant::now());
-        let traffic = it.registry.traffic()["home"];
+        let traffic = it.registry.traffic().get("home").copied().unwrap();
         assert_eq!((traffic.down_bytes, traffic.up_bytes), (5000, 1000));
         assert!(traffic.down_bps > traffic.up_bps && traffic.up_bps > 0, "{traffic:?}");
         let counters = &it.proxy.connections()[0].counters;
@@ -154,7 +154,7 @@ fn a_connection_is_carried_and_counted() {
         drop((client, target));
         it.until(|it| it.proxy.connections().is_empty()).await;
         it.until(|it| it.registry.client("home").streams.get() == 0).await;
-        let traffic = it.registry.traffic()["home"];
+        let traffic = it.registry.traffic().get("home").copied().unwrap();
         assert_eq!((traffic.down_bytes, traffic.up_bytes), (5000, 1000), "ended ones count on");
         assert_eq!(it.proxy.tally.opened.get(), 1);
         assert!(it.proxy.tally.failed.borrow().is_empty() && it.registry.failed().is_empty());

@@ -1,8 +1,9 @@
 //! Rules for traffic that is not tunnelled: the LAN's by the marks of our nft table, and the router's
 //! own while the main table would send it to a dead uplink.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+
+use litemap::LiteMap;
 
 use super::{Input, rule};
 use crate::config::agent::Role;
@@ -53,8 +54,8 @@ pub fn addresses(uplink: &Uplink, family: Family, kernel: &Kernel) -> Vec<IpAddr
 }
 
 /// The marks of flows by the uplink's address that they have for theirs.
-pub(super) fn marks(uplinks: &[Uplink], kernel: &Kernel) -> BTreeMap<IpAddr, Mark> {
-    let mut marks = BTreeMap::new();
+pub(super) fn marks(uplinks: &[Uplink], kernel: &Kernel) -> LiteMap<IpAddr, Mark> {
+    let mut marks = LiteMap::new();
     for uplink in uplinks.iter().filter(|uplink| uplink.role != Role::Off) {
         for family in Family::ALL {
             for address in addresses(uplink, family, kernel) {

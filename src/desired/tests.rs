@@ -14,14 +14,14 @@ fn config() -> AgentConfig {
 }
 
 fn wish(kernel: &Kernel, server: Option<&str>, in_force: [InForce; 2]) -> Desired {
-    wish_direct(kernel, server, in_force, &BTreeMap::new())
+    wish_direct(kernel, server, in_force, &LiteMap::new())
 }
 
 fn wish_direct(
     kernel: &Kernel,
     server: Option<&str>,
     in_force: [InForce; 2],
-    direct: &BTreeMap<Family, Direct>,
+    direct: &LiteMap<Family, Direct>,
 ) -> Desired {
     let uplinks = observe(&two_configs(), kernel, &[]);
     let assignments: Vec<Assignment> = uplinks
@@ -183,7 +183,7 @@ fn local_networks_are_those_not_behind_uplinks() {
 fn untunnelled_traffic_has_rules_in_families_with_a_choice() {
     let lines = |own| {
         let direct = Direct { slot: 1, own };
-        let direct = Family::ALL.map(|family| (family, direct)).into();
+        let direct = Family::ALL.map(|family| (family, direct)).into_iter().collect();
         let rules = wish_direct(&dual_stack(), None, ACTIVE, &direct).rules;
         let lines = rules.into_iter().map(|rule| Operation::AddRule(rule).to_string());
         lines.filter(|line| line.contains("priority 7")).collect::<Vec<_>>()
@@ -241,8 +241,8 @@ fn buffers_are_raised_and_never_lowered() {
 
 #[test]
 fn only_sysctls_that_exist_are_wished_for() {
-    assert_eq!(server_sysctls(&BTreeMap::new()), BTreeMap::new());
-    let found: BTreeMap<String, String> =
+    assert_eq!(server_sysctls(&LiteMap::new()), LiteMap::new());
+    let found: LiteMap<String, String> =
         server_sysctls_needed().into_iter().map(|key| (key, "1 2 3".to_string())).collect();
     let lines: Vec<String> =
         server_sysctls(&found).iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -262,6 +262,6 @@ fn only_sysctls_that_exist_are_wished_for() {
         ]
     );
     // Linux 6.12 and older know the path manager by number.
-    let old = [("net/mptcp/pm_type".to_string(), "1".to_string())].into();
-    assert_eq!(server_sysctls(&old)["net/mptcp/pm_type"], "0");
+    let old = [("net/mptcp/pm_type".to_string(), "1".to_string())].into_iter().collect();
+    assert_eq!(server_sysctls(&old).get("net/mptcp/pm_type").unwrap(), "0");
 }

@@ -1,11 +1,11 @@
 //! A new connection to the server over one uplink: whether it comes about, as what, and who
 //! answers. It ends before the server would change anything on its account.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use litemap::LiteMap;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -30,7 +30,7 @@ const JOIN_LIMIT: Duration = Duration::from_millis(1500);
 const JOIN_LOOK: Duration = Duration::from_millis(50);
 
 /// Subflows seen on a connection by local address, and whether each came to stand.
-pub type Subflows = BTreeMap<IpAddr, bool>;
+pub type Subflows = LiteMap<IpAddr, bool>;
 
 /// Connects over an uplink: the connection, and how long it took to stand.
 ///

@@ -1,10 +1,10 @@
 //! Probes over one uplink: a small one, and some as large as TCP's packets are.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
@@ -33,7 +33,7 @@ const SMALLER: [u16; 8] = [1492, 1480, 1460, 1440, 1420, 1400, 1350, 1280];
 pub async fn probe(means: &Means, outlet: &Outlet) -> (Datagrams, bool) {
     let Some(session) = &means.session else { return (Datagrams::Untried, false) };
     let Ok(socket) = open(means, outlet).await else { return (Datagrams::Unanswered, false) };
-    let mut sent = BTreeMap::new();
+    let mut sent = LiteMap::new_vec();
     let mut outcome = Datagrams::Unanswered;
     for attempt in 1..=SMALL_TRIES {
         let (counter, request) = session.probe();
@@ -94,7 +94,7 @@ async fn largest(
     sizes: &[u16],
     wait: Duration,
 ) -> io::Result<Option<u16>> {
-    let mut sent = BTreeMap::new();
+    let mut sent = LiteMap::new_vec();
     let mut passed = None;
     for attempt in 1..=TRIES {
         for &size in sizes {

@@ -133,7 +133,7 @@ fn an_overflow_uplink_is_used_while_the_bond_uplinks_are_saturated() {
 }
 
 /// Quotas of these uplinks are reached.
-fn caps(names: &[(&str, QuotaAction)]) -> BTreeMap<String, Cap> {
+fn caps(names: &[(&str, QuotaAction)]) -> LiteMap<String, Cap> {
     let cap = |action| Cap {
         quota: Quota { bytes: 1000, reset_day: 1, action },
         standing: Standing { bytes: 1000, since: None, until: None },

@@ -9,7 +9,7 @@ struct Given {
     server_reachable: bool,
     on_server_loss: OnServerLoss,
     quic: Quic,
-    uplinks: BTreeMap<IpAddr, Mark>,
+    uplinks: LiteMap<IpAddr, Mark>,
 }
 
 impl Given {
@@ -54,7 +54,7 @@ fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn marks(addresses: &[(&str, u8)]) -> BTreeMap<IpAddr, Mark> {
+fn marks(addresses: &[(&str, u8)]) -> LiteMap<IpAddr, Mark> {
     addresses.iter().map(|(text, slot)| (text.parse().unwrap(), Mark::of_slot(*slot))).collect()
 }
 
@@ -192,7 +192,7 @@ ct state new udp dport 443 reject with icmpx type port-unreachable
 
 #[test]
 fn without_addresses_all_flows_are_new() {
-    let given = Given { uplinks: BTreeMap::new(), ..Given::new() };
+    let given = Given { uplinks: LiteMap::new(), ..Given::new() };
     assert_eq!(
         given.chain("direct"),
         r#"type filter hook prerouting priority mangle + 1; policy accept;

@@ -1,13 +1,14 @@
 //! Counters of the kernel in `/proc/net`: MPTCP (`MPTcpExt` in `netstat`) and devices (`dev`).
 
-use std::collections::BTreeMap;
 use std::io;
+
+use litemap::LiteMap;
 
 /// Reads the MPTCP counters of this network namespace; empty where the kernel has no MPTCP.
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn mptcp_counters() -> io::Result<BTreeMap<String, u64>> {
+pub fn mptcp_counters() -> io::Result<LiteMap<String, u64>> {
     Ok(parse(&std::fs::read_to_string("/proc/net/netstat")?, "MPTcpExt:"))
 }
 
@@ -28,13 +29,13 @@ pub struct DeviceCounters {
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn device_counters() -> io::Result<BTreeMap<String, DeviceCounters>> {
+pub fn device_counters() -> io::Result<LiteMap<String, DeviceCounters>> {
     Ok(parse_devices(&std::fs::read_to_string("/proc/net/dev")?))
 }
 
 /// Lines of `NAME: ` and 16 numbers: eight of what was received, bytes and packets first, and the
 /// same of what was sent; two lines of headings.
-fn parse_devices(text: &str) -> BTreeMap<String, DeviceCounters> {
+fn parse_devices(text: &str) -> LiteMap<String, DeviceCounters> {
     let line = |line: &str| {
         let (name, numbers) = line.rsplit_once(':')?;
         let mut numbers = numbers.split_whitespace().map(str::parse);
@@ -47,10 +48,10 @@ fn parse_devices(text: &str) -> BTreeMap<String, DeviceCounters> {
 }
 
 /// A group in `netstat` is two lines that begin alike: names, then values in the same order.
-fn parse(text: &str, group: &str) -> BTreeMap<String, u64> {
+fn parse(text: &str, group: &str) -> LiteMap<String, u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else {
-        return BTreeMap::new();
+        return LiteMap::new();
     };
     names
         .split_whitespace()
@@ -82,7 +83,10 @@ mod tests {
         let counters =
             |(rx_bytes, rx_packets, tx_bytes)| DeviceCounters { rx_bytes, rx_packets, tx_bytes };
         let expected = [("eth0.2".to_owned(), (700, 2, 800)), ("lo".to_owned(), (5, 1, 6))];
-        assert_eq!(devices, expected.map(|(name, numbers)| (name, counters(numbers))).into());
+        assert_eq!(
+            devices,
+            expected.map(|(name, numbers)| (name, counters(numbers))).into_iter().collect()
+        );
         assert!(device_counters().unwrap().contains_key("lo"));
     }
 

@@ -1,10 +1,10 @@
 //! The UDP sockets that probes leave by: one for each uplink, bound to its address and device.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use litemap::LiteMap;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ impl Drop for Prober {
 
 /// The sockets in use, by slot.
 pub struct Probers {
-    sockets: BTreeMap<u8, Prober>,
+    sockets: LiteMap<u8, Prober>,
     received: mpsc::Sender<(u8, Vec<u8>)>,
 }
 
@@ -39,7 +39,7 @@ impl Probers {
     /// No sockets yet; what they receive goes to `received` with the slot's number, and is dropped
     /// while that is full.
     pub fn new(received: mpsc::Sender<(u8, Vec<u8>)>) -> Probers {
-        Probers { sockets: BTreeMap::new(), received }
+        Probers { sockets: LiteMap::new(), received }
     }
 
     /// Has sockets on these outlets, towards `server`, and on no others.

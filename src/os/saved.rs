@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use super::kernel::KernelHandle;
@@ -93,7 +94,7 @@ impl Originals {
 }
 
 /// The index of the device a key belongs to; `None` for keys of no device.
-fn device_index(key: &str, links: &BTreeMap<IfIndex, Link>) -> Option<u32> {
+fn device_index(key: &str, links: &LiteMap<IfIndex, Link>) -> Option<u32> {
     let name = sysctl::device(key)?;
     links.values().find(|link| link.name == name).map(|link| link.index.0)
 }

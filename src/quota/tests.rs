@@ -43,7 +43,7 @@ impl World {
     }
 
     fn count(&mut self) {
-        let readings = [("lte".to_owned(), self.reading.clone())].into();
+        let readings = [("lte".to_owned(), self.reading.clone())].into_iter().collect();
         self.usage.count(&self.uplinks, &readings, self.clock, self.now);
     }
 
@@ -133,7 +133,7 @@ fn bytes_before_the_clock_was_ever_right_belong_to_the_first_period() {
     let mut world = World::new("1970-01-01");
     world.carry(51 * GB, "1970-01-01");
     assert_eq!(world.standing(), "51 GB since ? until ?");
-    let cap = world.usage.caps(&world.uplinks)["lte"];
+    let cap = *world.usage.caps(&world.uplinks).get("lte").unwrap();
     assert_eq!(cap.to_string(), "quota of 50.0 GB reached (51.0 GB): backup");
     world.carry(GB, "2026-11-20");
     assert_eq!(world.standing(), "52 GB since 2026-11-01 until 2026-12-01");
@@ -177,12 +177,12 @@ fn a_quota_is_reached_and_says_so() {
     world.carry(100_000_001, "2026-11-20");
     let caps = world.usage.caps(&world.uplinks);
     let text = "quota of 50.0 GB reached (50.1 GB since 1 Nov): backup until 1 Dec";
-    assert_eq!(caps["lte"].to_string(), text);
+    assert_eq!(caps.get("lte").unwrap().to_string(), text);
     world.quota().action = QuotaAction::Off;
     world.quota().bytes = 20 * GB;
     let caps = world.usage.caps(&world.uplinks);
     let text = "quota of 20.0 GB reached (50.1 GB since 1 Nov): off until 1 Dec";
-    assert_eq!(caps["lte"].to_string(), text);
+    assert_eq!(caps.get("lte").unwrap().to_string(), text);
     world.uplinks[0].quota = None;
     assert!(world.usage.caps(&world.uplinks).is_empty());
 }

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use litemap::LiteMap;
+
 use crate::config::keys::{PrivateKey, PublicKey};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::relay::Counters;
@@ -167,12 +169,12 @@ pub struct Registry {
     pub gate: Rc<Gate>,
     /// When the server started.
     pub started: Instant,
-    clients: RefCell<BTreeMap<String, Rc<Client>>>,
+    clients: RefCell<LiteMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
     own_addresses: RefCell<Vec<IpAddr>>,
     policy: RefCell<Policy>,
-    refusals: RefCell<BTreeMap<Cause, u64>>,
-    failed: RefCell<BTreeMap<&'static str, u64>>,
+    refusals: RefCell<LiteMap<Cause, u64>>,
+    failed: RefCell<LiteMap<&'static str, u64>>,
     events: RefCell<EventLog>,
     throttle: RefCell<Throttle>,
 }
@@ -287,7 +289,7 @@ impl Registry {
 
     /// What each client's targets sent and were sent in all its streams; the rates are those of the
     /// last [`Registry::measure`].
-    pub fn traffic(&self) -> BTreeMap<String, Traffic> {
+    pub fn traffic(&self) -> LiteMap<String, Traffic> {
         let clients = self.clients.borrow();
         let ended = clients.iter().map(|(name, client)| {
             let traffic = Traffic {
@@ -298,7 +300,7 @@ impl Registry {
             };
             (name.clone(), traffic)
         });
-        let mut all: BTreeMap<String, Traffic> = ended.collect();
+        let mut all: LiteMap<String, Traffic> = ended.collect();
         for StreamView { client, counters, .. } in self.streams.open.borrow().values() {
             if let Some(Traffic { down_bytes, up_bytes, .. }) = all.get_mut(client) {
                 *down_bytes = down_bytes.saturating_add(counters.to_tunnel());

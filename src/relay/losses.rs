@@ -4,9 +4,10 @@
 //! other reasons, as on radio links, or the queue is much shorter than the path, it leaves most of
 //! the uplink unused: at 60 ms and 1 % of loss 3 of 20 Mbit/s.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use litemap::LiteMap;
 
 use crate::os::socket::Subflow;
 
@@ -18,7 +19,7 @@ const LEAST: u32 = 2;
 pub(super) struct Losses {
     found: bool,
     /// Segments sent again, of subflows whose queue was short.
-    short: BTreeMap<(SocketAddr, SocketAddr), u32>,
+    short: LiteMap<(SocketAddr, SocketAddr), u32>,
 }
 
 impl Losses {

@@ -7,7 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct World {
     saturation: Saturation,
     now: Instant,
-    counters: BTreeMap<u8, Counters>,
+    counters: LiteMap<u8, Counters>,
     rates: [(u8, f64); 3],
     bond: &'static [u8],
     /// Whether all is slower with the overflow uplink.

@@ -1,6 +1,6 @@
 //! What a server tells its clients of its host, so that they can say what is too low there.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use crate::check::MPTCP_ENABLED;
 use crate::desired;
@@ -15,7 +15,7 @@ pub async fn state() -> HostState {
         Ok(Some(mut path_manager)) => path_manager.limits().await.ok(),
         _ => None,
     };
-    let found: BTreeMap<String, String> = desired::server_sysctls_needed()
+    let found: LiteMap<String, String> = desired::server_sysctls_needed()
         .into_iter()
         .filter_map(|key| Some((key.clone(), sysctl::get(&key).ok()??)))
         .collect();

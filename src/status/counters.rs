@@ -1,7 +1,6 @@
 //! The kernel's MPTCP counters that matter, and what they mean.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 #[cfg(test)]
 use serde::Deserialize;
 use serde::Serialize;
@@ -64,7 +63,7 @@ const COUNTERS: &[(&str, bool, &str)] = &[
 
 /// Those counters out of all that the kernel shows which matter, in a fixed order; a counter that
 /// this kernel does not have is left out.
-pub fn kernel_counters(all: &BTreeMap<String, u64>) -> Vec<Counter> {
+pub fn kernel_counters(all: &LiteMap<String, u64>) -> Vec<Counter> {
     let mut counters: Vec<Counter> = COUNTERS
         .iter()
         .filter_map(|(name, symptom, meaning)| {

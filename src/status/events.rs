@@ -1,7 +1,9 @@
 //! What happened of late, and how often a cause may be logged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 #[cfg(test)]
 use serde::Deserialize;
@@ -117,7 +119,7 @@ impl EventLog {
 /// Lets each cause through once a minute, and counts those held back.
 #[derive(Clone, Debug, Default)]
 pub struct Throttle {
-    causes: BTreeMap<String, (Instant, u64)>,
+    causes: LiteMap<String, (Instant, u64)>,
 }
 
 impl Throttle {

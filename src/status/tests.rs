@@ -112,8 +112,10 @@ fn agent() -> AgentSnapshot {
         connections: Connections::of((0..12).map(connection)),
         kernel: KernelStatus {
             counters: kernel_counters(
-                &[("MPJoinRejected".into(), 3), ("MPRstRx".into(), 7), ("DataCsumErr".into(), 0)]
-                    .into(),
+                &[("MPJoinRejected", 3), ("MPRstRx", 7), ("DataCsumErr", 0)]
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .into_iter()
+                    .collect(),
             ),
             limits: Some(LimitsStatus { subflows: 8, add_addr_accepted: 0 }),
             sysctls_not_set: vec![SysctlFailure {

@@ -18,7 +18,9 @@ pub(crate) fn config(name: &str, device: &str, role: Role) -> UplinkConfig {
 /// br-lan.
 pub(crate) fn same_subnet() -> Kernel {
     Kernel {
-        links: [link(1, "lo"), link(2, "br-lan"), link(3, "eth1"), link(4, "eth2")].into(),
+        links: [link(1, "lo"), link(2, "br-lan"), link(3, "eth1"), link(4, "eth2")]
+            .into_iter()
+            .collect(),
         addresses: vec![
             Address { global: false, ..address(1, "127.0.0.1/8") },
             address(2, "192.168.1.1/24"),
@@ -41,7 +43,7 @@ fn one(kernel: &Kernel, previous: &[Uplink]) -> Uplink {
 }
 
 fn eth1() -> Kernel {
-    Kernel { links: [link(3, "eth1")].into(), ..Kernel::default() }
+    Kernel { links: [link(3, "eth1")].into_iter().collect(), ..Kernel::default() }
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -1,7 +1,9 @@
 //! UCI sections to the agent's configuration, with every problem told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+
+use litemap::LiteMap;
 
 use super::{
     AgentConfig, Attachment, BypassConfig, CipherChoice, ForwardConfig, MAX_UPLINKS, OnServerLoss,
@@ -203,8 +205,8 @@ fn read_forward(fields: &mut Fields<'_>) -> Option<ForwardConfig> {
 
 /// Two sections that claim the same thing.
 fn report_duplicates(sections: &[Section], problems: &mut Problems) {
-    let mut seen: BTreeMap<(&str, String), &Section> = BTreeMap::new();
-    let lan: BTreeMap<&str, usize> = sections
+    let mut seen: LiteMap<(&str, String), &Section> = LiteMap::new();
+    let lan: LiteMap<&str, usize> = sections
         .iter()
         .filter(|section| section.kind == "agent")
         .filter_map(|section| section.option("lan"))

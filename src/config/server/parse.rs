@@ -1,9 +1,9 @@
 //! TOML to the server's configuration, with every problem told.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use litemap::LiteMap;
 use toml::de::DeValue;
 
 use super::{ClientConfig, Policy, ServerConfig, ServerLimits};
@@ -104,8 +104,8 @@ fn read_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, C
         return None;
     };
     let mut clients = Vec::new();
-    let mut names: BTreeMap<String, usize> = BTreeMap::new();
-    let mut keys: BTreeMap<PublicKey, usize> = BTreeMap::new();
+    let mut names: LiteMap<String, usize> = LiteMap::new();
+    let mut keys: LiteMap<PublicKey, usize> = LiteMap::new();
     for element in array.iter() {
         let line = table.lines.at(element.span().start);
         let entry = Entry { key: entry.key, line, value: element.get_ref() };
@@ -159,7 +159,7 @@ fn report_shared_ports(
     listen: &[SocketAddr],
     clients: &[(usize, ClientConfig)],
 ) {
-    let mut owners: BTreeMap<u16, &str> = BTreeMap::new();
+    let mut owners: LiteMap<u16, &str> = LiteMap::new();
     for (line, client) in clients {
         for &port in &client.forwards {
             let name = &client.name;

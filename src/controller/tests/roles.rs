@@ -59,7 +59,7 @@ fn an_uplink_switched_off_by_hand_is_left_alone_until_it_is_wanted_again() {
 fn probes_under_way_when_an_uplink_is_switched_off_are_not_held_against_it() {
     let mut world = World::settled();
     world.rtt[1] = Some(2000);
-    world.tell(Event::Rates([(1, 1_000_000)].into()));
+    world.tell(Event::Rates([(1, 1_000_000)].into_iter().collect()));
     world.run(1000);
     want(&mut world, "wanb", Some(Role::Off));
     world.answers.clear();
@@ -97,7 +97,7 @@ fn carried(world: &mut World, bytes: [u64; 2]) {
     const NOVEMBER: u64 = 1_795_219_200;
     world.run(1000);
     let counters = |rx_bytes| Counters { rx_bytes, tx_bytes: 0 };
-    let counters = [(0, counters(bytes[0])), (1, counters(bytes[1]))].into();
+    let counters = [(0, counters(bytes[0])), (1, counters(bytes[1]))].into_iter().collect();
     world.tell(Event::Counted { clock: NOVEMBER, counters });
     world.run(200);
 }

@@ -46,7 +46,7 @@ impl Agent {
             server_reachable: true,
             ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
             lan: &["br-lan".into()],
-            direct: &[(Family::V4, Direct { slot: 0, own: false })].into(),
+            direct: &[(Family::V4, Direct { slot: 0, own: false })].into_iter().collect(),
             kernel,
         })
     }
@@ -72,7 +72,7 @@ fn kernel() -> Kernel {
         ("net/ipv4/conf/eth1/rp_filter", "0"),
         ("net/ipv4/conf/eth2/rp_filter", "1"),
     ];
-    kernel.sysctls = values.map(|(key, value)| (key.into(), value.into())).into();
+    kernel.sysctls = values.map(|(key, value)| (key.into(), value.into())).into_iter().collect();
     kernel
 }
 

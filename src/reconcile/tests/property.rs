@@ -112,7 +112,7 @@ prop_compose! {
             rules: foreign_rules,
             endpoints,
             limits,
-            sysctls,
+            sysctls: sysctls.into_iter().collect(),
             nft,
             ..Kernel::default()
         }
@@ -133,7 +133,7 @@ prop_compose! {
             rules: rules.into_iter().collect(),
             endpoints,
             limits,
-            sysctls,
+            sysctls: sysctls.into_iter().collect(),
             nft,
         }
     }
