@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -335,7 +334,7 @@ fn subcommand(parser: &mut Parser) -> Option<String> {
 /// The options and other words of one command.
 struct Words<'a> {
     command: &'a str,
-    flags: BTreeSet<String>,
+    /// The value of each option that was given; empty for one that takes none.
     values: LiteMap<String, OsString>,
     listen: Vec<OsString>,
     /// The other words a command takes.
@@ -350,20 +349,17 @@ impl<'a> Words<'a> {
         options: &[&str],
         positional: &[&str],
     ) -> Result<Option<Words<'a>>, UsageError> {
-        let mut words = Words {
-            command,
-            flags: BTreeSet::new(),
-            values: LiteMap::new(),
-            listen: Vec::new(),
-            arguments: Vec::new(),
-        };
+        let mut words =
+            Words { command, values: LiteMap::new(), listen: Vec::new(), arguments: Vec::new() };
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long(option) if options.contains(&option) => {
                     let option = option.to_owned();
                     let again = match option.as_str() {
-                        "stderr" | "json" | "watch" => !words.flags.insert(option.clone()),
+                        "stderr" | "json" | "watch" => {
+                            words.values.insert(option.clone(), OsString::new()).is_some()
+                        }
                         "listen" => {
                             words.listen.push(parser.value()?);
                             false
@@ -391,6 +387,10 @@ impl<'a> Words<'a> {
         Ok(Some(words))
     }
 
+    fn has(&self, option: &str) -> bool {
+        self.values.contains_key(option)
+    }
+
     fn path(&self, option: &str, default: &str) -> PathBuf {
         self.values.get(option).map_or_else(|| default.into(), PathBuf::from)
     }
@@ -414,12 +414,12 @@ impl<'a> Words<'a> {
                 config: self.path("config", AGENT_CONFIG),
                 run_dir: self.path("run-dir", RUN_DIR),
                 key_dir: self.path("key-dir", KEY_DIR),
-                stderr: self.flags.contains("stderr"),
+                stderr: self.has("stderr"),
             }),
             "server" => Command::Server(ServerOptions {
                 config: self.path("config", SERVER_CONFIG),
                 run_dir: self.path("run-dir", RUN_DIR),
-                stderr: self.flags.contains("stderr"),
+                stderr: self.has("stderr"),
             }),
             "server init" => Command::ServerInit(self.init()?),
             "server invite" => Command::ServerInvite(self.client()?),
@@ -429,7 +429,7 @@ impl<'a> Words<'a> {
             }),
             "pair" => Command::Pair(self.pair()?),
             "status" => {
-                let format = match (self.flags.contains("json"), self.flags.contains("watch")) {
+                let format = match (self.has("json"), self.has("watch")) {
                     (true, true) => {
                         return Err(UsageError("--json and --watch exclude each other".into()));
                     }
@@ -442,7 +442,7 @@ impl<'a> Words<'a> {
             "check" => Command::Check(CheckOptions {
                 config: self.path("config", AGENT_CONFIG),
                 run_dir: self.path("run-dir", RUN_DIR),
-                json: self.flags.contains("json"),
+                json: self.has("json"),
             }),
             "uplink" => Command::Uplink(UplinkOptions {
                 run_dir: self.path("run-dir", RUN_DIR),
@@ -452,7 +452,7 @@ impl<'a> Words<'a> {
             }),
             "monitor" => Command::Monitor(MonitorOptions {
                 run_dir: self.path("run-dir", RUN_DIR),
-                json: self.flags.contains("json"),
+                json: self.has("json"),
             }),
             _ => Command::Version,
         })

@@ -2,7 +2,6 @@
 
 mod direct;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use litemap::LiteMap;
@@ -367,7 +366,7 @@ fn endpoint(uplink: &Uplink, family: Family, backup: bool) -> Option<Endpoint> {
 /// Prefixes of networks behind other devices than uplinks: the LAN's, guests', VPNs'. Default routes
 /// and halves of them do not count as networks.
 fn local_prefixes(kernel: &Kernel, uplinks: &[Uplink]) -> Vec<Prefix> {
-    let outside: BTreeSet<IfIndex> =
+    let outside: Vec<IfIndex> =
         uplinks.iter().filter_map(|uplink| uplink.device.as_ref()).map(|d| d.index).collect();
     let inside = |device: &IfIndex| !outside.contains(device) && *device != LOOPBACK;
     let addresses = kernel
@@ -387,7 +386,10 @@ fn local_prefixes(kernel: &Kernel, uplinks: &[Uplink]) -> Vec<Prefix> {
         Family::V6 => 16,
     };
     let network = |prefix: &Prefix| prefix.length >= least(prefix.family());
-    addresses.chain(routes).filter(network).collect::<BTreeSet<_>>().into_iter().collect()
+    let mut prefixes: Vec<Prefix> = addresses.chain(routes).filter(network).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! An object here is one installed (or to be installed) in the kernel, in the kernel's own terms,
 //! so that a dump can be compared with a wish by `==`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -371,7 +370,7 @@ pub struct Kernel {
     /// Our nft table.
     pub nft: NftTable,
     /// Names of other path-manager programs found running.
-    pub other_managers: BTreeSet<String>,
+    pub other_managers: Vec<String>,
 }
 
 impl Kernel {

@@ -1,6 +1,5 @@
 //! The difference between the kernel and a wish, as an ordered plan.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use litemap::LiteMap;
@@ -181,12 +180,13 @@ fn missing_routes(kernel: &Kernel, desired: &Desired) -> Vec<Route> {
 /// Ours that are not wanted and that no replacement takes the place of, those with a gateway first.
 fn unwanted_routes(kernel: &Kernel, desired: &Desired) -> Vec<Route> {
     // A replacement takes the place of the first route like it, and of that alone.
-    let mut replaced: BTreeSet<_> = missing_routes(kernel, desired).iter().map(key).collect();
+    let mut replaced: LiteMap<_, ()> =
+        missing_routes(kernel, desired).iter().map(|route| (key(route), ())).collect();
     let mut unwanted: Vec<Route> = kernel
         .routes
         .iter()
         .filter(|route| route.is_ours() && !desired.routes.contains(route))
-        .filter(|route| !replaced.remove(&key(route)))
+        .filter(|route| replaced.remove(&key(route)).is_none())
         .cloned()
         .collect();
     unwanted.sort_by_key(|route| route.gateway.is_none());
@@ -194,25 +194,26 @@ fn unwanted_routes(kernel: &Kernel, desired: &Desired) -> Vec<Route> {
 }
 
 fn missing_rules(kernel: &Kernel, desired: &Desired) -> Vec<Rule> {
-    let mut seen = BTreeSet::new();
-    desired
-        .rules
-        .iter()
-        .filter(|rule| !kernel.rules.contains(rule) && seen.insert((*rule).clone()))
-        .cloned()
-        .collect()
+    let mut missing = Vec::new();
+    for rule in &desired.rules {
+        if !kernel.rules.contains(rule) && !missing.contains(rule) {
+            missing.push(rule.clone());
+        }
+    }
+    missing
 }
 
 /// Ours that are not wanted, and all but one of each that is.
 fn unwanted_rules(kernel: &Kernel, desired: &Desired) -> Vec<Rule> {
-    let mut kept = BTreeSet::new();
-    kernel
-        .rules
-        .iter()
-        .filter(|rule| rule.is_ours())
-        .filter(|rule| !desired.rules.contains(rule) || !kept.insert((*rule).clone()))
-        .cloned()
-        .collect()
+    let (mut kept, mut unwanted) = (Vec::new(), Vec::new());
+    for rule in kernel.rules.iter().filter(|rule| rule.is_ours()) {
+        if desired.rules.contains(rule) && !kept.contains(&rule) {
+            kept.push(rule);
+        } else {
+            unwanted.push(rule.clone());
+        }
+    }
+    unwanted
 }
 
 /// First flags, then new endpoints, so that subflows join before others are closed; an old one goes

@@ -1,6 +1,5 @@
 //! The agent's hands on the kernel: dumps, plans, and putting everything back.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -40,7 +39,7 @@ impl Kernel {
     }
 
     async fn dump(&mut self, uplinks: &[Uplink], thorough: bool) -> io::Result<net::Kernel> {
-        let mut keys: BTreeSet<String> = desired::sysctls_needed(uplinks).into_iter().collect();
+        let mut keys = desired::sysctls_needed(uplinks);
         keys.extend(self.saved.keys());
         let look = if thorough { Look::Thorough } else { Look::Quick };
         self.handle.dump(&keys, look).await

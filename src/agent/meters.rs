@@ -1,6 +1,5 @@
 //! What is measured of uplinks and connections: rates, and subflows that are missing.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -131,14 +130,16 @@ pub fn missing_subflows(proxy: &Proxy, expected: &[(u8, IpAddr)], now: Instant) 
     if expected.is_empty() {
         return Vec::new();
     }
-    let mut missing = BTreeSet::new();
+    let mut missing = Vec::new();
     for connection in proxy.connections() {
         if now.saturating_duration_since(connection.since) <= SETTLED {
             continue;
         }
         missing.extend(lacks(&subflow_addresses(&connection).unwrap_or_default(), expected));
     }
-    missing.into_iter().collect()
+    missing.sort_unstable();
+    missing.dedup();
+    missing
 }
 
 /// Slots of the expected subflows that are not among a connection's. One without any is about to
@@ -155,7 +156,7 @@ pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
     if standbys.is_empty() {
         return Vec::new();
     }
-    let mut used = BTreeSet::new();
+    let mut used = Vec::new();
     for tunnel in proxy.connections().iter().filter_map(|connection| connection.tunnel()) {
         let subflows = established(&tunnel).unwrap_or_default();
         let standby = |subflow: &Subflow| {
@@ -167,7 +168,9 @@ pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
             used.extend(fed.filter_map(standby));
         }
     }
-    used.into_iter().collect()
+    used.sort_unstable();
+    used.dedup();
+    used
 }
 
 #[cfg(test)]

@@ -217,7 +217,7 @@ fn kernel(agent: &Agent) -> KernelStatus {
             add_addr_accepted: limits.add_addr_accepted,
         }),
         sysctls_not_set: sysctls_not_set(controller),
-        other_path_managers: kernel.other_managers.iter().cloned().collect(),
+        other_path_managers: kernel.other_managers.clone(),
         conflicts: look_failure.into_iter().chain(conflicts.map(ToString::to_string)).collect(),
     }
 }

@@ -1,6 +1,5 @@
 //! `mptcp-bond check`: asks the agent, or looks by itself where none runs.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -103,7 +102,7 @@ async fn alone(options: &CheckOptions) -> Facts {
 
 async fn dump() -> io::Result<Kernel> {
     let (mut handle, _) = KernelHandle::open().await?;
-    handle.dump(&BTreeSet::from([MPTCP_ENABLED.to_owned()]), Look::Thorough).await
+    handle.dump(&[MPTCP_ENABLED.to_owned()], Look::Thorough).await
 }
 
 fn uplinks(config: &AgentConfig, kernel: &Kernel) -> Vec<UplinkFacts> {

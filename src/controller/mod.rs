@@ -24,7 +24,6 @@ mod told;
 mod usage;
 mod view;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
@@ -68,9 +67,9 @@ pub struct Controller {
     uplinks: Vec<Uplink>,
     health: LiteMap<u8, Health>,
     /// Slots that show signs of failure.
-    failing: BTreeSet<u8>,
+    failing: Vec<u8>,
     /// Slots over which a probe was asked for that has not left yet.
-    probing: BTreeSet<u8>,
+    probing: Vec<u8>,
     floor: Floor,
     failover: Failover,
     assignments: Vec<Assignment>,
@@ -106,8 +105,8 @@ impl Controller {
             ports,
             uplinks: Vec::new(),
             health: LiteMap::new(),
-            failing: BTreeSet::new(),
-            probing: BTreeSet::new(),
+            failing: Vec::new(),
+            probing: Vec::new(),
             floor: Floor::default(),
             failover: Failover::default(),
             assignments: Vec::new(),
@@ -191,7 +190,7 @@ impl Controller {
     /// When to call [`Controller::handle`] with a tick at the latest.
     pub fn deadline(&mut self, now: Instant) -> Instant {
         let expected = self.expectation(now);
-        let probed: BTreeSet<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
+        let probed: Vec<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
         let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
         let probes = health.filter_map(|(_, health)| health.poll(now).wake);
         let others = [self.failover.deadline(), self.opinions.deadline()].into_iter().flatten();

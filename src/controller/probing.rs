@@ -1,6 +1,5 @@
 //! What is heard of the uplinks, and the probes that are due.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ const ACTIVE_BPS: u64 = 64_000;
 
 impl Controller {
     pub(super) fn on_probe_sent(&mut self, slot: u8, counter: u64, sent: bool, now: Instant) {
-        self.probing.remove(&slot);
+        self.probing.retain(|&asked| asked != slot);
         if let Some(health) = self.health.get_mut(&slot) {
             if sent { health.on_sent(now, counter) } else { health.on_send_failed(now) }
         }
@@ -69,7 +68,8 @@ impl Controller {
         self.spread_suspicion(now);
         for &Outlet { slot, .. } in &self.probers {
             let due = self.health.get_mut(&slot).is_some_and(|health| health.poll(now).send);
-            if due && self.probing.insert(slot) {
+            if due && !self.probing.contains(&slot) {
+                self.probing.push(slot);
                 actions.push(Action::Probe { slot });
             }
         }
@@ -79,8 +79,8 @@ impl Controller {
     /// uplink or the server.
     fn spread_suspicion(&mut self, now: Instant) {
         let fails = |(slot, health): (&u8, &Health)| health.is_doubtful(now).then_some(*slot);
-        let failing: BTreeSet<u8> = self.health.iter().filter_map(fails).collect();
-        if !failing.is_subset(&self.failing) {
+        let failing: Vec<u8> = self.health.iter().filter_map(fails).collect();
+        if failing.iter().any(|slot| !self.failing.contains(slot)) {
             let well = self.health.iter_mut().filter(|(slot, _)| !failing.contains(slot));
             well.for_each(|(_, health)| health.suspect());
         }

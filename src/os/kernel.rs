@@ -1,6 +1,6 @@
 //! The kernel as the agent meets it: a fresh dump, one operation at a time, and hints to look again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -37,7 +37,7 @@ pub struct KernelHandle {
     route: Requester,
     path_manager: Option<PathManager>,
     nft: Nft,
-    other_managers: BTreeSet<String>,
+    other_managers: Vec<String>,
 }
 
 impl KernelHandle {
@@ -64,16 +64,17 @@ impl KernelHandle {
             route: Requester::open(NETLINK_ROUTE)?,
             path_manager,
             nft: Nft::open()?,
-            other_managers: BTreeSet::new(),
+            other_managers: Vec::new(),
         };
         Ok((handle, watch))
     }
 
-    /// A fresh dump. `sysctls` are the keys to read, as paths below `/proc/sys`.
+    /// A fresh dump. `sysctls` are the keys to read, as paths below `/proc/sys`; one may be there
+    /// twice.
     ///
     /// # Errors
     /// What could not be read, and the kernel's reason.
-    pub async fn dump(&mut self, sysctls: &BTreeSet<String>, look: Look) -> io::Result<Kernel> {
+    pub async fn dump(&mut self, sysctls: &[String], look: Look) -> io::Result<Kernel> {
         let mut kernel = Kernel::default();
         let links = route::links(&mut self.route).await.map_err(context("devices"))?;
         kernel.links = links.into_iter().map(|link| (link.index, link)).collect();
@@ -83,6 +84,9 @@ impl KernelHandle {
         kernel.endpoints = self.endpoints().await?;
         kernel.limits = self.limits().await?;
         for key in sysctls {
+            if kernel.sysctls.contains_key(key) {
+                continue;
+            }
             // A key that cannot be read (write-only, or a device on its way out) is as good as none.
             if let Ok(Some(value)) = sysctl::get(key) {
                 kernel.sysctls.insert(key.clone(), value);
@@ -170,9 +174,9 @@ fn context(what: &'static str) -> impl Fn(Refusal) -> io::Error {
     }
 }
 
-/// The known path-manager programs that run in this network namespace.
-fn other_managers() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// The known path-manager programs that run in this network namespace, each once.
+fn other_managers() -> Vec<String> {
+    let mut found = Vec::new();
     let (Ok(ours), Ok(processes)) =
         (std::fs::read_link("/proc/self/ns/net"), std::fs::read_dir("/proc"))
     else {
@@ -183,9 +187,11 @@ fn other_managers() -> BTreeSet<String> {
         let name = name.trim_end();
         let theirs = || std::fs::read_link(process.join("ns/net"));
         if OTHER_MANAGERS.contains(&name) && theirs().is_ok_and(|theirs| theirs == ours) {
-            found.insert(name.to_owned());
+            found.push(name.to_owned());
         }
     }
+    found.sort_unstable();
+    found.dedup();
     found
 }
 

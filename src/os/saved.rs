@@ -1,6 +1,6 @@
 //! What sysctls and limits were before this program changed them, to be restored at a clean stop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ impl Originals {
     }
 
     /// The sysctls remembered: those a dump must read before [`Originals::restore_plan`].
-    pub fn keys(&self) -> BTreeSet<String> {
+    pub fn keys(&self) -> Vec<String> {
         self.sysctls.keys().cloned().collect()
     }
 
@@ -144,7 +144,7 @@ impl SavedState {
     }
 
     /// See [`Originals::keys`].
-    pub fn keys(&self) -> BTreeSet<String> {
+    pub fn keys(&self) -> Vec<String> {
         self.originals.keys()
     }
 

@@ -1,6 +1,5 @@
 //! What a server needs of its kernel: MPTCP's limits and sysctls, restored at the end.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -69,7 +68,7 @@ async fn try_tune(run_dir: &Path, facts: &mut Facts) -> io::Result<Tuned> {
 }
 
 async fn look(handle: &mut KernelHandle, saved: &SavedState) -> io::Result<Kernel> {
-    let mut keys: BTreeSet<String> = desired::server_sysctls_needed().into_iter().collect();
+    let mut keys = desired::server_sysctls_needed();
     keys.extend(saved.keys());
     handle.dump(&keys, Look::Quick).await
 }

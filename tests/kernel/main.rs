@@ -11,7 +11,6 @@ mod routing;
 mod saved;
 mod uplinks;
 
-use std::collections::BTreeSet;
 use std::process::Command;
 
 use mptcp_bond::net::IfIndex;
@@ -62,7 +61,7 @@ fn uplinks() {
 }
 
 async fn dump(handle: &mut KernelHandle) -> Kernel {
-    handle.dump(&BTreeSet::new(), Look::Quick).await.unwrap()
+    handle.dump(&[], Look::Quick).await.unwrap()
 }
 
 fn device(kernel: &Kernel, name: &str) -> IfIndex {

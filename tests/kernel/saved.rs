@@ -1,7 +1,5 @@
 //! Sysctls, and bringing back what was there before.
 
-use std::collections::BTreeSet;
-
 use mptcp_bond::net::Limits;
 use mptcp_bond::os::kernel::{KernelHandle, Look};
 use mptcp_bond::os::saved::SavedState;
@@ -17,8 +15,7 @@ const KEYS: [&str; 4] = [
 ];
 
 async fn dump(handle: &mut KernelHandle, state: &SavedState) -> Kernel {
-    let keys: BTreeSet<String> =
-        KEYS.iter().map(|key| (*key).to_owned()).chain(state.keys()).collect();
+    let keys: Vec<String> = KEYS.iter().map(|key| (*key).to_owned()).chain(state.keys()).collect();
     handle.dump(&keys, Look::Quick).await.unwrap()
 }
 

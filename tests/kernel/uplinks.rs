@@ -74,8 +74,7 @@ async fn pass(handle: &mut KernelHandle, controller: &mut Controller, event: Eve
         for action in controller.handle(event, std::time::Instant::now()) {
             match action {
                 Action::Look { .. } => {
-                    let none = Default::default();
-                    let kernel = handle.dump(&none, Look::Quick).await.unwrap();
+                    let kernel = handle.dump(&[], Look::Quick).await.unwrap();
                     events.push(Event::Dumped(Box::new(kernel)));
                 }
                 Action::Apply(plan) => {

@@ -1,6 +1,5 @@
 //! UCI sections to the agent's configuration, with every problem told.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use litemap::LiteMap;
@@ -179,9 +178,10 @@ fn read_bypass(fields: &mut Fields<'_>) -> Option<BypassConfig> {
         );
         return None;
     }
-    let families = |list: &[Prefix]| list.iter().map(Prefix::family).collect::<BTreeSet<Family>>();
-    let (dest, src) = (families(&bypass.dest), families(&bypass.src));
-    if !dest.is_empty() && !src.is_empty() && dest.is_disjoint(&src) {
+    let (dest, src) = (&bypass.dest, &bypass.src);
+    let has = |list: &[Prefix], family| list.iter().any(|prefix| prefix.family() == family);
+    let shared = Family::ALL.into_iter().any(|family| has(dest, family) && has(src, family));
+    if !dest.is_empty() && !src.is_empty() && !shared {
         fields.section_problem(
             "can match nothing: its 'dest' and 'src' are of different address families",
         );
@@ -371,14 +371,14 @@ impl<'a> Fields<'a> {
                 .map(|word| Item { line: option.line, text: word.to_owned() })
                 .collect(),
         };
-        let mut seen = BTreeSet::new();
+        let mut seen = LiteMap::new_vec();
         let mut values = Vec::new();
         for item in &items {
             match parse(&item.text) {
                 Ok(value) => values.push(value),
                 Err(right) => self.wrong(item.line, "list", key, &item.text, &right),
             }
-            if !seen.insert(&item.text) {
+            if seen.insert(&item.text, ()).is_some() {
                 let message = format!("list '{key}' has '{}' twice", item.text.escape_debug());
                 self.option_problem(item.line, message);
             }

@@ -145,7 +145,7 @@ fn sysctls_that_the_kernel_lacks_are_named() {
 #[test]
 fn other_path_managers_are_named_once() {
     let mut world = World::settled();
-    world.kernel.other_managers.insert("mptcpd".into());
+    world.kernel.other_managers.push("mptcpd".into());
     world.run(60_000);
     let log = world.log();
     assert_eq!(log.len(), 1, "{log:?}");

@@ -332,7 +332,7 @@ fn what_is_foreign_is_named_and_left_alone() {
         other_flags: 1,
     });
     kernel.routes.push(Route { table: Table(5001), ..default_via(4, "192.0.2.1", 0) });
-    kernel.other_managers.insert("mptcpd".into());
+    kernel.other_managers.push("mptcpd".into());
     let mut agent = Agent::new(two_configs());
     let wish = agent.wish(&kernel);
     let lines: Vec<String> = conflicts(&kernel, &wish).iter().map(Conflict::to_string).collect();
