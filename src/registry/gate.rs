@@ -7,11 +7,12 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Instant;
 
+use litemap::LiteMap;
 use tokio::task::AbortHandle;
 
 /// Sources of authenticated connections remembered.
@@ -29,9 +30,9 @@ pub struct Gate {
 struct Waiting {
     next: u64,
     count: usize,
-    by_source: BTreeMap<IpAddr, VecDeque<Place>>,
+    by_source: LiteMap<IpAddr, VecDeque<Place>>,
     /// Sources of authenticated connections, with the place each had last.
-    known: BTreeMap<IpAddr, u64>,
+    known: LiteMap<IpAddr, u64>,
 }
 
 struct Place {

@@ -1,7 +1,8 @@
 //! The sessions a server has given out, and which stream counters they have used up.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
+
+use litemap::LiteMap;
 
 use crate::config::keys::PublicKey;
 use crate::tunnel::session::{ServerSession, SessionId};
@@ -20,7 +21,7 @@ pub struct Session {
 /// All sessions by id.
 #[derive(Default)]
 pub struct Sessions {
-    by_id: BTreeMap<SessionId, Session>,
+    by_id: LiteMap<SessionId, Session>,
 }
 
 impl Sessions {
