@@ -11,6 +11,7 @@ pub mod message;
 mod plain;
 mod pool;
 mod sealed;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::os::socket::{self, CongestionControl};
 use crate::status::RateMeter;
 use losses::Losses;
+use window::Window;
 
 /// Bytes a direction may move before it lets other streams have their turn.
 const TURN: usize = 256 * 1024;
@@ -78,6 +80,11 @@ impl Counters {
         let mut rates = self.rates.borrow_mut();
         rates.to_tunnel.sample(now, self.to_tunnel());
         rates.to_lan.sample(now, self.to_lan());
+    }
+
+    /// Bits a second in both directions, at the last sample.
+    pub fn bps(&self) -> u64 {
+        self.to_tunnel_bps().saturating_add(self.to_lan_bps())
     }
 
     /// Bits a second from the LAN side into the tunnel, at the last sample.
@@ -225,13 +232,15 @@ fn unless_blocked(read: io::Result<usize>) -> io::Result<Option<usize>> {
 /// What the two directions of a relay share.
 struct Progress<'a> {
     counters: &'a Counters,
+    window: Window<'a>,
     last: Cell<Instant>,
     failed: Cell<Option<Side>>,
 }
 
 impl<'a> Progress<'a> {
-    fn new(counters: &'a Counters) -> Progress<'a> {
-        Progress { counters, last: Cell::new(Instant::now()), failed: Cell::new(None) }
+    fn new(counters: &'a Counters, tunnel: &'a TcpStream) -> Progress<'a> {
+        let (window, last) = (Window::of(tunnel), Cell::new(Instant::now()));
+        Progress { counters, window, last, failed: Cell::new(None) }
     }
 
     /// Counts payload that was written to a side.
@@ -241,6 +250,9 @@ impl<'a> Progress<'a> {
             Side::Tunnel => &self.counters.to_tunnel,
         };
         counter.set(counter.get().saturating_add(bytes as u64));
+        if to == Side::Lan {
+            self.window.received(bytes);
+        }
         self.last.set(Instant::now());
     }
 

@@ -25,7 +25,7 @@ pub async fn plain(
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
-    let progress = Progress::new(counters);
+    let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
     let to_tunnel = copy(lan_end, tunnel_end, &progress);

@@ -36,7 +36,7 @@ pub async fn sealed(
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
-    let progress = Progress::new(counters);
+    let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
     let mut outbound = Outbound { tunnel: tunnel_end, sealer, torn: false };

@@ -14,8 +14,8 @@ pub use accept::Acceptor;
 pub use info::{Subflow, is_mptcp, segment_size, subflows};
 pub use pipe::Pipe;
 pub use stream::{
-    CongestionControl, abort, broken, mptcp_connect, mptcp_listen, set_congestion_control,
-    shutdown_write, tcp_connect, tcp_connect_over, tproxy_listen,
+    CongestionControl, abort, broken, grow_receive_window, mptcp_connect, mptcp_listen,
+    set_congestion_control, shutdown_write, tcp_connect, tcp_connect_over, tproxy_listen,
 };
 pub use udp::{Datagram, UdpServer, forbid_fragments, path_mtu, report_unreachable, udp_socket};
 

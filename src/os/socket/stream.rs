@@ -41,6 +41,22 @@ pub fn set_congestion_control(stream: impl AsFd, control: CongestionControl) -> 
     SockRef::from(&stream).set_tcp_congestion(name)
 }
 
+/// Enlarges a connection's receive buffer so that its window can be `bytes`, half of the most in
+/// `tcp_rmem` at most; the kernel goes on adapting it. It does nothing before Linux 6.11.
+///
+/// The way to that is `SO_RCVLOWAT`, for which the kernel makes room (`mptcp_set_rcvlowat`);
+/// `SO_RCVBUF` would end the adapting.
+///
+/// # Errors
+/// When the connection has ended.
+pub fn grow_receive_window(stream: impl AsFd, bytes: u64) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    for least in [bytes, 1] {
+        sys::set_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, least)?;
+    }
+    Ok(())
+}
+
 /// Opens an MPTCP connection to `remote`, without Nagle's delay and with keepalive.
 ///
 /// The first subflow leaves from the address `bind` and through `device`; later subflows are the

@@ -350,3 +350,18 @@ fn the_file_limit_is_raised_to_the_hard_one() {
     assert_eq!(raise_file_limit().unwrap(), hard);
     assert_eq!(getrlimit(Resource::Nofile).current, hard);
 }
+
+#[test]
+fn a_receive_window_grows_and_data_are_told_as_before() {
+    block_on(async {
+        let (client, mut server) = tcp_pair().await;
+        let buffer = || socket2::SockRef::from(&client).recv_buffer_size().unwrap();
+        let before = buffer();
+        grow_receive_window(&client, 1 << 20).unwrap();
+        assert!(buffer() > before.max(1 << 20), "{before} has become {}", buffer());
+        grow_receive_window(&client, u64::MAX).unwrap();
+        server.write_all(b"x").await.unwrap();
+        client.readable().await.unwrap();
+        assert_eq!(client.try_read(&mut [0; 8]).unwrap(), 1);
+    });
+}
