@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 
 use crate::config::agent::{QuotaAction, Role};
-use crate::floor::Far;
+use crate::floor::Burden;
 use crate::health::{Health, State};
 use crate::net::{Family, MAX_ENDPOINTS};
 use crate::quota::Cap;
@@ -52,8 +52,8 @@ pub enum Reason {
     Saturated,
     /// Its quota is reached: it stands by, or is switched off.
     Capped(Cap),
-    /// A bond uplink far behind another one.
-    Far(Far),
+    /// A bond uplink that slows another one down, or may.
+    Burden(Burden),
     /// An uplink that stood by, while no bond uplink is live.
     TookOver,
     /// Its probes are not answered, but nor are those of any other uplink.
@@ -88,7 +88,7 @@ impl fmt::Display for Reason {
             Reason::Overflow => f.write_str("stands by until the bond uplinks are saturated"),
             Reason::Saturated => f.write_str("the bond uplinks are saturated"),
             Reason::Capped(cap) => cap.fmt(f),
-            Reason::Far(far) => far.fmt(f),
+            Reason::Burden(burden) => burden.fmt(f),
             Reason::TookOver => f.write_str("no bond uplink is live"),
             Reason::ServerSilent => f.write_str("the server answers on no uplink"),
             Reason::Unanswered(time) if time.as_secs() == 0 => f.write_str("probes unanswered"),
@@ -128,8 +128,8 @@ pub struct Failover {
     caps: LiteMap<String, Cap>,
     /// Whether the bond uplinks are saturated.
     saturated: bool,
-    /// Bond uplinks that stand by, by slot.
-    far: LiteMap<u8, Far>,
+    /// Bond uplinks that stand by for others, by slot.
+    burdens: LiteMap<u8, Burden>,
     silent: bool,
     returned: Option<Instant>,
 }
@@ -151,9 +151,9 @@ impl Failover {
         self.saturated = saturated;
     }
 
-    /// Takes note of the bond uplinks that stand by for nearer ones, by slot.
-    pub fn set_far(&mut self, far: LiteMap<u8, Far>) {
-        self.far = far;
+    /// Takes note of the bond uplinks that stand by for better ones, by slot.
+    pub fn set_burdens(&mut self, burdens: LiteMap<u8, Burden>) {
+        self.burdens = burdens;
     }
 
     /// Whether an uplink is switched off because its quota is reached.
@@ -167,14 +167,16 @@ impl Failover {
     }
 
     /// The role to go by, and why if it is not the configured one: a quota that is reached takes
-    /// the place of any role but `off`; a bond uplink that is far behind stands by.
+    /// the place of any role but `off`; a bond uplink that slows others down stands by.
     fn role_and_cause(&self, uplink: &Uplink) -> (Role, Option<Reason>) {
-        match (self.caps.get(&uplink.name), self.far.get(&uplink.slot)) {
+        match (self.caps.get(&uplink.name), self.burdens.get(&uplink.slot)) {
             (Some(cap), _) if uplink.role != Role::Off => match cap.quota.action {
                 QuotaAction::Backup => (Role::Backup, Some(Reason::Capped(*cap))),
                 QuotaAction::Off => (Role::Off, Some(Reason::Capped(*cap))),
             },
-            (_, Some(far)) if uplink.role == Role::Bond => (Role::Backup, Some(Reason::Far(*far))),
+            (_, Some(burden)) if uplink.role == Role::Bond => {
+                (Role::Backup, Some(Reason::Burden(*burden)))
+            }
             _ => (uplink.role, None),
         }
     }

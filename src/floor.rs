@@ -1,10 +1,15 @@
-//! Never slower than the best uplinks alone: an uplink far behind the others has to earn its place.
+//! Never slower than the best uplinks alone: an uplink that may slow the others down has to earn its
+//! place.
 //!
 //! Data arrive in order, so all of them wait for what went over the longest path. A far uplink can
 //! make a bond much slower than the near ones are alone, or faster, if it is fat: 5 Mbit/s at 300 ms
 //! beside 100 Mbit/s at 10 ms leave 20 Mbit/s, 100 Mbit/s at 300 ms beside 10 Mbit/s are a gain. Which
 //! it is shows only under load. So a far uplink stands by until the others carry a steady load, is
 //! tried then, and stays if the bond became faster.
+//!
+//! So do all wait for what is lost and sent again. A thin uplink that loses packets costs a fast one
+//! more than it adds: 20 Mbit/s with one per cent of loss take a tenth from 300 Mbit/s. Under a steady
+//! load it is seen what the others do without it, and it comes back if that was less.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,29 +38,52 @@ const FIRST_VERDICT: Duration = Duration::from_secs(4 * 60);
 const LAST_VERDICT: Duration = Duration::from_secs(64 * 60);
 /// A load this many percent of the one tried with is tried again at once: more may be of use.
 const MORE_LOAD_PERCENT: u64 = 150;
+/// An uplink is thin when it carries less than one in so many bits.
+const THIN: u64 = 8;
+/// It is lossy when it lost so many segments in each of the last seconds.
+const LOST: u64 = 3;
 
 /// Why an uplink stands by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Far {
-    /// Its RTT.
-    pub rtt: Duration,
-    /// The least of the others.
-    pub least: Duration,
+pub struct Burden {
+    /// What may slow the others down.
+    pub kind: BurdenKind,
     /// Whether it has made the bond slower, or no faster, and when it is tried again; `None` before
     /// the first trial.
     pub again: Option<Duration>,
 }
 
-impl fmt::Display for Far {
+/// What may slow the other uplinks down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BurdenKind {
+    /// Its round trip takes much longer.
+    Far {
+        /// Its RTT.
+        rtt: Duration,
+        /// The least of the others.
+        least: Duration,
+    },
+    /// It loses packets and carries little.
+    Lossy,
+}
+
+impl fmt::Display for Burden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Far { rtt, least, again } = self;
-        let behind = format!("{} ms behind {} ms", rtt.as_millis(), least.as_millis());
-        match again {
-            None => write!(f, "may make the bond slower: {behind}; tried under the next load"),
-            Some(again) => {
-                let minutes = again.as_secs().div_ceil(60);
-                write!(f, "makes the bond no faster: {behind}; tried again in {minutes} min")
+        let minutes = self.again.map(|again| again.as_secs().div_ceil(60));
+        f.write_str(match minutes {
+            None => "may make the bond slower: ",
+            Some(_) => "makes the bond no faster: ",
+        })?;
+        match self.kind {
+            BurdenKind::Far { rtt, least } => {
+                write!(f, "{} ms behind {} ms", rtt.as_millis(), least.as_millis())?;
             }
+            BurdenKind::Lossy => f.write_str("it carries little and loses packets")?,
+        }
+        match (minutes, self.kind) {
+            (Some(minutes), _) => write!(f, "; tried again in {minutes} min"),
+            (None, BurdenKind::Far { .. }) => f.write_str("; tried under the next load"),
+            (None, BurdenKind::Lossy) => f.write_str("; trying without it"),
         }
     }
 }
@@ -71,22 +99,24 @@ enum Place {
     Judged { until: Instant, earned: bool },
 }
 
-/// What is known of an uplink that is, or was, far.
+/// What is known of an uplink that is, or was, a burden.
 #[derive(Clone, Debug)]
 struct Candidate {
+    kind: BurdenKind,
     place: Place,
     /// The rate without it, at its last trial, in bits a second.
     without: u64,
     /// How long the next verdict holds.
     holds: Duration,
-    rtt: Duration,
-    least: Duration,
 }
 
-/// Decides which far uplinks stand by; learns from the rates while one is tried.
+/// Decides which uplinks stand by that may slow the others down; learns from the rates while one is
+/// tried.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
     candidates: LiteMap<u8, Candidate>,
+    /// For how many seconds in a row an uplink has been thin and lossy, by slot.
+    lossy: LiteMap<u8, usize>,
     /// Rates of all uplinks together in bits a second, a second each, the newest last.
     rates: VecDeque<u64>,
 }
@@ -97,18 +127,38 @@ impl Floor {
     pub fn set_rtts(&mut self, rtts: &LiteMap<u8, Duration>) {
         let least = rtts.values().min().copied().unwrap_or_default();
         let is_far = |rtt: Duration| rtt >= least * FAR_TIMES && rtt >= least + FAR_BEHIND;
-        self.candidates.retain(|slot, _| rtts.get(slot).is_none_or(|rtt| is_far(*rtt)));
+        self.candidates.retain(|slot, candidate| {
+            candidate.kind == BurdenKind::Lossy || rtts.get(slot).is_none_or(|rtt| is_far(*rtt))
+        });
         for (&slot, &rtt) in rtts.iter().filter(|(_, rtt)| is_far(**rtt)) {
-            let new =
-                || Candidate { place: Place::New, without: 0, holds: FIRST_VERDICT, rtt, least };
-            let candidate = self.candidates.entry(slot).or_insert_with(new);
-            (candidate.rtt, candidate.least) = (rtt, least);
+            let kind = BurdenKind::Far { rtt, least };
+            let candidate =
+                self.candidates.entry(slot).or_insert_with(|| Candidate::new(kind, Place::New));
+            candidate.kind = kind;
         }
     }
 
-    /// Takes the rate of all uplinks together, both directions added, in bits a second; to be
-    /// called once a second.
-    pub fn on_rate(&mut self, rate: u64, now: Instant) {
+    /// Takes the rates of the uplinks, both directions added, in bits a second, and the segments that
+    /// each of them lost, by slot; to be called once a second.
+    pub fn on_second(&mut self, rates: &LiteMap<u8, u64>, lost: &LiteMap<u8, u64>, now: Instant) {
+        let total = rates.values().sum();
+        for (&slot, &rate) in rates {
+            let lost = lost.get(&slot).copied().unwrap_or_default();
+            let is_lossy = lost >= LOST && rate < total / THIN;
+            let seconds = self.lossy.entry(slot).or_default();
+            *seconds = if is_lossy { seconds.saturating_add(1) } else { 0 };
+            if *seconds >= STEADY_SECONDS {
+                // It is in use, and whether it should be is to be seen.
+                let place = Place::Judged { until: now, earned: true };
+                self.candidates
+                    .entry(slot)
+                    .or_insert_with(|| Candidate::new(BurdenKind::Lossy, place));
+            }
+        }
+        self.on_rate(total, now);
+    }
+
+    fn on_rate(&mut self, rate: u64, now: Instant) {
         if self.rates.len() == STEADY_SECONDS {
             self.rates.pop_front();
         }
@@ -125,7 +175,11 @@ impl Floor {
             }
         }
         let Some(load) = load.filter(|_| !tried) else { return };
-        let due = |it: &(&u8, &mut Candidate)| it.1.is_due(load, now);
+        let lossy = |slot: &u8| self.lossy.get(slot).is_some_and(|row| *row >= STEADY_SECONDS);
+        let due = |(slot, candidate): &(&u8, &mut Candidate)| {
+            let burdens = candidate.kind != BurdenKind::Lossy || lossy(slot);
+            candidate.is_due(load, burdens, now)
+        };
         if let Some((_, candidate)) = self.candidates.iter_mut().find(due) {
             candidate.begin(load, now);
             self.rates.clear();
@@ -133,7 +187,7 @@ impl Floor {
     }
 
     /// The uplinks that stand by, and why.
-    pub fn standing_by(&self, now: Instant) -> LiteMap<u8, Far> {
+    pub fn standing_by(&self, now: Instant) -> LiteMap<u8, Burden> {
         let standing = self.candidates.iter().filter_map(|(&slot, candidate)| {
             let again = match candidate.place {
                 Place::New => None,
@@ -142,7 +196,7 @@ impl Floor {
                 }
                 _ => return None,
             };
-            Some((slot, Far { rtt: candidate.rtt, least: candidate.least, again }))
+            Some((slot, Burden { kind: candidate.kind, again }))
         });
         standing.collect()
     }
@@ -157,12 +211,17 @@ impl Floor {
 }
 
 impl Candidate {
-    /// Whether it is time to try it, or to see what the others do without it.
-    fn is_due(&self, load: u64, now: Instant) -> bool {
+    fn new(kind: BurdenKind, place: Place) -> Candidate {
+        Candidate { kind, place, without: 0, holds: FIRST_VERDICT }
+    }
+
+    /// Whether it is time to try it or, while it still is a burden, to see what the others do
+    /// without it.
+    fn is_due(&self, load: u64, burdens: bool, now: Instant) -> bool {
         match self.place {
             Place::New => true,
             Place::Trial(_) => false,
-            Place::Judged { until, earned: true } => now >= until,
+            Place::Judged { until, earned: true } => burdens && now >= until,
             Place::Judged { until, earned: false } => {
                 now >= until || load >= self.without.saturating_mul(MORE_LOAD_PERCENT) / 100
             }
@@ -236,13 +295,20 @@ mod tests {
             self.floor.standing_by(self.now)[&1].to_string()
         }
 
+        /// A second with these rates in Mbit/s and so many segments lost on uplink 1.
+        fn second(&mut self, rates: [u64; 2], lost: u64) {
+            let rates = (0..).zip(rates.map(|rate| rate * MBIT));
+            let lost = LiteMap::from_iter([(1, lost)]);
+            self.floor.on_second(&rates.collect(), &lost, self.now);
+        }
+
         /// Some seconds at the rate that the bond has with uplink 1, or without it; what becomes
         /// of uplink 1, a letter a second: `-` stands by, `+` is in use.
         fn load(&mut self, seconds: usize, without: u64, with: u64) -> String {
             let second = |test: &mut Test| {
                 let rate = if test.stands_by() { without } else { with };
                 test.now += Duration::from_secs(1);
-                test.floor.on_rate(rate * MBIT, test.now);
+                test.second([rate, 0], 0);
                 if test.stands_by() { '-' } else { '+' }
             };
             (0..seconds).map(|_| second(self)).collect()
@@ -321,6 +387,47 @@ mod tests {
             assert_eq!(test.load(1, 10, 10) + &test.load(1, 50, 50), "--");
         }
         assert_eq!(test.load(10, 0, 0), "----------");
+    }
+
+    /// Some seconds beside uplink 1, a thin one that loses packets; as [`Test::load`].
+    fn lossy_load(test: &mut Test, seconds: usize, without: u64, with: [u64; 2]) -> String {
+        let second = |test: &mut Test| {
+            let (rates, lost) = if test.stands_by() { ([without, 0], 0) } else { (with, 20) };
+            test.now += Duration::from_secs(1);
+            test.second(rates, lost);
+            if test.stands_by() { '-' } else { '+' }
+        };
+        (0..seconds).map(|_| second(test)).collect()
+    }
+
+    #[test]
+    fn a_thin_lossy_uplink_is_used_until_the_others_are_better_without() {
+        let mut test = Test::new([30, 60]);
+        assert_eq!(lossy_load(&mut test, 14, 276, [230, 18]), "++---+++------");
+        let after =
+            "makes the bond no faster: it carries little and loses packets; tried again in 4 min";
+        test.now -= Duration::from_secs(5);
+        assert_eq!(test.reason(), after);
+    }
+
+    #[test]
+    fn a_thin_lossy_uplink_that_helps_comes_back() {
+        let mut test = Test::new([30, 60]);
+        assert_eq!(lossy_load(&mut test, 14, 200, [200, 20]), "++---+++++++++");
+        // Until its verdict has to be confirmed.
+        assert_eq!(lossy_load(&mut test, 60, 200, [200, 20]), "+".repeat(60));
+        test.now += 4 * MINUTE;
+        assert_eq!(lossy_load(&mut test, 4, 200, [200, 20]), "---+");
+    }
+
+    #[test]
+    fn a_lossy_uplink_that_carries_much_or_seldom_loses_is_not_in_question() {
+        let mut test = Test::new([30, 60]);
+        assert_eq!(lossy_load(&mut test, 9, 276, [80, 18]), "+++++++++");
+        for lost in [2, 20, 20, 2, 20, 20, 2] {
+            test.second([276, 18], lost);
+            assert!(!test.stands_by());
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::uplink::Uplink;
 
 /// A new connection has this long to get its subflows.
 const SETTLED: Duration = Duration::from_secs(5);
+/// A connection that moves so many bits a second is busy.
+const BUSY: u64 = 1_000_000;
 /// Data that arrived no longer ago than this are still being sent.
 const STILL: Duration = Duration::from_millis(200);
 
@@ -30,6 +32,8 @@ pub struct Meter {
     pub rx_bytes: u64,
     /// Bytes sent since the device exists.
     pub tx_bytes: u64,
+    /// Segments that subflows of busy connections had lost when they were counted last.
+    lost: u64,
 }
 
 /// The meters of all uplinks.
@@ -52,6 +56,28 @@ impl Meters {
             rates.insert(slot, meter.rx.bps().saturating_add(meter.tx.bps()));
         }
         rates
+    }
+
+    /// Segments that busy connections have lost since the last call, by slot; to be called once a
+    /// second.
+    pub fn losses(&mut self, proxy: &Proxy, uplinks: &[Uplink]) -> LiteMap<u8, u64> {
+        let mut lost: LiteMap<u8, u64> = LiteMap::new();
+        let busy = proxy.connections().into_iter().filter(|it| it.counters.bps() >= BUSY);
+        for tunnel in busy.filter_map(|connection| connection.tunnel()) {
+            for subflow in established(&tunnel).unwrap_or_default() {
+                if let Some(slot) = slot_of(&subflow, uplinks) {
+                    *lost.entry(slot).or_default() += u64::from(subflow.retransmitted)
+                        .saturating_add(subflow.out_of_order.into());
+                }
+            }
+        }
+        for (slot, meter) in &mut self.by_slot {
+            let lost = lost.entry(*slot).or_default();
+            let before = std::mem::replace(&mut meter.lost, *lost);
+            // It is less when a connection has ended.
+            *lost = lost.saturating_sub(before);
+        }
+        lost
     }
 
     /// The counters read last, by slot.
@@ -90,12 +116,17 @@ const STALL: Duration = Duration::from_millis(800);
 pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> LiteMap<u8, Signs> {
     let mut by_slot: LiteMap<u8, Vec<Subflow>> = LiteMap::new();
     for subflow in subflows.into_iter().filter(Subflow::is_established) {
-        let address = subflow.local.ip();
-        if let Some(uplink) = uplinks.iter().find(|uplink| uplink.has_address(address)) {
-            by_slot.entry(uplink.slot).or_default().push(subflow);
+        if let Some(slot) = slot_of(&subflow, uplinks) {
+            by_slot.entry(slot).or_default().push(subflow);
         }
     }
     by_slot.into_iter().map(|(slot, subflows)| (slot, sum_up(&subflows, now))).collect()
+}
+
+/// The uplink that a subflow leaves over.
+fn slot_of(subflow: &Subflow, uplinks: &[Uplink]) -> Option<u8> {
+    let address = subflow.local.ip();
+    uplinks.iter().find(|uplink| uplink.has_address(address)).map(|uplink| uplink.slot)
 }
 
 fn sum_up(subflows: &[Subflow], now: Instant) -> Signs {

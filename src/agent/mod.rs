@@ -326,7 +326,8 @@ impl Agent {
         let now = Instant::now();
         self.proxy.measure(now);
         let rates = self.meters.measure(self.controller.uplinks(), now);
-        self.handle(Event::Rates(rates)).await;
+        let lost = self.meters.losses(&self.proxy, self.controller.uplinks());
+        self.handle(Event::Rates { rates, lost }).await;
         if self.controller.relies_on_subflows() {
             self.look_at_subflows().await;
         }

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::agent::{AgentConfig, Quota, QuotaAction, Role};
 use crate::desired::{self, LIMITS};
 use crate::failover::{Failover, InForce, Reason};
-use crate::floor::Far;
+use crate::floor::{Burden, BurdenKind};
 use crate::interception::TproxyPorts;
 use crate::net::{Family, Kernel};
 use crate::quota::{Cap, Standing};
@@ -282,15 +282,16 @@ fn cap() -> Cap {
     Cap { quota, standing: Standing { bytes: 1000, since: None, until: None } }
 }
 
-fn far() -> Far {
-    Far { rtt: Duration::from_millis(300), least: Duration::from_millis(10), again: None }
+fn far() -> Burden {
+    let (rtt, least) = (Duration::from_millis(300), Duration::from_millis(10));
+    Burden { kind: BurdenKind::Far { rtt, least }, again: None }
 }
 
 #[test]
 fn roles_explain_themselves() {
     for (in_force, reason, code, grade) in [
         // Whatever keeps a bond uplink from being used.
-        (InForce::Backup, Reason::Far(far()), "demoted", Grade::Warning),
+        (InForce::Backup, Reason::Burden(far()), "demoted", Grade::Warning),
         (InForce::Backup, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Capped(cap()), "quota_reached", Grade::Warning),
         (InForce::Unused, Reason::Unanswered(Duration::from_secs(9)), "unanswered", Grade::Failed),

@@ -456,7 +456,7 @@ fn explanation(reason: &Reason) -> (String, String) {
     let advice = match reason {
         Reason::Fault(_) | Reason::TooMany => return sentence(&reason.to_string()),
         Reason::Capped(_) => "wait, or raise option 'quota'",
-        Reason::Far(_) => "nothing to do: it is used once a trial shows that it helps",
+        Reason::Burden(_) => "nothing to do: it is used once a trial shows that it helps",
         Reason::Lossy | Reason::TooLossy | Reason::HeldDown(_) => {
             "check its cable, radio reception and modem, or ask the ISP"
         }

@@ -72,8 +72,13 @@ pub enum Event {
         /// What it found.
         opinion: Opinion,
     },
-    /// Rates of the uplinks' devices in bits a second, both directions added, by slot.
-    Rates(LiteMap<u8, u64>),
+    /// What the uplinks did in the last second, by slot.
+    Rates {
+        /// Rates of their devices in bits a second, both directions added.
+        rates: LiteMap<u8, u64>,
+        /// Segments of busy connections that they lost.
+        lost: LiteMap<u8, u64>,
+    },
     /// Packets received so far by the uplinks' devices, by slot; told every 50 ms or so while
     /// [`Controller::watches_traffic`](super::Controller::watches_traffic).
     Received(LiteMap<u8, u64>),

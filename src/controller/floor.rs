@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use litemap::LiteMap;
+
 use super::Controller;
 use super::refreshes::anew;
 use crate::failover::{Assignment, InForce, Reason};
@@ -9,8 +11,14 @@ use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
 
 impl Controller {
-    /// Has far uplinks stand by unless they make the bond faster; `rate` is that of all uplinks.
-    pub(super) fn keep_floor(&mut self, rate: u64, now: Instant) {
+    /// Has far uplinks, and thin ones that lose packets, stand by unless they make the bond faster.
+    /// Takes rates in bits a second and segments lost in the last second, by slot.
+    pub(super) fn keep_floor(
+        &mut self,
+        rates: &LiteMap<u8, u64>,
+        lost: &LiteMap<u8, u64>,
+        now: Instant,
+    ) {
         let live = self.uplinks.iter().filter(|uplink| {
             let mut assignments = self.assignments.iter();
             let assignment = assignments.find(|assignment| assignment.slot == uplink.slot);
@@ -23,8 +31,8 @@ impl Controller {
             Some((uplink.slot, health.rtt().least().filter(|_| !health.is_lossy())?))
         });
         self.floor.set_rtts(&rtts.collect());
-        self.floor.on_rate(rate, now);
-        self.failover.set_far(self.floor.standing_by(now));
+        self.floor.on_second(rates, lost, now);
+        self.failover.set_burdens(self.floor.standing_by(now));
     }
 
     /// An uplink that slows the others down is not told to stand by: its subflows are closed and made
@@ -33,7 +41,7 @@ impl Controller {
         let slows = |endpoint: &Endpoint| {
             let mut assignments = self.assignments.iter();
             assignments.any(|Assignment { slot, reason, .. }| {
-                endpoint.is_of_slot(*slot) && matches!(reason, Reason::Far(_) | Reason::TooLossy)
+                endpoint.is_of_slot(*slot) && matches!(reason, Reason::Burden(_) | Reason::TooLossy)
             })
         };
         let operations = plan.into_iter().flat_map(|operation| match operation {

@@ -165,9 +165,9 @@ impl Controller {
             Event::InternetAsked { slot, opinion } => {
                 self.on_opinion(slot, opinion, now, &mut actions);
             }
-            Event::Rates(rates) => {
+            Event::Rates { rates, lost } => {
                 self.on_rates(&rates);
-                self.keep_floor(rates.values().sum(), now);
+                self.keep_floor(&rates, &lost, now);
             }
             Event::Received(packets) => self.on_received(&packets, now),
             Event::Subflows(signs) => self.on_subflows(&signs, now),

@@ -287,3 +287,8 @@ fn foreign(kernel: &Kernel) -> (Vec<Route>, Vec<Rule>, Vec<Endpoint>) {
     endpoints.retain(|endpoint| !endpoint.is_ours());
     (routes, rules, endpoints)
 }
+
+/// Rates in bits a second, by slot; nothing was lost.
+fn rates(rates: impl IntoIterator<Item = (u8, u64)>) -> Event {
+    Event::Rates { rates: rates.into_iter().collect(), lost: LiteMap::new() }
+}

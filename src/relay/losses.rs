@@ -61,6 +61,7 @@ mod tests {
             rtt: Duration::from_millis(rtt),
             min_rtt: Duration::from_millis(40),
             retransmitted,
+            out_of_order: 0,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec, until};
+use super::lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, UplinkSpec, until};
 use super::{load, stands_by};
 
 const MS: Duration = Duration::from_millis(1);
@@ -82,4 +82,25 @@ fn a_far_uplink_that_makes_a_download_faster_stays() {
         wait_goodput(download, 1.5 * 5.0);
         assert_eq!(far(&agent.status().expect("status")), ("probes answered", true));
     });
+}
+
+#[test]
+fn a_thin_uplink_that_loses_packets_is_put_to_the_test() {
+    let lab = Lab::builder("floor")
+        .uplink(UplinkSpec::new("wan", 60).delay(15 * MS))
+        .uplink(UplinkSpec::new("wanb", 5).delay(30 * MS))
+        .build();
+    lab.uplink(1).loss(Direction::Both, 2.0);
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let download = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
+    agent.wait_status("the others are measured without the lossy uplink", |status| {
+        let (reason, in_use) = far(status);
+        reason.starts_with("may make the bond slower: it carries little") && !in_use
+    });
+    agent.wait_status("the lossy uplink is tried", |status| far(status).1);
+    wait_goodput(&download, 0.8 * PAYLOAD * 60.0);
+    assert_eq!(download.stop().corrupt_at, None);
 }

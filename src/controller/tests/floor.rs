@@ -8,9 +8,7 @@ fn load(world: &mut World, seconds: usize, both: [u64; 2], alone: u64) {
     for _ in 0..seconds {
         let used = world.in_force()[1] == InForce::Active;
         let [near, far] = if used { both } else { [alone, 0] };
-        world.tell(Event::Rates(
-            [(0, near * 1_000_000), (1, far * 1_000_000)].into_iter().collect(),
-        ));
+        world.tell(rates([(0, near * 1_000_000), (1, far * 1_000_000)]));
         world.run(1000);
     }
 }

@@ -59,7 +59,7 @@ fn an_uplink_switched_off_by_hand_is_left_alone_until_it_is_wanted_again() {
 fn probes_under_way_when_an_uplink_is_switched_off_are_not_held_against_it() {
     let mut world = World::settled();
     world.rtt[1] = Some(2000);
-    world.tell(Event::Rates([(1, 1_000_000)].into_iter().collect()));
+    world.tell(rates([(1, 1_000_000)]));
     world.run(1000);
     want(&mut world, "wanb", Some(Role::Off));
     world.answers.clear();

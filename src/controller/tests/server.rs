@@ -6,9 +6,9 @@ use crate::failover::Reason;
 
 #[test]
 fn a_silent_server_is_not_held_against_the_uplinks() {
-    for rates in [vec![], vec![(0, 1_000_000)], vec![(0, 1_000_000), (1, 1_000_000)]] {
+    for carried in [vec![], vec![(0, 1_000_000)], vec![(0, 1_000_000), (1, 1_000_000)]] {
         let mut world = World::settled();
-        world.tell(Event::Rates(rates.into_iter().collect()));
+        world.tell(rates(carried));
         world.run(4000);
         world.forget();
         (world.rtt, world.control) = ([None; 2], false);

@@ -33,7 +33,7 @@ fn a_start_configures_the_kernel_and_a_session_starts_probes() {
 #[test]
 fn each_probe_due_is_sent_once() {
     let mut world = World::settled();
-    world.tell(Event::Rates([(0, 1_000_000), (1, 1_000_000)].into_iter().collect()));
+    world.tell(rates([(0, 1_000_000), (1, 1_000_000)]));
     world.run(10_000);
     assert!((78..=84).contains(&world.probes), "every 250 ms on both: {}", world.probes);
 }
@@ -42,8 +42,8 @@ fn each_probe_due_is_sent_once() {
 fn a_silent_uplink_loses_its_endpoint_and_nothing_else_changes() {
     for active in [true, false] {
         let mut world = World::settled();
-        let rates = if active { vec![(0, 1_000_000)] } else { vec![] };
-        world.tell(Event::Rates(rates.into_iter().collect()));
+        let carried = if active { vec![(0, 1_000_000)] } else { vec![] };
+        world.tell(rates(carried));
         world.run(5000);
         world.forget();
         world.rtt[0] = None;
@@ -69,7 +69,7 @@ fn a_silent_uplink_loses_its_endpoint_and_nothing_else_changes() {
 #[test]
 fn the_first_loss_has_the_other_uplinks_probed_at_once() {
     let mut world = World::settled();
-    world.tell(Event::Rates([(0, 1_000_000)].into_iter().collect()));
+    world.tell(rates([(0, 1_000_000)]));
     world.run(4000);
     // Let the idle uplink's last probe be recent, so that its next is nearly two seconds away.
     let answered = |world: &World| world.controller.health(1).unwrap().last_reply();
@@ -191,7 +191,7 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
 #[test]
 fn an_uplink_over_which_the_server_still_sends_is_demoted_again_and_then_made_anew() {
     let mut world = World::settled();
-    world.tell(Event::Rates([(0, 8_000_000), (1, 8_000_000)].into_iter().collect()));
+    world.tell(rates([(0, 8_000_000), (1, 8_000_000)]));
     assert_eq!(world.controller.busy_standbys(), []);
     world.tell(Event::RoleWanted { uplink: "wanb".into(), role: Some(Role::Backup) });
     assert_eq!(world.controller.busy_standbys(), [(1, address("192.0.2.20"))]);

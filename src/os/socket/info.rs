@@ -26,13 +26,14 @@ const ADDRESS_SIZE: usize = 128;
 const SUBFLOW_INFO_SIZE: usize = 8 + 2 * ADDRESS_SIZE;
 /// As much of `struct tcp_info` as is asked for, and where its fields are; `tcpi_state` is its first
 /// byte.
-const TCP_INFO_SIZE: usize = 152;
+const TCP_INFO_SIZE: usize = 228;
 const UNACKED: usize = 24;
 const LAST_DATA_RECEIVED: usize = 52;
 const LAST_ACK_RECEIVED: usize = 56;
 const RTT: usize = 68;
 const RETRANSMITTED: usize = 100;
 const MIN_RTT: usize = 148;
+const OUT_OF_ORDER: usize = 224;
 /// `sizeof(struct mptcp_subflow_data)`, the header of the older two options.
 const SUBFLOW_DATA_SIZE: usize = 16;
 
@@ -57,6 +58,8 @@ pub struct Subflow {
     pub min_rtt: Duration,
     /// Segments sent again since the subflow exists.
     pub retransmitted: u32,
+    /// Segments received out of order since then: those after one that was lost (Linux 5.4).
+    pub out_of_order: u32,
 }
 
 impl Subflow {
@@ -187,6 +190,7 @@ fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
         rtt: Duration::from_micros(field(RTT).into()),
         min_rtt: Duration::from_micros(field(MIN_RTT).into()),
         retransmitted: field(RETRANSMITTED),
+        out_of_order: field(OUT_OF_ORDER),
     })
 }
 
