@@ -1,6 +1,7 @@
 //! The kernel as the agent meets it: a fresh dump, one operation at a time, and hints to look again.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -182,7 +183,9 @@ fn other_managers() -> Vec<String> {
     else {
         return found;
     };
-    for process in processes.flatten().map(|entry| entry.path()) {
+    let is_number = |name: &OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let processes = processes.flatten().filter(|entry| is_number(&entry.file_name()));
+    for process in processes.map(|entry| entry.path()) {
         let Ok(name) = std::fs::read_to_string(process.join("comm")) else { continue };
         let name = name.trim_end();
         let theirs = || std::fs::read_link(process.join("ns/net"));
@@ -271,18 +274,18 @@ impl Watch {
             }
             let received = tokio::select! {
                 datagram = self.route.next() => datagram.map(|datagram| {
-                    for change in messages(&datagram).filter_map(|m| route_change(m.kind)) {
+                    for change in messages(datagram).filter_map(|m| route_change(m.kind)) {
                         if !self.waiting.contains(&change) {
                             self.waiting.push_back(change);
                         }
                     }
                 }),
-                datagram = next(self.path_manager.as_ref()) => datagram.map(|datagram| {
+                datagram = next(self.path_manager.as_mut()) => datagram.map(|datagram| {
                     self.waiting
-                        .extend(path_manager::events(&datagram).map(Change::PathManager));
+                        .extend(path_manager::events(datagram).map(Change::PathManager));
                 }),
-                datagram = next(self.nft.as_ref()) => datagram.map(|datagram| {
-                    self.waiting.extend(nft::concerns_us(&datagram).then_some(Change::Nft));
+                datagram = next(self.nft.as_mut()) => datagram.map(|datagram| {
+                    self.waiting.extend(nft::concerns_us(datagram).then_some(Change::Nft));
                 }),
             };
             if let Err(error) = received {
@@ -296,7 +299,7 @@ impl Watch {
 }
 
 /// The next datagram; never, where there is no socket.
-async fn next(listener: Option<&Listener>) -> io::Result<Vec<u8>> {
+async fn next(listener: Option<&mut Listener>) -> io::Result<&[u8]> {
     match listener {
         Some(listener) => listener.next().await,
         None => std::future::pending().await,

@@ -113,13 +113,13 @@ impl Nft {
 
     /// Whether the table may have changed since the last call. The kernel announces within the
     /// commit, so no change made before this call is missed.
-    fn changed(&self) -> bool {
-        let Some(listener) = &self.listener else { return true };
+    fn changed(&mut self) -> bool {
+        let Some(listener) = &mut self.listener else { return true };
         let mut changed = false;
         loop {
             match listener.waiting() {
                 Ok(None) => return changed,
-                Ok(Some(datagram)) => changed |= concerns_us(&datagram),
+                Ok(Some(datagram)) => changed |= concerns_us(datagram),
                 // Announcements were lost; the next read goes on behind them.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
                 Err(_) => return true,

@@ -15,10 +15,16 @@ const DATAGRAM: usize = 64 * 1024;
 /// Times an interrupted dump is begun anew before giving up.
 const DUMP_ATTEMPTS: usize = 8;
 
+/// Memory for one datagram; it is kept, as those who wait for news are asked again and again.
+fn buffer() -> Vec<u8> {
+    Vec::with_capacity(DATAGRAM)
+}
+
 /// A socket that asks the kernel one question at a time.
 pub struct Requester {
     protocol: isize,
     socket: TokioSocket,
+    datagram: Vec<u8>,
     sequence: u32,
     /// A request was dropped before its answer was read.
     unread: bool,
@@ -33,7 +39,7 @@ impl Requester {
         // Explanations in errors are a nicety that kernels before 4.12 lack.
         let _ = socket.socket_ref().set_ext_ack(true);
         let _ = socket.socket_ref().set_cap_ack(true);
-        Ok(Requester { protocol, socket, sequence: 0, unread: false })
+        Ok(Requester { protocol, socket, datagram: buffer(), sequence: 0, unread: false })
     }
 
     /// Sends a request and reads the whole answer. A dump during which objects changed is begun
@@ -65,10 +71,10 @@ impl Requester {
         let mut replies = Replies::default();
         let mut interrupted = false;
         loop {
-            let mut datagram = Vec::with_capacity(DATAGRAM);
-            self.socket.recv(&mut datagram).await?;
+            self.datagram.clear();
+            self.socket.recv(&mut self.datagram).await?;
             let mut end = None;
-            for message in messages(&datagram).filter(|m| m.sequence == self.sequence) {
+            for message in messages(&self.datagram).filter(|m| m.sequence == self.sequence) {
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 match message.kind {
                     ERROR => end = Some(acknowledgement(&message)),
@@ -76,7 +82,7 @@ impl Requester {
                     _ => {}
                 }
             }
-            replies.0.append(&mut datagram);
+            replies.0.extend_from_slice(&self.datagram);
             if let Some(end) = end {
                 self.unread = false;
                 end?;
@@ -87,7 +93,10 @@ impl Requester {
 }
 
 /// A socket that hears what the kernel announces to groups.
-pub struct Listener(TokioSocket);
+pub struct Listener {
+    socket: TokioSocket,
+    datagram: Vec<u8>,
+}
 
 impl Listener {
     /// A socket of a netlink protocol that has joined these groups.
@@ -102,27 +111,27 @@ impl Listener {
             socket.socket_ref(),
             1024 * 1024,
         );
-        Ok(Listener(socket))
+        Ok(Listener { socket, datagram: buffer() })
     }
 
     /// The next datagram, to be read with [`messages`]. Cancel safe.
     ///
     /// # Errors
     /// `ENOBUFS` when announcements were lost.
-    pub async fn next(&self) -> io::Result<Vec<u8>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        self.0.recv(&mut datagram).await?;
-        Ok(datagram)
+    pub async fn next(&mut self) -> io::Result<&[u8]> {
+        self.datagram.clear();
+        self.socket.recv(&mut self.datagram).await?;
+        Ok(&self.datagram)
     }
 
     /// The next datagram, if one waits already.
     ///
     /// # Errors
     /// `ENOBUFS` when announcements were lost.
-    pub fn waiting(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        match self.0.socket_ref().recv(&mut datagram, 0) {
-            Ok(_) => Ok(Some(datagram)),
+    pub fn waiting(&mut self) -> io::Result<Option<&[u8]>> {
+        self.datagram.clear();
+        match self.socket.socket_ref().recv(&mut self.datagram, 0) {
+            Ok(_) => Ok(Some(&self.datagram)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
