@@ -28,6 +28,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::os::socket::{self, CongestionControl};
@@ -234,13 +235,15 @@ struct Progress<'a> {
     counters: &'a Counters,
     window: Window<'a>,
     last: Cell<Instant>,
+    /// Told whenever payload was moved.
+    moves: Notify,
     failed: Cell<Option<Side>>,
 }
 
 impl<'a> Progress<'a> {
     fn new(counters: &'a Counters, tunnel: &'a TcpStream) -> Progress<'a> {
         let (window, last) = (Window::of(tunnel), Cell::new(Instant::now()));
-        Progress { counters, window, last, failed: Cell::new(None) }
+        Progress { counters, window, last, moves: Notify::new(), failed: Cell::new(None) }
     }
 
     /// Counts payload that was written to a side.
@@ -254,6 +257,7 @@ impl<'a> Progress<'a> {
             self.window.received(bytes);
         }
         self.last.set(Instant::now());
+        self.moves.notify_waiters();
     }
 
     /// Whether a stream that ends really ends: after it broke, its end means nothing.
@@ -285,7 +289,8 @@ impl<'a> Progress<'a> {
 ///
 /// When the last subflow of an MPTCP connection is closed and others join later, Linux (through 6.18)
 /// marks all data as unsent: its retransmission timer then finds nothing to repeat, and what is unsent
-/// waits for the next write, which may never come. Setting TCP_NODELAY again sends it.
+/// waits for the next write, which may never come. Setting TCP_NODELAY again sends it. Where all is
+/// delivered there is nothing to send, and no timer runs.
 ///
 /// The same rhythm serves to look at the subflows' losses.
 async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
@@ -298,6 +303,10 @@ async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
         if active && losses.are_random(&socket::subflows(tunnel).unwrap_or_default()) {
             // A kernel without BBR goes on as before.
             let _ = socket::set_congestion_control(tunnel, CongestionControl::Bbr);
+        }
+        // Plain TCP, which cannot say so, sends again by itself.
+        if socket::is_delivered(tunnel).unwrap_or(true) {
+            progress.moves.notified().await;
         }
     }
 }

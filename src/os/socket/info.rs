@@ -17,6 +17,11 @@ pub(super) const MPTCP_FULL_INFO: i32 = 4;
 /// In `linux/tcp.h`; Linux 6.1 does not have it.
 const TCP_IS_MPTCP: i32 = 43;
 
+/// Where fields of `struct mptcp_info` are.
+const FLAGS: usize = 8;
+const WRITE_SEQUENCE: usize = 16;
+const SEND_UNACKNOWLEDGED: usize = 24;
+
 /// Subflows reported of one connection; the kernel allows 8 additional ones up to Linux 7.1.
 const MAX_SUBFLOWS: usize = 16;
 /// `sizeof(struct __kernel_sockaddr_storage)`.
@@ -90,7 +95,6 @@ pub fn is_mptcp(socket: impl AsFd) -> io::Result<bool> {
 
 /// The same by `MPTCP_INFO` (Linux 5.16), which a connection without MPTCP does not have.
 pub(super) fn is_mptcp_by_info(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    const FLAGS: usize = 8;
     const FALLBACK: u32 = 1;
     let mut info = [0; 16];
     match sys::option(socket, SOL_MPTCP, MPTCP_INFO, &mut info) {
@@ -98,6 +102,17 @@ pub(super) fn is_mptcp_by_info(socket: BorrowedFd<'_>) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the peer's MPTCP has acknowledged all that was written to a connection, by `MPTCP_INFO`.
+///
+/// # Errors
+/// Those of `getsockopt(2)`, for instance on a connection that is not MPTCP.
+pub fn is_delivered(socket: impl AsFd) -> io::Result<bool> {
+    let mut info = [0; 32];
+    sys::option(socket.as_fd(), SOL_MPTCP, MPTCP_INFO, &mut info)?;
+    let sequence = |offset| Fields(&info).u64(offset);
+    Ok(sequence(WRITE_SEQUENCE) == sequence(SEND_UNACKNOWLEDGED))
 }
 
 /// The subflows of a connection, at most 16; none after a fallback to plain TCP.
@@ -221,7 +236,14 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn u32(&self, offset: usize) -> u32 {
-        let bytes = self.0.get(offset..).and_then(|bytes| bytes.first_chunk());
-        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        self.bytes(offset).map_or(0, u32::from_ne_bytes)
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        self.bytes(offset).map_or(0, u64::from_ne_bytes)
+    }
+
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
     }
 }
