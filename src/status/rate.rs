@@ -30,6 +30,11 @@ impl RateMeter {
             return;
         }
         self.last = Some((now, bytes));
+        // Most connections are idle, and the average takes long to compute where there is no FPU.
+        if bytes == before && self.bps() == 0 {
+            self.bits_per_second = Some(0.0);
+            return;
+        }
         let seconds = elapsed.as_secs_f64();
         let current = bytes.saturating_sub(before) as f64 * 8.0 / seconds;
         self.bits_per_second = Some(match self.bits_per_second {
