@@ -14,10 +14,13 @@ use crate::proxy::{Connection, Proxy};
 use crate::status::RateMeter;
 use crate::uplink::Uplink;
 
-/// A new connection has this long to get its subflows.
+/// A new connection has this long to get its subflows; while any may be missing, all connections are
+/// searched this often.
 const SETTLED: Duration = Duration::from_secs(5);
 /// A connection that moves so many bits a second is busy.
 const BUSY: u64 = 1_000_000;
+/// How often they are searched without a reason.
+const UNPROVOKED: Duration = Duration::from_secs(120);
 /// Data that arrived no longer ago than this are still being sent.
 const STILL: Duration = Duration::from_millis(200);
 
@@ -40,6 +43,7 @@ pub struct Meter {
 #[derive(Default)]
 pub struct Meters {
     by_slot: LiteMap<u8, Meter>,
+    standbys_used: bool,
 }
 
 impl Meters {
@@ -85,6 +89,14 @@ impl Meters {
         let counters =
             |meter: &Meter| Counters { rx_bytes: meter.rx_bytes, tx_bytes: meter.tx_bytes };
         self.by_slot.iter().map(|(slot, meter)| (*slot, counters(meter))).collect()
+    }
+
+    /// Slots of those uplinks that stand by over which data of a connection still arrive, although it
+    /// has a subflow elsewhere; `None` where there are none, as the last time.
+    pub fn standbys_used(&mut self, proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Option<Vec<u8>> {
+        let used = used_standbys(proxy, standbys);
+        let before = std::mem::replace(&mut self.standbys_used, !used.is_empty());
+        (before || self.standbys_used).then_some(used)
     }
 
     /// The meter of the uplink with this slot.
@@ -156,21 +168,56 @@ pub fn subflow_addresses(connection: &Connection) -> Option<Vec<IpAddr>> {
     Some(established(&tunnel)?.iter().map(|subflow| subflow.local.ip()).collect())
 }
 
-/// Slots of the expected subflows that a settled connection lacks.
-pub fn missing_subflows(proxy: &Proxy, expected: &[(u8, IpAddr)], now: Instant) -> Vec<u8> {
-    if expected.is_empty() {
-        return Vec::new();
+/// Searches connections for subflows that are missing. That costs a system call for each, so it is
+/// done after what may make one missing alone, and now and then besides.
+#[derive(Default)]
+pub struct SubflowSearch {
+    expected: Vec<(u8, IpAddr)>,
+    found: bool,
+    searched: Option<Instant>,
+    suspected: Option<Instant>,
+}
+
+impl SubflowSearch {
+    /// Connections or subflows came or went.
+    pub fn suspect(&mut self, now: Instant) {
+        self.suspected = Some(now);
     }
-    let mut missing = Vec::new();
-    for connection in proxy.connections() {
-        if now.saturating_duration_since(connection.since) <= SETTLED {
-            continue;
+
+    /// Slots of the expected subflows that a settled connection lacks; `None` where the last search
+    /// still holds.
+    pub fn missing(
+        &mut self,
+        proxy: &Proxy,
+        expected: Vec<(u8, IpAddr)>,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        if !self.is_due(&expected, now) {
+            return None;
         }
-        missing.extend(lacks(&subflow_addresses(&connection).unwrap_or_default(), expected));
+        let mut missing = Vec::new();
+        for connection in proxy.connections() {
+            let settled = now.saturating_duration_since(connection.since) > SETTLED;
+            if let Some(tunnel) = connection.tunnel().filter(|_| settled && !expected.is_empty()) {
+                let subflows = established(&tunnel).unwrap_or_default();
+                let addresses: Vec<_> = subflows.iter().map(|it| it.local.ip()).collect();
+                missing.extend(lacks(&addresses, &expected));
+            }
+        }
+        let found = std::mem::replace(&mut self.found, !missing.is_empty());
+        (self.searched, self.expected) = (Some(now), expected);
+        missing.sort_unstable();
+        missing.dedup();
+        (found || self.found).then_some(missing)
     }
-    missing.sort_unstable();
-    missing.dedup();
-    missing
+
+    fn is_due(&self, expected: &[(u8, IpAddr)], now: Instant) -> bool {
+        let within = |time: Option<Instant>, limit| {
+            time.is_some_and(|time| now.saturating_duration_since(time) < limit)
+        };
+        let news = self.found || expected != self.expected || within(self.suspected, 3 * SETTLED);
+        !within(self.searched, if news { SETTLED } else { UNPROVOKED })
+    }
 }
 
 /// Slots of the expected subflows that are not among a connection's. One without any is about to
@@ -181,9 +228,7 @@ fn lacks(subflows: &[IpAddr], expected: &[(u8, IpAddr)]) -> Vec<u8> {
     of_family.filter(|(_, address)| !subflows.contains(address)).map(|(slot, _)| *slot).collect()
 }
 
-/// Slots of those uplinks that stand by over which data of a connection still arrive, although it
-/// has a subflow elsewhere.
-pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
+fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
     if standbys.is_empty() {
         return Vec::new();
     }
@@ -207,6 +252,30 @@ pub fn used_standbys(proxy: &Proxy, standbys: &[(u8, IpAddr)]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subflows_are_searched_after_news_until_none_is_missing() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let expected = [(0, IpAddr::from([192, 0, 2, 10]))];
+        let mut search = SubflowSearch::default();
+        assert!(search.is_due(&[], at(0)), "never searched");
+        search.searched = Some(at(0));
+        assert!(!search.is_due(&expected, at(4)), "not too often");
+        assert!(search.is_due(&expected, at(5)), "another subflow is expected");
+        (search.expected, search.searched) = (expected.into(), Some(at(5)));
+        assert!(!search.is_due(&expected, at(60)), "nothing happened");
+        assert!(search.is_due(&expected, at(125)), "now and then");
+        search.suspect(at(30));
+        assert!(search.is_due(&expected, at(31)));
+        search.searched = Some(at(31));
+        assert!(!search.is_due(&expected, at(35)));
+        assert!(search.is_due(&expected, at(36)), "what was new then is settled now");
+        search.searched = Some(at(41));
+        assert!(!search.is_due(&expected, at(46)));
+        search.found = true;
+        assert!(search.is_due(&expected, at(46)), "until none is missing");
+    }
 
     #[test]
     fn a_connection_lacks_subflows_of_its_own_family_only() {

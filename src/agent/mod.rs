@@ -42,21 +42,19 @@ pub use enrol::enrol;
 use inquiries::Inquiries;
 use kernel::Kernel;
 use link::Link;
-use meters::Meters;
+use meters::{Meters, SubflowSearch};
 use monitor::Monitor;
 use usage::UsageFiles;
 
-/// How often rates are measured.
-const SECOND: Duration = Duration::from_secs(1);
 /// How often the path manager's endpoints and limits are looked at: the kernel does not announce
 /// their changes, and what others delete has to be back within a second.
-const PATH_MANAGER_LOOK: Duration = Duration::from_millis(400);
+const LOOK: Duration = Duration::from_millis(500);
+/// Rates are measured at one of so many looks: once a second, without a timer of its own.
+const LOOKS_A_SECOND: u32 = 2;
 /// How often the packets received are counted while traffic flows: its silence has to show fast.
 const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
 /// So many connections are asked what their subflows hear.
 const CONNECTIONS_ASKED: usize = 32;
-/// Every so many seconds connections are searched for subflows that are missing.
-const SUBFLOW_SEARCH: u32 = 5;
 
 /// Runs the agent until it is told to stop.
 pub fn run(options: &AgentOptions) -> ExitCode {
@@ -93,6 +91,7 @@ struct Agent {
     inquiries: Inquiries,
     proxy: Rc<Proxy>,
     meters: Meters,
+    subflow_search: SubflowSearch,
     usage_files: UsageFiles,
     http: Option<(SocketAddr, AbortHandle)>,
     owner: mpsc::Sender<Request>,
@@ -102,7 +101,7 @@ struct Agent {
     check: Option<AbortHandle>,
     config_error: Option<String>,
     started: Instant,
-    seconds: u32,
+    looks: u32,
 }
 
 impl Agent {
@@ -127,6 +126,7 @@ impl Agent {
             inquiries,
             proxy,
             meters: Meters::default(),
+            subflow_search: SubflowSearch::default(),
             usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
             http: None,
             owner,
@@ -135,7 +135,7 @@ impl Agent {
             check: None,
             config_error: None,
             started: now,
-            seconds: 0,
+            looks: 0,
         };
         Ok((agent, Inputs { changes, link: link_inputs, opinions, requests }))
     }
@@ -145,10 +145,9 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
-        let mut second = interval(SECOND);
-        let mut path_manager_look = interval(PATH_MANAGER_LOOK);
+        let mut look = interval(LOOK);
         let mut traffic_look = interval(TRAFFIC_LOOK);
-        for interval in [&mut second, &mut path_manager_look, &mut traffic_look] {
+        for interval in [&mut look, &mut traffic_look] {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         self.put_in_force().await;
@@ -161,11 +160,16 @@ impl Agent {
                 _ = interrupt.recv() => break,
                 change = inputs.changes.next() => match change {
                     Change::PathManager(event) => {
+                        self.subflow_search.suspect(Instant::now());
                         self.show_subflow(&event);
                         match failed_subflow(&event) {
                             Some(address) => Event::SubflowFailed(address),
                             None => continue,
                         }
+                    }
+                    Change::Overrun => {
+                        self.subflow_search.suspect(Instant::now());
+                        Event::Changed
                     }
                     _ => Event::Changed,
                 },
@@ -182,15 +186,9 @@ impl Agent {
                     self.reload().await;
                     continue;
                 }
-                _ = second.tick() => {
-                    self.each_second().await;
+                _ = look.tick() => {
+                    self.look().await;
                     continue;
-                }
-                _ = path_manager_look.tick() => {
-                    if !self.kernel.path_manager_differs(self.controller.kernel()).await {
-                        continue;
-                    }
-                    Event::Changed
                 }
                 _ = traffic_look.tick(), if self.controller.watches_traffic() => {
                     self.look_at_traffic().await;
@@ -321,8 +319,18 @@ impl Agent {
         }
     }
 
-    async fn each_second(&mut self) {
-        self.seconds = self.seconds.wrapping_add(1);
+    /// Looks at what nobody announces.
+    async fn look(&mut self) {
+        if self.kernel.path_manager_differs(self.controller.kernel()).await {
+            self.handle(Event::Changed).await;
+        }
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_A_SECOND) {
+            self.measure().await;
+        }
+    }
+
+    async fn measure(&mut self) {
         let now = Instant::now();
         self.proxy.measure(now);
         let rates = self.meters.measure(self.controller.uplinks(), now);
@@ -331,14 +339,14 @@ impl Agent {
         if self.controller.relies_on_subflows() {
             self.look_at_subflows().await;
         }
-        let used = meters::used_standbys(&self.proxy, &self.controller.busy_standbys());
-        self.handle(Event::StandbysUsed(used)).await;
+        let standbys = self.controller.busy_standbys();
+        if let Some(used) = self.meters.standbys_used(&self.proxy, &standbys) {
+            self.handle(Event::StandbysUsed(used)).await;
+        }
         let counters = self.meters.counters();
         self.handle(Event::Counted { clock: unix_seconds(), counters }).await;
-        if self.seconds.is_multiple_of(SUBFLOW_SEARCH) {
-            let now = Instant::now();
-            let expected = self.controller.expected_subflows(now);
-            let missing = meters::missing_subflows(&self.proxy, &expected, now);
+        let expected = self.controller.expected_subflows(now);
+        if let Some(missing) = self.subflow_search.missing(&self.proxy, expected, now) {
             self.handle(Event::MissingSubflows(missing)).await;
         }
     }

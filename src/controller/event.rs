@@ -56,10 +56,11 @@ pub enum Event {
     /// A subflow from this local address ended with an error.
     SubflowFailed(IpAddr),
     /// Slots on which a settled connection lacks a subflow that
-    /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names.
+    /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names; told until, and
+    /// once when, there are none.
     MissingSubflows(Vec<u8>),
     /// Slots of [`Controller::busy_standbys`](super::Controller::busy_standbys) over which the server
-    /// still sends; told each second.
+    /// still sends; told each second, and once when there are none any more.
     StandbysUsed(Vec<u8>),
     /// There is news of the server with this name.
     Server(String, ServerNews),
