@@ -352,7 +352,7 @@ impl Health {
         }
         self.expire(now);
         self.judge(now);
-        let due = self.last_sent.map_or(now, |sent| sent + self.interval(now));
+        let due = self.due(now);
         let timeout = self.timeout();
         let expiry = self.probes.iter().find(|probe| probe.lost.is_none());
         let expiry = expiry.map(|probe| probe.sent + timeout);
@@ -360,6 +360,16 @@ impl Health {
         // After sending, the caller polls again and learns when the next is due.
         let due = if send { now + self.policy.dense } else { due };
         Poll { send, wake: Some(expiry.map_or(due, |expiry| expiry.min(due))) }
+    }
+
+    /// Whether a probe may leave now that something else woke the program, which costs more than the
+    /// probe: it is due, or will be within an eighth of its interval.
+    pub fn takes_probe(&self, now: Instant) -> bool {
+        self.probing && self.due(now) <= now + self.interval(now) / 8
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        self.last_sent.map_or(now, |sent| sent + self.interval(now))
     }
 
     fn interval(&self, now: Instant) -> Duration {

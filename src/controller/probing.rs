@@ -67,7 +67,7 @@ impl Controller {
         }
         self.spread_suspicion(now);
         for &Outlet { slot, .. } in &self.probers {
-            let due = self.health.get_mut(&slot).is_some_and(|health| health.poll(now).send);
+            let due = self.health.get(&slot).is_some_and(|health| health.takes_probe(now));
             if due && !self.probing.contains(&slot) {
                 self.probing.push(slot);
                 actions.push(Action::Probe { slot });
