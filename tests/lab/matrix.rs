@@ -10,14 +10,14 @@ mod lab;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
 use lab::{
     AgentProgram, Direction, Lab, PlainMptcp, SERVER_V4, ServerProgram, TARGET_V4, UplinkSpec,
-    command, save, until,
+    command, save, schedule_first, until,
 };
 use lexopt::ValueExt;
 
@@ -158,16 +158,6 @@ fn run(options: Options) -> ExitCode {
     let table = table(&rows, &options, begun.elapsed());
     println!("{table}");
     save(&table, options.output.as_deref())
-}
-
-/// Takes real-time priority for this process and all that it starts. Where every packet waits for
-/// the time slice of whatever else runs on the machine, 300 Mbit/s are 120.
-fn schedule_first() {
-    let process = std::process::id().to_string();
-    let set = Command::new("chrt").args(["--rr", "--pid", "1", &process]).status();
-    if !set.is_ok_and(|status| status.success()) {
-        eprintln!("no real-time priority: anything else that runs here falsifies the figures");
-    }
 }
 
 fn build(links: &[Link]) -> Lab {

@@ -40,7 +40,7 @@ mod wait;
 pub use baseline::PlainMptcp;
 pub use command::{command, save};
 pub use dns::DnsServer;
-pub use measure::two_of_three;
+pub use measure::{schedule_first, two_of_three};
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;

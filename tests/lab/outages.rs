@@ -18,7 +18,7 @@ use lab::failures::{FAILURES, Pauses, Users, all_well};
 use lab::flapping::FLAPPINGS;
 use lab::idle::Idle;
 use lab::traffic::open_idle;
-use lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, command, save, until};
+use lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, command, save, schedule_first, until};
 
 const USAGE: &str = "usage: outages [--only failures|server|flapping|idle]... [--output FILE]";
 
@@ -74,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> ExitCode {
+    schedule_first();
     let wanted = SECTIONS.iter().filter(|(name, _)| options.wants(name));
     let sections: Vec<String> = wanted
         .map(|(_, measure)| {
