@@ -95,6 +95,16 @@ impl Line {
 }
 
 #[test]
+fn a_probe_leaves_an_eighth_of_its_interval_early_if_the_program_is_awake_then() {
+    let mut line = Line::settled(false);
+    let sent = line.health.last_sent.unwrap();
+    let takes = |line: &Line, ms| line.health.takes_probe(sent + MS * ms);
+    assert_eq!([1749, 1750].map(|ms| takes(&line, ms)), [false, true]);
+    line.health.set_active(true);
+    assert_eq!([218, 219].map(|ms| takes(&line, ms)), [false, true]);
+}
+
+#[test]
 fn starts_unknown_and_comes_up_with_the_first_reply() {
     let mut line = Line::new();
     line.run(1000, |_| Some(20));

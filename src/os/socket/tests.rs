@@ -114,6 +114,27 @@ fn a_broken_connection_is_noticed_without_reading_or_writing() {
 }
 
 #[test]
+fn data_are_delivered_once_the_peer_has_acknowledged_them() {
+    block_on(async {
+        let (client, mut server) = mptcp_pair("127.0.0.1").await;
+        assert!(is_delivered(&client).unwrap());
+        // More than both ends hold.
+        let mut sent = 0;
+        while let Ok(count) = client.try_write(&[0; 65536]) {
+            sent += count;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!is_delivered(&client).unwrap() && is_delivered(&server).unwrap());
+        server.read_exact(&mut vec![0; sent]).await.unwrap();
+        while !is_delivered(&client).unwrap() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (plain, _peer) = tcp_pair().await;
+        assert!(is_delivered(&plain).is_err());
+    });
+}
+
+#[test]
 fn mptcp_is_told_from_tcp_at_both_ends() {
     /// Both ways of asking, which have to agree.
     fn mptcp(stream: &TcpStream) -> bool {
