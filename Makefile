@@ -8,7 +8,8 @@ SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
 	@echo 'make baseline  the same with plain kernel MPTCP instead of server and agent (root)'
-	@echo 'make bench     pairs of unequal uplinks, outages, idleness (root); BENCH="..." and OUTAGES="..." for options'
+	@echo 'make bench     pairs of unequal uplinks, outages, idleness, the cost of relaying (root); BENCH="...",'
+	@echo '               OUTAGES="..." and DATAPATH="..." for options'
 	@echo 'make cross     static programs for routers and servers, in target/cross; TARGET=... for one of them'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make fuzz      all decoders under libFuzzer (installs cargo-fuzz); TARGET=... for one of them, TIME=seconds'
@@ -20,7 +21,7 @@ deps:
 	@tests/toolchain
 
 build: deps
-	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix --example outages
+	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix --example outages --example datapath
 
 run: build
 	@$(CARGO) run --release --locked --quiet --example lab
@@ -31,6 +32,7 @@ baseline: build
 bench: build
 	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
 	@$(CARGO) run --release --locked --quiet --example outages -- --output target/outages.md $(OUTAGES)
+	@$(CARGO) run --release --locked --quiet --example datapath -- --output target/datapath.md $(DATAPATH)
 
 cross:
 	cross/build $(TARGET)

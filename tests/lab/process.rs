@@ -91,11 +91,18 @@ impl Process {
 
     /// Resident memory in KiB (`VmRSS`).
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most resident memory there ever was, in KiB (`VmHWM`).
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        let value = |line: &str| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok();
+        status.lines().find_map(value).unwrap_or(0)
     }
 
     /// Processor time used so far, by user and system together; that of children that have ended, too.

@@ -129,6 +129,11 @@ impl Uplink {
         &self.isp
     }
 
+    /// The ISP's device towards the router.
+    pub fn isp_device(&self) -> &'static str {
+        CUSTOMER_SIDE
+    }
+
     /// The router's IPv4 address.
     pub fn address_v4(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, self.subnet(), 0, self.state().host)

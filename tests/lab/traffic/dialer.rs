@@ -1,13 +1,16 @@
 //! Where connections come from and go to.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Namespace;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
 /// How long a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -21,13 +24,46 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) fn socket(self, address: IpAddr) -> io::Result<Socket> {
+    /// The word on a command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Mptcp => "mptcp",
+        }
+    }
+
+    /// Listens, in the calling thread's namespace, on all addresses, IPv4 and IPv6.
+    pub fn listen(self, port: u16) -> io::Result<TcpListener> {
+        let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        let socket = self.socket(any)?;
+        socket.set_only_v6(false)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    /// Connects, from the calling thread's namespace, without Nagle's delay.
+    pub fn connect(self, address: SocketAddr) -> io::Result<TcpStream> {
+        connect(self.socket(address.ip())?, address)
+    }
+
+    fn socket(self, address: IpAddr) -> io::Result<Socket> {
         let protocol = match self {
             Kind::Tcp => Protocol::TCP,
             Kind::Mptcp => Protocol::MPTCP,
         };
         let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         Socket::new(domain, Type::STREAM, Some(protocol))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Kind, String> {
+        let found = [Kind::Tcp, Kind::Mptcp].into_iter().find(|kind| kind.word() == text);
+        found.ok_or_else(|| format!("'{text}' is no transport"))
     }
 }
 
@@ -78,8 +114,12 @@ impl Dialer {
         if let Some(device) = &self.device {
             socket.bind_device(Some(device.as_bytes()))?;
         }
-        socket.connect_timeout(&self.address.into(), CONNECT_LIMIT)?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(socket.into())
+        connect(socket, self.address)
     }
+}
+
+fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    socket.connect_timeout(&address.into(), CONNECT_LIMIT)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }

@@ -20,8 +20,6 @@ use std::thread::{self, JoinHandle};
 use super::super::Namespace;
 use super::{Dialer, Kind, Pattern, Recorder};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
 /// Bytes read or written at once.
 pub(super) const CHUNK: usize = 65_536;
 /// Bytes of stack of a connection's thread; buffers are on the heap.
@@ -44,7 +42,7 @@ impl TrafficServer {
     /// Listens in a namespace on all its addresses, IPv4 and IPv6.
     pub fn start(namespace: &Namespace, kind: Kind, port: u16) -> TrafficServer {
         let listener = namespace
-            .enter(|| listen(kind, port))
+            .enter(|| kind.listen(port))
             .unwrap_or_else(|error| panic!("listen on port {port}: {error}"));
         let recorders = Recorders::default();
         let stop = Arc::new(AtomicBool::new(false));
@@ -90,16 +88,6 @@ impl Drop for TrafficServer {
             let _ = thread.join();
         }
     }
-}
-
-fn listen(kind: Kind, port: u16) -> io::Result<TcpListener> {
-    let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    let socket = kind.socket(any)?;
-    socket.set_only_v6(false)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn accept(listener: &TcpListener, recorders: &Recorders, stop: &AtomicBool) {

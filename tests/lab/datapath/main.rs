@@ -1,0 +1,166 @@
+//! `make bench`: what relaying costs where nothing but the processor limits it, beside shadowsocks-rust
+//! and a relay with nothing to it; connections a second; the time to the first byte; memory.
+//!
+//! Prints Markdown, a section for each of them. `--only SECTION` measures some of them.
+
+#[path = "../mod.rs"]
+mod lab;
+
+mod bare;
+mod cipher;
+mod connections;
+mod contenders;
+mod load;
+mod relaying;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bare::{Hop, Way};
+use contenders::{CONTENDERS, Contender};
+use lab::traffic::Kind;
+use lab::{Lab, UplinkSpec, command, save};
+use lexopt::ValueExt;
+
+const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|memory]... [--relay NAME]... \
+                     [--seconds N] [--repeats N] [--sysctl NAME=VALUE]... \
+                     [--output FILE]\n\
+                     SSLOCAL names the directory of sslocal and ssserver, if they are not on the path";
+
+/// A section of the report: its name for `--only`, and what measures it.
+type Section = (&'static str, fn(&Options) -> String);
+
+const SECTIONS: [Section; 4] = [
+    ("relaying", relaying::measure),
+    ("connections", connections::rate),
+    ("first-byte", connections::first_byte),
+    ("memory", connections::memory),
+];
+
+/// What is measured, and for how long.
+struct Options {
+    only: Vec<String>,
+    /// Parts of the contenders' names.
+    relays: Vec<String>,
+    /// How long each measurement lasts.
+    time: Duration,
+    /// Measurements of which the median counts.
+    repeats: usize,
+    /// Sysctls of the router and the server.
+    sysctls: Vec<(String, String)>,
+    output: Option<PathBuf>,
+    hop: Option<Hop>,
+}
+
+impl Options {
+    fn parse() -> Result<Options, lexopt::Error> {
+        let mut options = Options {
+            only: Vec::new(),
+            relays: Vec::new(),
+            time: Duration::from_secs(3),
+            repeats: 3,
+            sysctls: Vec::new(),
+            output: None,
+            hop: None,
+        };
+        let mut arguments = lexopt::Parser::from_env();
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                lexopt::Arg::Long("only") => {
+                    let name = arguments.value()?.into_string()?;
+                    if !SECTIONS.iter().any(|(section, _)| *section == name) {
+                        return Err(format!("there is no section '{name}'").into());
+                    }
+                    options.only.push(name);
+                }
+                lexopt::Arg::Long("relay") => options.relays.push(arguments.value()?.string()?),
+                lexopt::Arg::Long("seconds") => {
+                    options.time = Duration::from_secs(arguments.value()?.parse()?);
+                }
+                lexopt::Arg::Long("repeats") => options.repeats = arguments.value()?.parse()?,
+                lexopt::Arg::Long("sysctl") => {
+                    let setting = arguments.value()?.string()?;
+                    let (name, value) = setting.split_once('=').ok_or("NAME=VALUE is wanted")?;
+                    options.sysctls.push((name.to_owned(), value.to_owned()));
+                }
+                lexopt::Arg::Long("output") => options.output = Some(arguments.value()?.into()),
+                lexopt::Arg::Long("hop") => options.hop = Some(hop(&mut arguments)?),
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, section: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == section)
+    }
+
+    /// The contenders wanted whose programs are here.
+    fn contenders(&self) -> Vec<Contender> {
+        let wanted = CONTENDERS.into_iter().filter(|contender| {
+            let name = contender.name();
+            self.relays.is_empty() || self.relays.iter().any(|part| name.contains(part))
+        });
+        wanted.filter(|contender| contender.is_available()).collect()
+    }
+}
+
+/// `--hop WAY KIND PORT KIND ADDRESS`: this program as a bare relay.
+fn hop(arguments: &mut lexopt::Parser) -> Result<Hop, lexopt::Error> {
+    Ok(Hop {
+        way: arguments.value()?.parse::<Way>()?,
+        listen: (arguments.value()?.parse::<Kind>()?, arguments.value()?.parse()?),
+        next: (arguments.value()?.parse::<Kind>()?, arguments.value()?.parse()?),
+    })
+}
+
+fn main() -> ExitCode {
+    command(USAGE, Options::parse, run)
+}
+
+fn run(options: Options) -> ExitCode {
+    if let Some(hop) = options.hop {
+        return hop.run();
+    }
+    let wanted = SECTIONS.iter().filter(|(name, _)| options.wants(name));
+    let sections: Vec<String> = wanted
+        .map(|(_, measure)| {
+            let text = measure(&options);
+            println!("{text}");
+            text
+        })
+        .collect();
+    save(&sections.join("\n"), options.output.as_deref())
+}
+
+/// A lab with one uplink that nothing limits, where segments stay as large as the kernel makes them.
+fn unshaped(options: &Options) -> Lab {
+    let lab = Lab::builder("datapath").uplink(UplinkSpec::new("wan", 0).ipv4_only()).build();
+    // Whatever the machine itself goes by: this is the one that any namespace may choose, and as good as
+    // any where nothing is lost.
+    for namespace in [&lab.lan, &lab.router, &lab.server, &lab.target] {
+        namespace.sysctl("net.ipv4.tcp_congestion_control", "reno");
+    }
+    for (name, value) in &options.sysctls {
+        for namespace in [&lab.router, &lab.server] {
+            namespace.sysctl(name, value);
+        }
+    }
+    let devices = [
+        (&lab.router, "wan"),
+        (lab.uplink(0).isp(), lab.uplink(0).isp_device()),
+        (&lab.server, "eth0"),
+        (&lab.target, "eth0"),
+    ];
+    for (namespace, device) in devices {
+        namespace.ip(&format!("link set {device} gso_max_segs 65535"));
+    }
+    lab
+}
+
+/// The median.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
