@@ -196,6 +196,7 @@ fn measure(lab: &Lab, server: &TrafficServer, dialer: &Dialer, options: &Options
         let mut rates: Vec<f64> = (0..options.repeats)
             .map(|_| transfer(lab, begin().expect("connect to the traffic server"), options))
             .collect();
+        eprintln!("  {rates:.0?} Mbit/s");
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     };
