@@ -55,6 +55,8 @@ pub struct Signs {
 /// Subflows that heard something so long after the first probe that was not answered left show that
 /// the path is alive: it had not failed meanwhile.
 const OUTLIVES: Duration = Duration::from_millis(500);
+/// After so many losses in a row no probe gets through; fewer may be heavy loss.
+const SILENT: u8 = 12;
 /// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
 const OUTSTANDING: usize = 32;
 /// Levels of the hold-down; enough to reach any [`Policy::hold_max`] worth having.
@@ -177,6 +179,10 @@ impl Health {
     /// Whether no probe gets through and its subflows show that it is alive.
     pub fn is_by_subflows(&self) -> bool {
         self.by_subflows
+    }
+
+    fn is_silent(&self) -> bool {
+        self.by_subflows && self.losses >= SILENT
     }
 
     /// Whether [`Health::on_subflows`] should be told at once what subflows show.
@@ -337,7 +343,9 @@ impl Health {
         let margin = self.answered.map_or(Duration::ZERO, |_| OUTLIVES);
         self.by_subflows = !signs.stalled && (self.by_subflows || signs.heard > since + margin);
         if self.by_subflows {
-            self.answered = None;
+            if self.is_silent() {
+                self.answered = None;
+            }
             self.rtt.sample(signs.rtt);
             self.last_reply = self.last_reply.max(Some(signs.heard));
             self.failing_since = None;
@@ -376,13 +384,14 @@ impl Health {
         let policy = &self.policy;
         match self.state {
             // A reply while down may be the first of the consecutive ones it takes.
-            State::Down if self.replies > 0 && self.replies < policy.replies => policy.dense,
+            State::Down if self.replies > 0 && self.replies < policy.replies => policy.urgent,
             State::Down => self.interval_of_recovery(now),
             // Three losses take two intervals and a timeout: these keep that near half a second.
-            _ if self.by_subflows => policy.sparse,
+            _ if self.is_silent() => policy.sparse,
             _ if self.suspected || self.traffic.quiet_since(now).is_some() => policy.urgent,
             _ if self.losses > 0 => (self.timeout() / 3).min(policy.dense),
             State::Unknown => policy.dense,
+            _ if self.active && self.outcomes.lost_lately() => policy.urgent,
             _ if self.active => policy.dense,
             _ if self.lossy => self.interval_of_recovery(now),
             _ => policy.sparse,
@@ -446,7 +455,7 @@ impl Health {
     fn judge(&mut self, now: Instant) {
         if self.state != State::Down {
             let lossy = self.outcomes.is_lossy(self.lossy, self.losses.into());
-            self.lossy = lossy && !self.by_subflows;
+            self.lossy = lossy && !self.is_silent();
         }
         let policy = &self.policy;
         let dead_since = self.dead_since(now);
@@ -458,12 +467,15 @@ impl Health {
                 let held = self
                     .replying_since
                     .is_some_and(|since| now.saturating_duration_since(since) >= self.hold_down());
-                match self.replies >= policy.replies && held {
+                let back = self.replies >= policy.replies && held;
+                self.lossy |= back && self.outcomes.has_gaps();
+                match back {
                     true if self.lossy => State::Degraded,
                     true => State::Up,
                     false => State::Down,
                 }
             }
+            _ if self.by_subflows && self.lossy => State::Degraded,
             _ if self.by_subflows => State::Up,
             _ if self.losses >= policy.losses || dead_since.is_some() => State::Down,
             State::Unknown if self.replies == 0 => State::Unknown,
@@ -478,6 +490,7 @@ impl Health {
         }
         let failed_trial = self.trial_of.take().filter(|_| next == State::Down);
         if next == State::Down {
+            self.outcomes = Outcomes::default();
             self.failing_since = dead_since.or(self.failing_since);
             self.replies = 0;
             self.replying_since = None;

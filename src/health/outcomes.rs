@@ -53,11 +53,26 @@ impl Outcomes {
         }
     }
 
+    /// Whether any of the newest is a loss.
+    pub fn lost_lately(&self) -> bool {
+        self.lost_of(NEWEST) > 0
+    }
+
+    /// Whether losses are in more than one row: those of an outage are not.
+    pub fn has_gaps(&self) -> bool {
+        let lost = self.lost(HISTORY);
+        (lost & !(lost << 1)).count_ones() > 1
+    }
+
     /// How many of the newest are losses.
     fn lost_of(&self, newest: u32) -> u32 {
+        self.lost(newest).count_ones()
+    }
+
+    /// The losses among the newest.
+    fn lost(&self, newest: u32) -> u32 {
         let counted = self.counted.min(newest);
-        let mask = u32::MAX.checked_shr(HISTORY - counted).unwrap_or(0);
-        counted - (self.replied & mask).count_ones()
+        !self.replied & u32::MAX.checked_shr(HISTORY - counted).unwrap_or(0)
     }
 }
 
@@ -116,6 +131,14 @@ mod tests {
         }
         assert!(!outcomes("......xxxx").is_lossy(false, 4));
         assert!(outcomes(".....x.xxx").is_lossy(false, 3));
+    }
+
+    #[test]
+    fn the_losses_of_an_outage_are_one_row() {
+        for row in ["", "....", "xxxx..", "..xx", ".x."] {
+            assert!(!outcomes(row).has_gaps(), "{row}");
+        }
+        assert!(outcomes("x.x").has_gaps() && outcomes("xxx..xx....").has_gaps());
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Default for Policy {
             timeout_max: Duration::from_secs(3),
             slow: Duration::from_millis(400),
             losses: 3,
-            replies: 2,
+            replies: 5,
             trial_first: Duration::from_secs(10),
             trial_answered: Duration::from_secs(60),
             trial_max: Duration::from_secs(600),
