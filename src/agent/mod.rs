@@ -33,6 +33,7 @@ use crate::interception::TproxyPorts;
 use crate::os::control::{Control, MONITOR, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
+use crate::os::privileges::{CapabilitySet, keep_only};
 use crate::os::{http, log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
@@ -55,6 +56,9 @@ const LOOKS_A_SECOND: u32 = 2;
 const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
 /// So many connections are asked what their subflows hear.
 const CONNECTIONS_ASKED: usize = 32;
+
+/// What it does to the network, and `http_listen` on a port below 1024.
+const PRIVILEGES: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
 
 /// Runs the agent until it is told to stop.
 pub fn run(options: &AgentOptions) -> ExitCode {
@@ -109,6 +113,10 @@ impl Agent {
         let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
         if let Err(error) = socket::raise_file_limit() {
             log::warn!("cannot raise the limit of open files: {error}");
+        }
+        // Before anything starts a thread.
+        if let Err(error) = keep_only(PRIVILEGES) {
+            log::warn!("cannot give up privileges that are not needed: {error}");
         }
         let (kernel, changes) = Kernel::open(&options.run_dir).await.map_err(Fatal::os)?;
         let (owner, requests) = mpsc::channel(16);

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -178,8 +180,8 @@ fn context(what: &'static str) -> impl Fn(Refusal) -> io::Error {
 /// The known path-manager programs that run in this network namespace, each once.
 fn other_managers() -> Vec<String> {
     let mut found = Vec::new();
-    let (Ok(ours), Ok(processes)) =
-        (std::fs::read_link("/proc/self/ns/net"), std::fs::read_dir("/proc"))
+    let (Some(ours), Ok(processes)) =
+        (network_of(Path::new("/proc/self")), std::fs::read_dir("/proc"))
     else {
         return found;
     };
@@ -188,14 +190,19 @@ fn other_managers() -> Vec<String> {
     for process in processes.map(|entry| entry.path()) {
         let Ok(name) = std::fs::read_to_string(process.join("comm")) else { continue };
         let name = name.trim_end();
-        let theirs = || std::fs::read_link(process.join("ns/net"));
-        if OTHER_MANAGERS.contains(&name) && theirs().is_ok_and(|theirs| theirs == ours) {
+        if OTHER_MANAGERS.contains(&name) && network_of(&process) == Some(ours) {
             found.push(name.to_owned());
         }
     }
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// A number of the network namespace of a process. The file `ns/net` would tell only those who have all
+/// the capabilities of that process; the files below `net` are as different as the namespaces are.
+fn network_of(process: &Path) -> Option<u64> {
+    std::fs::metadata(process.join("net/dev")).ok().map(|file| file.ino())
 }
 
 /// Why an operation failed.

@@ -15,6 +15,7 @@ pub mod neighbour;
 pub mod netlink;
 pub mod nft;
 pub mod path_manager;
+pub mod privileges;
 pub mod probe;
 pub mod random;
 pub mod resolve;

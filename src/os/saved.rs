@@ -143,6 +143,11 @@ impl SavedState {
         Ok(())
     }
 
+    /// Whether there is nothing to be put back.
+    pub fn is_empty(&self) -> bool {
+        self.originals == Originals::default()
+    }
+
     /// See [`Originals::keys`].
     pub fn keys(&self) -> Vec<String> {
         self.originals.keys()

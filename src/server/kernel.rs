@@ -7,6 +7,7 @@ use super::status::Facts;
 use crate::desired::{self, Desired};
 use crate::net::Kernel;
 use crate::os::kernel::{KernelHandle, Look};
+use crate::os::privileges::CapabilitySet;
 use crate::os::saved::SavedState;
 use crate::reconcile::{Operation, Plan, reconcile};
 use crate::registry::Registry;
@@ -71,6 +72,14 @@ async fn look(handle: &mut KernelHandle, saved: &SavedState) -> io::Result<Kerne
     let mut keys = desired::server_sysctls_needed();
     keys.extend(saved.keys());
     handle.dump(&keys, Look::Quick).await
+}
+
+/// What it takes to put back what was there before: nothing where nothing was changed.
+pub fn privileges(tuned: Option<&Tuned>) -> CapabilitySet {
+    match tuned {
+        Some(tuned) if !tuned.saved.is_empty() => CapabilitySet::NET_ADMIN,
+        _ => CapabilitySet::empty(),
+    }
 }
 
 /// Puts back what was there before.

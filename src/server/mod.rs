@@ -22,6 +22,7 @@ use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
 use crate::os::control::Control;
+use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{http, log as logging, runtime};
 use crate::provision::{read_server_config, read_server_key};
@@ -81,6 +82,11 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
                 registry.tell(log::Level::Error, text);
             }
         }
+    }
+    // Before anything starts a thread.
+    if let Err(error) = keep_only(kernel::privileges(kernel.as_ref())) {
+        let text = format!("cannot give up privileges that are not needed: {error}");
+        registry.tell(log::Level::Warn, text);
     }
     match deny_own_addresses(&registry).await {
         Ok(own) => drop(runtime::spawn(watch_own_addresses(registry.clone(), own))),

@@ -5,6 +5,7 @@ mod lab;
 
 mod crash;
 mod interference;
+mod privileges;
 mod reload;
 mod server_loss;
 mod stop;
