@@ -253,10 +253,11 @@ impl<'a> Progress<'a> {
             Side::Tunnel => &self.counters.to_tunnel,
         };
         counter.set(counter.get().saturating_add(bytes as u64));
+        let now = Instant::now();
         if to == Side::Lan {
-            self.window.received(bytes);
+            self.window.received(bytes, now);
         }
-        self.last.set(Instant::now());
+        self.last.set(now);
         self.moves.notify_waiters();
     }
 
