@@ -347,6 +347,9 @@ impl ServerHandshake {
 }
 
 /// The encrypted channel between two ends that finished a handshake.
+///
+/// Each message has a key of its own: whoever comes by the channel's keys cannot read what was said
+/// before (Noise, section 11.3).
 #[derive(Debug)]
 pub struct Channel {
     state: TransportState,
@@ -369,6 +372,7 @@ impl Channel {
         let (header, sealed) = bytes.split_at_mut(MESSAGE_HEADER_LEN);
         header.copy_from_slice(&length.to_be_bytes());
         self.state.write_message(plaintext, sealed).map_err(|_| HandshakeError::Library)?;
+        self.state.rekey_outgoing();
         Ok(bytes)
     }
 
@@ -380,6 +384,7 @@ impl Channel {
         let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
         let length =
             self.state.read_message(sealed, &mut plaintext).map_err(|_| HandshakeError::Decrypt)?;
+        self.state.rekey_incoming();
         plaintext.truncate(length);
         Ok(plaintext)
     }

@@ -71,6 +71,14 @@ impl hkdf::KeyType for Length {
     }
 }
 
+/// HKDF-Extract (RFC 5869), by hand: the pseudorandom key that ring makes is not wiped when dropped.
+fn extract(salt: &[u8], secret: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    let mut prk = Zeroizing::new([0; 32]);
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, salt), secret);
+    prk.copy_from_slice(tag.as_ref());
+    prk
+}
+
 /// HKDF-Expand (RFC 5869) of the concatenated parts of `info`.
 ///
 /// It fails only for more than 255 x 32 bytes, which is ruled out when this is compiled.
@@ -118,7 +126,7 @@ impl MacKey {
 #[derive(Clone)]
 pub struct SessionKeys {
     id: SessionId,
-    prk: hkdf::Prk,
+    prk: Zeroizing<[u8; 32]>,
     pub(super) preamble: MacKey,
     pub(super) probe_request: MacKey,
     pub(super) probe_reply: MacKey,
@@ -127,13 +135,14 @@ pub struct SessionKeys {
 impl SessionKeys {
     /// Makes a session's keys from its secret.
     pub fn new(id: SessionId, secret: &StreamSecret) -> SessionKeys {
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret.as_bytes());
+        let bytes = extract(SALT, secret.as_bytes());
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, bytes.as_slice());
         SessionKeys {
             id,
+            prk: bytes,
             preamble: MacKey::derive(&prk, LABEL_PREAMBLE, id),
             probe_request: MacKey::derive(&prk, LABEL_PROBE_REQUEST, id),
             probe_reply: MacKey::derive(&prk, LABEL_PROBE_REPLY, id),
-            prk,
         }
     }
 
@@ -153,7 +162,8 @@ impl SessionKeys {
 
     fn direction(&self, label: &[u8], counter: u64, cipher: Cipher) -> TrafficSecret {
         let (id, counter) = (self.id.0.to_be_bytes(), counter.to_be_bytes());
-        TrafficSecret::new(expand(&self.prk, &[label, &id, &counter, &[cipher.to_wire()]]))
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, self.prk.as_slice());
+        TrafficSecret::new(expand(&prk, &[label, &id, &counter, &[cipher.to_wire()]]))
     }
 }
 
