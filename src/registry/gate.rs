@@ -10,13 +10,18 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
+use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
+use tokio::time::sleep_until;
 
 /// Sources of authenticated connections remembered.
 const SOURCES_KNOWN: usize = 1024;
+/// Handshakes of strangers begin this far apart at least: a handshake takes some tenths of a
+/// millisecond of the processor, and whoever knows the server's public key can ask for any number.
+const PACE: Duration = Duration::from_millis(5);
 /// A known source is spared while it has no more than this part of all places.
 const SPARED_SHARE: usize = 4;
 
@@ -24,6 +29,8 @@ const SPARED_SHARE: usize = 4;
 pub struct Gate {
     capacity: usize,
     waiting: RefCell<Waiting>,
+    /// When a stranger's last handshake began; those who wait queue up for it.
+    last_handshake: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -52,7 +59,7 @@ impl Gate {
     /// A gate for `capacity` connections at once (at least one).
     pub fn new(capacity: u32) -> Rc<Gate> {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).max(1);
-        Rc::new(Gate { capacity, waiting: RefCell::default() })
+        Rc::new(Gate { capacity, waiting: RefCell::default(), last_handshake: Mutex::default() })
     }
 
     /// Admits a connection served by `task`; also gives the source of the one that had to give
@@ -116,6 +123,19 @@ impl Waiting {
 }
 
 impl Pass {
+    /// Waits until a handshake may begin: at once for a known source, in turn for strangers. Cancel
+    /// safe: who gives up holds nobody up.
+    pub async fn turn(&self) {
+        if self.gate.waiting.borrow().known.contains_key(&self.source) {
+            return;
+        }
+        let mut last = self.gate.last_handshake.lock().await;
+        if let Some(last) = *last {
+            sleep_until((last + PACE).into()).await;
+        }
+        *last = Some(Instant::now());
+    }
+
     /// Gives the place back because the connection is authenticated; its source is known now.
     pub fn vouch(self) {
         let known = &mut self.gate.waiting.borrow_mut().known;
@@ -153,10 +173,12 @@ fn source_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn run(test: impl AsyncFnOnce()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, test());
     }
 
@@ -234,6 +256,26 @@ mod tests {
             settle().await;
             assert!(old.is_finished() && !new.is_finished());
             assert_eq!(gate.waiting(), 1);
+        });
+    }
+
+    #[test]
+    fn strangers_take_turns_and_known_sources_do_not_wait() {
+        run(async || {
+            let gate = Gate::new(100);
+            let (known, stranger) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+            let pass = |from| gate.admit(from, idle().abort_handle(), Instant::now()).0;
+            pass(known).vouch();
+            let start = Instant::now();
+            pass(stranger).turn().await;
+            let (given_up, next) = (pass(stranger), pass(stranger));
+            assert!(given_up.turn().now_or_never().is_none());
+            for _ in 0..50 {
+                assert!(pass(known).turn().now_or_never().is_some());
+            }
+            next.turn().await;
+            next.turn().await;
+            assert!(start.elapsed() >= 2 * PACE);
         });
     }
 

@@ -32,7 +32,7 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves a connection that began with a control connection's first byte.
 pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
-    let shaken = match shake_hands(&registry, &mut tcp, peer).await {
+    let shaken = match shake_hands(&registry, &mut tcp, peer, &pass).await {
         Ok(Some(shaken)) => shaken,
         Ok(None) => return hang_up(tcp).await,
         Err(error) => {
@@ -96,6 +96,7 @@ async fn shake_hands(
     registry: &Registry,
     tcp: &mut TcpStream,
     peer: SocketAddr,
+    pass: &Pass,
 ) -> io::Result<Option<Shaken>> {
     let mut request = vec![FIRST_BYTE; REQUEST_HEADER_LEN];
     tcp.read_exact(request.get_mut(1..).unwrap_or_default()).await?;
@@ -113,6 +114,7 @@ async fn shake_hands(
         }
     }
     tcp.read_exact(request.get_mut(REQUEST_HEADER_LEN..).unwrap_or_default()).await?;
+    pass.turn().await;
     let mut random = random::source()?;
     let accepted = ServerHandshake::accept(registry.key.as_bytes(), &request, &mut random);
     let Ok((handshake, client, hello)) = accepted else {
