@@ -15,11 +15,12 @@ use lab::traffic::{Kind, TrafficServer, Transfer, churn, open_idle};
 use lab::{AgentProgram, Lab, Process, ServerProgram, TARGET_V4, until, wait_for};
 use mptcp_bond::config::keys::PrivateKey;
 use mptcp_bond::tunnel::Cipher;
+use mptcp_bond::tunnel::convert::Message;
 use mptcp_bond::tunnel::handshake::HandshakeError;
 use mptcp_bond::tunnel::hello::Refusal;
 use mptcp_bond::tunnel::probe::{PROBE_MAX, ProbeRequest};
-use mptcp_bond::tunnel::record::Kind as Record;
-use mptcp_bond::tunnel::session::{SessionId, SessionKeys, StreamSecret};
+use mptcp_bond::tunnel::record::{HEADER_LEN, Kind as Record, OVERHEAD, Opened, Opener, Sealer};
+use mptcp_bond::tunnel::session::{ClientSession, SessionId, SessionKeys, StreamSecret};
 use mptcp_bond::tunnel::stream::{PREAMBLE_LEN, Preamble};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
@@ -157,7 +158,7 @@ fn recorded_streams_are_refused(attacker: &Attacker) {
     let mut recording = Vec::new();
     let (preamble, keys) = session.open_stream();
     let (mut sealer, _) = keys.client();
-    let request = mptcp_bond::tunnel::convert::Message::connect((TARGET_V4, 80).into());
+    let request = Message::connect((TARGET_V4, 80).into());
     recording.extend(preamble);
     recording.extend(sealer.seal_new(Record::Request, &request.encode().unwrap()).unwrap());
     recording.extend(sealer.seal_new(Record::Data, b"echo\nonce").unwrap());
@@ -338,6 +339,70 @@ fn a_flood_of_strangers_harms_nobody() {
     println!("descriptors and KiB before {before:?}, after {:?}", now());
     assert!(calm.is_some(), "descriptors before {before:?}, after {:?}", now());
     assert!(now().1 < before.1 + 16 * 1024, "KiB before {before:?}, after {:?}", now());
+}
+
+#[test]
+fn sessions_are_replaced_and_no_stream_is_disturbed() {
+    let lab = Lab::two_uplinks("rotation");
+    // The next one comes after three quarters of it.
+    let server = ServerProgram::start_with(&lab, "session_lifetime = 4\n");
+    let agent = AgentProgram::start(&lab, &server);
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let honest = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let transfer = Transfer::download(&honest, Transfer::ENDLESS).unwrap();
+    let mut idle = open_idle(&honest, 4).expect("connect");
+
+    let client = Attacker::new(&lab.target, &server.invite("second"));
+    let mut control = client.connect_control(Some(client.token.clone())).expect("it is invited");
+    let mut first = control.session();
+    let mut stream = echo_stream(&client, &mut first);
+    let mut second = control.next_session();
+    assert_ne!(first.keys().id(), second.keys().id());
+    stream.echo(b"keys of its own");
+    echo_stream(&client, &mut first).echo(b"begun as the session was replaced");
+    echo_stream(&client, &mut second).echo(b"with the new one");
+    control.next_session();
+    control.ping();
+
+    // The agent's session has been replaced as often.
+    for stream in &mut idle {
+        stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0])).expect("it goes on");
+    }
+    open_idle(&honest, 4).expect("new connections work");
+    assert_eq!(agent.status().unwrap()["streams"]["failed_total"], 0);
+    assert_unharmed(transfer);
+}
+
+/// A stream of the tunnel that the target echoes.
+struct EchoStream {
+    tcp: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+fn echo_stream(client: &Attacker, session: &mut ClientSession) -> EchoStream {
+    let (preamble, keys) = session.open_stream();
+    let (mut sealer, mut opener) = keys.client();
+    let request = Message::connect((TARGET_V4, 80).into()).encode().unwrap();
+    let request = sealer.seal_new(Record::Request, &request).unwrap();
+    let mut tcp = client.send(&[&preamble[..], &request].concat());
+    let mut answer = vec![0; OVERHEAD + 4];
+    tcp.read_exact(&mut answer).expect("an answer");
+    let opened = opener.next(&mut answer).expect("an authentic answer");
+    assert!(matches!(opened, Opened::Record { kind: Record::Answer, .. }), "{opened:?}");
+    let mut stream = EchoStream { tcp, sealer, opener };
+    stream.tcp.write_all(&stream.sealer.seal_new(Record::Data, b"echo\n").unwrap()).unwrap();
+    stream
+}
+
+impl EchoStream {
+    fn echo(&mut self, text: &[u8]) {
+        self.tcp.write_all(&self.sealer.seal_new(Record::Data, text).unwrap()).unwrap();
+        let mut record = vec![0; OVERHEAD + text.len()];
+        self.tcp.read_exact(&mut record).expect("the echo");
+        self.opener.next(&mut record).expect("an authentic record");
+        assert_eq!(&record[HEADER_LEN..][..text.len()], text);
+    }
 }
 
 /// Leaves a program so many more descriptors than it has open.

@@ -7,6 +7,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use super::policy::{Denied, Policy};
 
@@ -14,6 +15,9 @@ pub use parse::DEFAULT_KEY_FILE;
 
 use super::keys::PublicKey;
 use super::value::HostPort;
+
+/// How long a session's keys serve new streams where `session_lifetime` is not given.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// `/etc/mptcp-bond/server.toml`, resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,17 +60,27 @@ impl ServerConfig {
 /// Caps a server keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
+    /// Streams of all clients at once.
+    pub streams: u32,
     /// Streams of one client at once.
     pub streams_per_client: u32,
     /// Bytes a second of one client, each direction; 0 is unlimited.
     pub rate_per_client: u64,
     /// Connections that have not shown who they are, at once.
     pub unauthenticated: u32,
+    /// For how long a session's keys serve new streams at most.
+    pub session_lifetime: Duration,
 }
 
 impl Default for ServerLimits {
     fn default() -> ServerLimits {
-        ServerLimits { streams_per_client: 4096, rate_per_client: 0, unauthenticated: 256 }
+        ServerLimits {
+            streams: 65536,
+            streams_per_client: 4096,
+            rate_per_client: 0,
+            unauthenticated: 256,
+            session_lifetime: SESSION_LIFETIME,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::controller::Outlet;
 use crate::pool::Pool;
 use crate::proxy::Proxy;
 use crate::session::{Session, Trunk};
-use crate::tunnel::session::{ClientSession, ServerSession, SessionId, StreamSecret};
+use crate::tunnel::session::{ClientSession, RETIREMENT, ServerSession, SessionId, StreamSecret};
 
 const SOON: Duration = Duration::from_secs(10);
 const KEY: PublicKey = PublicKey([8; 32]);
@@ -335,5 +335,49 @@ fn a_client_that_only_opens_streams_is_stopped() {
         assert_reset(&mut it.client().await).await;
         assert_eq!(it.registry.refusals().get("too many streams"), Some(&1));
         assert_eq!(warm.get(), WARM_LIMIT);
+    });
+}
+
+#[test]
+fn a_session_that_was_replaced_serves_what_it_opened() {
+    run(async || {
+        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+        it.give_session(1, true);
+        let mut client = it.client().await;
+        let mut target = it.accept().await;
+        let old = it.trunk.session().unwrap();
+        it.give_session(2, true);
+        let retired = Instant::now().checked_sub(RETIREMENT).unwrap();
+        it.registry.sessions.borrow_mut().retire(SessionId(1), retired);
+        it.registry.sessions.borrow_mut().forget_expired(Instant::now());
+        let mut received = [0; 5];
+        for text in [b"still", b"there"] {
+            client.write_all(text).await.unwrap();
+            timeout(SOON, target.read_exact(&mut received)).await.unwrap().unwrap();
+            assert_eq!(received, *text);
+        }
+        // It opens no more.
+        let (preamble, ..) = old.open_stream();
+        let mut late = TcpStream::connect(it.server).await.unwrap();
+        late.write_all(&preamble).await.unwrap();
+        assert_reset(&mut late).await;
+        assert_eq!(it.registry.refusals().get("no session"), Some(&1));
+    });
+}
+
+#[test]
+fn all_clients_together_have_a_limit() {
+    run(async || {
+        let mut config = config("\"127.0.0.1\"", 9, true);
+        config.limits.streams = 1;
+        let it = world(config, OnServerLoss::Block).await;
+        it.give_session(1, true);
+        let first = (it.client().await, it.accept().await);
+        assert_reset(&mut it.client().await).await;
+        assert_eq!(it.registry.refusals().get("too many streams of all clients"), Some(&1));
+        drop(first);
+        it.until(|it| it.registry.client("home").streams.get() == 0).await;
+        let _second = it.client().await;
+        it.accept().await;
     });
 }

@@ -46,6 +46,8 @@ pub enum Cause {
     Denied,
     /// The client has as many streams as it may.
     TooManyStreams,
+    /// All clients together have as many streams as they may.
+    Full,
 }
 
 impl Cause {
@@ -63,6 +65,7 @@ impl Cause {
             Cause::Crowded => "crowded",
             Cause::Denied => "denied by policy",
             Cause::TooManyStreams => "too many streams",
+            Cause::Full => "too many streams of all clients",
         }
     }
 }
@@ -250,11 +253,14 @@ impl Registry {
         self.policy.borrow().permits(target)
     }
 
-    /// Counts a new stream; `None` when the client has as many as it may.
+    /// Counts a new stream; `None` when the client, or all of them, have as many as they may.
     pub fn open_stream(&self, name: &str, peer: SocketAddr, target: SocketAddr) -> Option<Stream> {
         let client = self.client(name);
-        if client.streams.get() >= self.config.borrow().limits.streams_per_client {
-            self.refuse(Cause::TooManyStreams, peer.ip());
+        let limits = self.config.borrow().limits;
+        let open = self.streams.open.borrow().len();
+        let full = usize::try_from(limits.streams).is_ok_and(|limit| open >= limit);
+        if full || client.streams.get() >= limits.streams_per_client {
+            self.refuse(if full { Cause::Full } else { Cause::TooManyStreams }, peer.ip());
             return None;
         }
         client.streams.set(client.streams.get() + 1);

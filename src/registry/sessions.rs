@@ -47,6 +47,10 @@ impl Sessions {
             session.live = false;
             session.state.retire(now);
         }
+    }
+
+    /// Forgets the secrets of sessions that open no more streams; to be called now and then.
+    pub fn forget_expired(&mut self, now: Instant) {
         self.by_id.retain(|_, session| !session.state.expired(now));
     }
 
@@ -85,6 +89,10 @@ mod tests {
         assert_eq!(sessions.count("home"), 0);
         assert!(sessions.find(ID, now + RETIREMENT / 2).is_some());
         assert!(sessions.find(ID, now + RETIREMENT).is_none());
+        sessions.forget_expired(now + RETIREMENT / 2);
+        assert_eq!(sessions.by_id.len(), 1);
+        sessions.forget_expired(now + RETIREMENT);
+        assert!(sessions.by_id.is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::provision::{EnrolError, enrol, invited, read_server_config};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Client, Registry};
 use crate::session::{Incoming, invalid, read_sealed};
-use crate::tunnel::control::{ClientMessage, SESSION_LIFETIME, SILENCE_TIMEOUT, ServerMessage};
+use crate::tunnel::control::{ClientMessage, SILENCE_TIMEOUT, ServerMessage};
 use crate::tunnel::handshake::{
     Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, ServerHandshake, request_length,
     version_answer,
@@ -25,8 +25,6 @@ use crate::tunnel::hello::{Refusal, ServerHello};
 use crate::tunnel::session::{ServerSession, SessionId, StreamSecret};
 use crate::tunnel::{Cipher, CipherOffer, CipherSet, negotiate};
 
-/// A session is replaced by a new one well before its lifetime is over.
-const ROTATION: Duration = Duration::from_secs(SESSION_LIFETIME.as_secs() * 3 / 4);
 /// How long a refused client may take to hang up.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -48,10 +46,13 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
     // An older connection of this client gives way.
     client.generation.set(client.generation.get().wrapping_add(1));
     client.changed.notify_waiters();
+    let from = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     if client.connected.get() == 1 {
         client.since.set(Some(Instant::now()));
-        let from = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         registry.tell(log::Level::Info, format!("client {name}: connected from {from}"));
+    } else {
+        // A router whose old connection is dead, or somebody else who has its key.
+        registry.tell(log::Level::Info, format!("client {name}: connected anew from {from}"));
     }
     let mut granted = Granted { registry: registry.clone(), session: None };
     let reason = attend(&registry, &client, shaken, tcp, &mut granted).await;
@@ -245,9 +246,10 @@ async fn attend(
                 Err(error) => return error.to_string(),
             };
             granted.replace(Some(id));
-            let lifetime = SESSION_LIFETIME;
+            let lifetime = registry.config.borrow().limits.session_lifetime;
             reply = Some(ServerMessage::Session { id, secret, cipher, lifetime });
-            rotation = Instant::now() + ROTATION;
+            // The next one comes well before the lifetime is over.
+            rotation = Instant::now() + lifetime * 3 / 4;
         } else {
             tokio::select! {
                 sealed = incoming.next() => {

@@ -116,6 +116,7 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         tokio::select! {
             now = second.tick() => {
                 registry.measure(now.into_std());
+                registry.sessions.borrow_mut().forget_expired(now.into_std());
                 let expired = now.into_std().checked_sub(HELLO_LIMIT);
                 for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
                     registry.refuse(Cause::Silent, source);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use crate::config::server::SESSION_LIFETIME;
+
 use super::handshake::Refusal;
 use super::session::{SessionId, StreamSecret};
 use super::{Cipher, take};
@@ -30,8 +32,6 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a client pings.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a session is meant to be used for new streams.
-pub const SESSION_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Why a control message cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

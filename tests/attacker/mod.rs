@@ -1,5 +1,7 @@
 //! A client of the tunnel that says what it likes, made of the tunnel's own codecs.
 
+#![allow(dead_code, reason = "each program uses a part of it")]
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -187,6 +189,16 @@ impl Control {
             self.session = Some((*id, secret.clone(), *cipher));
         }
         Ok(message)
+    }
+
+    /// Waits until the server replaces the session, and gives the new one.
+    #[track_caller]
+    pub fn next_session(&mut self) -> ClientSession {
+        let before = self.session().keys().id();
+        while self.session().keys().id() == before {
+            self.receive().expect("another session");
+        }
+        self.session()
     }
 
     /// Asserts that the server still answers here.

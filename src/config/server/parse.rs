@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use litemap::LiteMap;
 use toml::de::DeValue;
@@ -86,7 +87,9 @@ fn read_limits(table: &mut Table<'_>) -> Option<ServerLimits> {
         DeValue::Integer(number) if number.as_str() == "0" => Some(0),
         _ => t.parsed(e, value::rate),
     };
+    let lifetime = |t: &mut Table<'_>, e: Entry<'_>| t.integer(&e, 4, 86_400);
     Some(ServerLimits {
+        streams: table.optional("streams", count).unwrap_or(default.streams),
         streams_per_client: table
             .optional("streams_per_client", count)
             .unwrap_or(default.streams_per_client),
@@ -94,6 +97,9 @@ fn read_limits(table: &mut Table<'_>) -> Option<ServerLimits> {
         unauthenticated: table
             .optional("unauthenticated", count)
             .unwrap_or(default.unauthenticated),
+        session_lifetime: table
+            .optional("session_lifetime", lifetime)
+            .map_or(default.session_lifetime, |seconds| Duration::from_secs(seconds.into())),
     })
 }
 

@@ -22,6 +22,8 @@ deny = [\"203.0.113.0/24\"]
 streams_per_client = 100
 rate_per_client = \"50Mbit\"
 unauthenticated = 16
+streams = 500
+session_lifetime = 600
 
 [[client]]
 name = \"home\"
@@ -61,9 +63,11 @@ fn everything_is_read() {
             log_level: log::LevelFilter::Warn,
             policy: Policy::new(prefix("10.1.0.0/16"), prefix("203.0.113.0/24")),
             limits: ServerLimits {
+                streams: 500,
                 streams_per_client: 100,
                 rate_per_client: 6_250_000,
-                unauthenticated: 16
+                unauthenticated: 16,
+                session_lifetime: Duration::from_secs(600),
             },
             clients: vec![client("home", KEY, &[2222, 8080]), client("office", KEY2, &[])],
             metrics_listen: Some("127.0.0.1:9000".parse().unwrap()),
@@ -147,6 +151,7 @@ fn wrong_values_are_named() {
             "= 99999999999999999999",
             "12: 'limits.streams_per_client' is 99999999999999999999; it must be a number from 1 to 1000000",
         ),
+        ("= 600", "= 3", "16: 'limits.session_lifetime' is 3; it must be a number from 4 to 86400"),
         (
             "50Mbit",
             "50M",
@@ -155,23 +160,23 @@ fn wrong_values_are_named() {
         (
             "\"home\"",
             "\"my home\"",
-            "17: 'client.name' is 'my home'; it must be a name of 1 to 64 letters, digits, '-', '_' and '.', such as home",
+            "19: 'client.name' is 'my home'; it must be a name of 1 to 64 letters, digits, '-', '_' and '.', such as home",
         ),
         (
             "Tmo=",
             "Tmo",
-            "18: 'client.public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
+            "20: 'client.public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
         ),
-        ("2222", "70000", "19: 'client.forwards' is 70000; it must be a number from 1 to 65535"),
-        ("2222", "443", "16: client 'home': forwards has 443, where the server itself listens"),
-        ("\"office\"", "\"home\"", "21: client 'home' is there already, on line 16"),
-        (KEY2, KEY, "21: client 'office' has the public key of the client on line 16"),
+        ("2222", "70000", "21: 'client.forwards' is 70000; it must be a number from 1 to 65535"),
+        ("2222", "443", "18: client 'home': forwards has 443, where the server itself listens"),
+        ("\"office\"", "\"home\"", "23: client 'home' is there already, on line 18"),
+        (KEY2, KEY, "23: client 'office' has the public key of the client on line 18"),
         (
             "\"office\"",
             "\"office\"\nforwards = [8080]",
-            "21: client 'office': forwards has 8080, which client 'home' has",
+            "23: client 'office': forwards has 8080, which client 'home' has",
         ),
-        ("name = \"office\"\n", "", "21: 'client.name' is missing; it is required"),
+        ("name = \"office\"\n", "", "23: 'client.name' is missing; it is required"),
         (
             "listen",
             "listn",
@@ -180,7 +185,7 @@ fn wrong_values_are_named() {
         (
             "unauthenticated",
             "unauth",
-            "14: unknown key 'limits.unauth'; [limits] has streams_per_client, rate_per_client, unauthenticated",
+            "14: unknown key 'limits.unauth'; [limits] has streams, streams_per_client, rate_per_client, unauthenticated, session_lifetime",
         ),
     ] {
         assert!(full().contains(from), "{from}");
