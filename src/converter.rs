@@ -14,7 +14,7 @@ use crate::config::keys::PublicKey;
 use crate::os::socket;
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry, Stream};
-use crate::relay::{self, IdleLimits, message};
+use crate::relay::{self, IdleLimits, Records, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -126,17 +126,20 @@ async fn convert(
             if let Err(failure) = refusal.outcome() {
                 registry.fail(failure.word());
             }
-            answer(tcp, &mut sealer, &refusal).await?;
+            message::send(tcp, &seal_answer(&mut sealer, &refusal)?).await?;
             return hang_up(tcp).await;
         }
     };
-    answer(tcp, &mut sealer, &Message::connected()).await?;
+    let connected = seal_answer(&mut sealer, &Message::connected())?;
     let (counters, limits) = (&stream.counters, IdleLimits::default());
     let result = match cipher {
-        Cipher::None => relay::plain(&target, tcp, carried, counters, limits).await,
+        Cipher::None => {
+            message::send(tcp, &connected).await?;
+            relay::plain(&target, tcp, carried, counters, limits).await
+        }
         _ => {
-            let records = (sealer, opener);
-            relay::sealed(&target, tcp, records, carried, counters, limits).await
+            let records = Records { sealer, opener, carried, unsent: connected };
+            relay::sealed(&target, tcp, records, counters, limits).await
         }
     };
     let Err(failure) = result else { return Ok(()) };
@@ -195,10 +198,9 @@ async fn open(
     Ok((connected, stream))
 }
 
-async fn answer(tcp: &TcpStream, sealer: &mut Sealer, answer: &Message) -> io::Result<()> {
+fn seal_answer(sealer: &mut Sealer, answer: &Message) -> io::Result<Vec<u8>> {
     let answer = answer.encode().map_err(io::Error::other)?;
-    let record = sealer.seal_new(Kind::Answer, &answer).map_err(message::invalid)?;
-    message::send(tcp, &record).await
+    sealer.seal_new(Kind::Answer, &answer).map_err(message::invalid)
 }
 
 /// Ends a connection without losing what was sent: closing it with unread data would reset it.

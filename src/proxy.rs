@@ -18,7 +18,7 @@ use crate::config::agent::OnServerLoss;
 use crate::os::runtime;
 use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
-use crate::relay::{self, Counters, IdleLimits, message};
+use crate::relay::{self, Counters, IdleLimits, Records, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -26,6 +26,9 @@ use crate::tunnel::record::{Kind, Opener, Sealer};
 /// What a client says before the server has answered is sent on, and kept for another stream, up to
 /// this many bytes.
 const EARLY: usize = 32 * 1024;
+/// How long the request waits for the client's first bytes, to be one with them: most clients speak first,
+/// and what follows the request on its heels would go over another uplink than the nearest.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// How many streams a connection is tried on.
 const ATTEMPTS: u32 = 5;
 /// How long the server may take to answer: longer than the kernel tries to connect to a target.
@@ -311,8 +314,8 @@ async fn relay_tunnelled(
     let relayed = match cipher {
         Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
         _ => {
-            let records = (sealer, opener);
-            relay::sealed(lan, &tunnel, records, carried, counters, limits).await
+            let records = Records { sealer, opener, carried, unsent: Vec::new() };
+            relay::sealed(lan, &tunnel, records, counters, limits).await
         }
     };
     relayed.map_err(Trouble::Relay)
@@ -334,6 +337,15 @@ async fn ask(
     let mut first = preamble;
     first.extend(seal(&mut sealer, Kind::Request, &request)?);
     let mut listening = read_early(lan, early)?;
+    let said = async {
+        while listening && early.is_empty() {
+            // An end shows again when the relay reads.
+            let _ = lan.readable().await;
+            listening = read_early(lan, early)?;
+        }
+        Ok(())
+    };
+    timeout(PATIENCE, said).await.unwrap_or(Ok(()))?;
     first.extend(seal_data(&mut sealer, cipher, early)?);
     message::send(&tunnel, &first).await.map_err(Trouble::Tunnel)?;
     let carried = {

@@ -17,7 +17,7 @@ mod window;
 mod tests;
 
 pub use plain::plain;
-pub use sealed::sealed;
+pub use sealed::{Records, sealed};
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

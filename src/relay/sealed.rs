@@ -4,8 +4,10 @@ use std::array;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::{
     Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, pool, run, unless_blocked,
@@ -21,9 +23,24 @@ const RECORDS: usize = 16;
 /// Records opened and written at a time.
 const BATCH: usize = 16;
 
+/// How long what is to be sent ahead of the payload waits for the first of it, to be one with it. The
+/// kernel's scheduler prefers subflows on which nothing is under way: what follows on its heels goes over
+/// another uplink, which may be three times as far.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The tunnel's records, and what of them was read or made before the relay begins.
+pub struct Records {
+    /// Makes those to be sent.
+    pub sealer: Sealer,
+    /// Reads those received.
+    pub opener: Opener,
+    /// What was read from the tunnel already and is not opened yet.
+    pub carried: Vec<u8>,
+    /// What is sealed and has to be sent ahead of the payload.
+    pub unsent: Vec<u8>,
+}
+
 /// Relays until both directions have ended.
-///
-/// `carried` is what was read from the tunnel already, along with an answer, and is not opened yet.
 ///
 /// # Errors
 /// Why it ended early. The streams have then been reset, the tunnel by a record where only the LAN
@@ -31,15 +48,14 @@ const BATCH: usize = 16;
 pub async fn sealed(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    (sealer, opener): (Sealer, Opener),
-    carried: Vec<u8>,
+    Records { sealer, opener, carried, unsent }: Records,
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
-    let mut outbound = Outbound { tunnel: tunnel_end, sealer, torn: false };
+    let mut outbound = Outbound { tunnel: tunnel_end, sealer, unsent, torn: false };
     let to_tunnel = seal(lan_end, &mut outbound, &progress);
     let mut inbound = Inbound { tunnel: tunnel_end, opener, carried };
     let to_lan = open(&mut inbound, lan_end, &progress);
@@ -58,6 +74,8 @@ pub async fn sealed(
 struct Outbound<'a> {
     tunnel: End<'a>,
     sealer: Sealer,
+    /// Goes ahead of what is written next.
+    unsent: Vec<u8>,
     /// A sealed record is not yet written to its end: nothing but its rest may follow.
     torn: bool,
 }
@@ -69,13 +87,23 @@ impl Outbound<'_> {
         sealed.map_err(|error| self.tunnel.broken(message::invalid(error)))
     }
 
-    async fn write_all(&mut self, mut data: &[u8]) -> Result<(), Failure> {
+    async fn write_all(&mut self, data: &[u8]) -> Result<(), Failure> {
         self.torn = true;
+        if self.unsent.is_empty() {
+            self.write_bytes(data).await?;
+        } else {
+            let joined = [&std::mem::take(&mut self.unsent), data].concat();
+            self.write_bytes(&joined).await?;
+        }
+        self.torn = false;
+        Ok(())
+    }
+
+    async fn write_bytes(&self, mut data: &[u8]) -> Result<(), Failure> {
         while !data.is_empty() {
             let written = self.tunnel.write(|stream| stream.try_write(data)).await?;
             data = data.get(written..).unwrap_or_default();
         }
-        self.torn = false;
         Ok(())
     }
 
@@ -93,8 +121,9 @@ impl Outbound<'_> {
         if self.torn || self.seal(Kind::Reset, &mut record, 0).is_err() {
             return false;
         }
-        let written = self.tunnel.stream.try_write(&record);
-        written.is_ok_and(|written| written == record.len()) && self.tunnel.shutdown_write().is_ok()
+        let last = [&self.unsent[..], &record].concat();
+        let written = self.tunnel.stream.try_write(&last);
+        written.is_ok_and(|written| written == last.len()) && self.tunnel.shutdown_write().is_ok()
     }
 }
 
@@ -106,7 +135,13 @@ async fn seal(
 ) -> Result<(), Failure> {
     let mut turn = Turn::default();
     loop {
-        lan.readable().await?;
+        if outbound.unsent.is_empty() {
+            lan.readable().await?;
+        } else if let Ok(readable) = timeout(PATIENCE, lan.readable()).await {
+            readable?;
+        } else {
+            outbound.write_all(&[]).await?;
+        }
         let mut buffer = pool::buffer();
         loop {
             let read = lan.stream.try_read_vectored(&mut plaintext_slots(&mut buffer));
@@ -312,11 +347,8 @@ async fn write_batch(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
-    use tokio::time::timeout;
 
     use super::*;
     use crate::relay::tests::keys;
@@ -330,7 +362,7 @@ mod tests {
             let (mut peer, _) = listener.accept().await.unwrap();
             let [(sealer, _), _] = keys();
             let tunnel = End { side: Side::Tunnel, stream: &tunnel };
-            let mut outbound = Outbound { tunnel, sealer, torn: false };
+            let mut outbound = Outbound { tunnel, sealer, unsent: Vec::new(), torn: false };
             let much = vec![0; 64 << 20];
             let write = outbound.write_all(&much);
             assert!(timeout(Duration::from_millis(300), write).await.is_err());

@@ -11,6 +11,7 @@ use crate::tunnel::Cipher;
 use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, PLAINTEXT_MAX, Sealer};
 use crate::tunnel::session::{SessionId, SessionKeys, StreamSecret};
 
+mod ahead;
 mod hostile;
 mod resources;
 
@@ -70,14 +71,18 @@ fn start_plain(lan: TcpStream, tunnel: TcpStream, limits: IdleLimits) -> Relay {
 fn start_sealed(
     lan: TcpStream,
     tunnel: TcpStream,
-    records: (Sealer, Opener),
+    (sealer, opener): (Sealer, Opener),
     carried: Vec<u8>,
     limits: IdleLimits,
 ) -> Relay {
+    let unsent = Vec::new();
+    start_records(lan, tunnel, Records { sealer, opener, carried, unsent }, limits)
+}
+
+fn start_records(lan: TcpStream, tunnel: TcpStream, records: Records, limits: IdleLimits) -> Relay {
     let counters = Rc::new(Counters::default());
     let of_task = Rc::clone(&counters);
-    let task =
-        spawn_local(async move { sealed(&lan, &tunnel, records, carried, &of_task, limits).await });
+    let task = spawn_local(async move { sealed(&lan, &tunnel, records, &of_task, limits).await });
     Relay { task, counters }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::contenders::{Contender, Running};
 use crate::lab::{AgentProgram, FirstByte, ServerProgram};
-use crate::load::{Target, Wish};
+use crate::load::{Target, Transfer, Wish};
 use crate::{Options, unshaped};
 
 /// Connections opened at a time.
@@ -124,6 +124,6 @@ fn busy(contender: Contender, wish: Wish, options: &Options) -> [u64; 2] {
     let transfers = target.transfer(wish, AT_ONCE);
     sleep(options.time);
     let peaks = running.processes().map(|process| process.peak_kib());
-    transfers.into_iter().for_each(|transfer| transfer.stop());
+    Transfer::stop(transfers);
     peaks
 }

@@ -124,10 +124,14 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Ends it.
-    pub fn stop(self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-        let _ = self.thread.join();
+    /// Ends transfers: all of them first, so that none waits for the others' turns.
+    pub fn stop(transfers: Vec<Transfer>) {
+        for transfer in &transfers {
+            let _ = transfer.stream.shutdown(Shutdown::Both);
+        }
+        for transfer in transfers {
+            let _ = transfer.thread.join();
+        }
     }
 }
 
