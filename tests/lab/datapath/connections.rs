@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::contenders::{Contender, Running};
 use crate::lab::{AgentProgram, FirstByte, ServerProgram};
 use crate::load::{Target, Transfer, Wish};
 use crate::{Options, unshaped};
@@ -65,65 +64,58 @@ pub fn first_byte(_: &Options) -> String {
     )
 }
 
-/// Memory of idle and of busy connections.
-pub fn memory(options: &Options) -> String {
+/// Memory without connections, and of idle ones.
+pub fn idle(options: &Options) -> String {
     let mut text = format!(
-        "Resident memory on router + server: without connections in MB, for each of {AT_ONCE} idle connections \
-         in kB, and the peak in MB while {AT_ONCE} download and while {AT_ONCE} upload.\n\n\
-         | relay | without | idle, each | downloads | uploads |\n|---|---|---|---|---|\n",
+        "Resident memory on router + server: without connections in MB, and in kB what each of {AT_ONCE} \
+         idle ones adds.\n\n\
+         | relay | without | each |\n|---|---|---|\n",
     );
     for contender in options.contenders() {
-        let idle = idle(contender, options);
-        let busy = [Wish::Download, Wish::Upload].map(|wish| busy(contender, wish, options));
-        let megabytes = |kib: [u64; 2]| pair(kib.map(|kib| kib as f64 * 1024.0 / 1e6));
-        let [down, up] = busy.map(megabytes);
-        let each = pair(idle.more.map(|kib| kib as f64 * 1.024 / AT_ONCE as f64));
-        let line = format!(
-            "| {} | {} | {each} | {down} | {up} |",
-            contender.name(),
-            megabytes(idle.without)
-        );
+        let lab = unshaped(options);
+        let target = Target::start(&lab);
+        let mut running = contender.start(&lab);
+        sleep(SETTLING);
+        let mut resident = || running.processes().map(|process| process.resident_kib());
+        let without = resident();
+        let _open = target.open_idle(AT_ONCE);
+        let with = resident();
+        let each = [0, 1].map(|end| (with[end] - without[end]) as f64 * 1.024 / AT_ONCE as f64);
+        let line = format!("| {} | {} | {} |", contender.name(), megabytes(without), pair(each));
         eprintln!("{line}");
         let _ = writeln!(text, "{line}");
     }
     text
 }
 
+/// Memory of many busy connections.
+pub fn busy(options: &Options) -> String {
+    let mut text = format!(
+        "The peak of resident memory in MB on router + server while {AT_ONCE} connections are busy.\n\n\
+         | relay | downloads | uploads |\n|---|---|---|\n",
+    );
+    for contender in options.contenders() {
+        let peaks = [Wish::Download, Wish::Upload].map(|wish| {
+            let lab = unshaped(options);
+            let target = Target::start(&lab);
+            let mut running = contender.start(&lab);
+            let transfers = target.transfer(wish, AT_ONCE);
+            sleep(options.time);
+            let peaks = running.processes().map(|process| process.peak_kib());
+            Transfer::stop(transfers);
+            megabytes(peaks)
+        });
+        let line = format!("| {} | {} |", contender.name(), peaks.join(" | "));
+        eprintln!("{line}");
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn megabytes(kib: [u64; 2]) -> String {
+    pair(kib.map(|kib| kib as f64 * 1024.0 / 1e6))
+}
+
 fn pair([router, server]: [f64; 2]) -> String {
     format!("{router:.1} + {server:.1}")
-}
-
-/// KiB on router and server.
-struct Memory {
-    /// Without connections.
-    without: [u64; 2],
-    /// What idle connections add to it.
-    more: [u64; 2],
-}
-
-fn resident(running: &mut Running) -> [u64; 2] {
-    running.processes().map(|process| process.resident_kib())
-}
-
-fn idle(contender: Contender, options: &Options) -> Memory {
-    let lab = unshaped(options);
-    let target = Target::start(&lab);
-    let mut running = contender.start(&lab);
-    sleep(SETTLING);
-    let without = resident(&mut running);
-    let _open = target.open_idle(AT_ONCE);
-    let with = resident(&mut running);
-    Memory { without, more: [with[0] - without[0], with[1] - without[1]] }
-}
-
-/// The peak in KiB while connections are busy.
-fn busy(contender: Contender, wish: Wish, options: &Options) -> [u64; 2] {
-    let lab = unshaped(options);
-    let target = Target::start(&lab);
-    let mut running = contender.start(&lab);
-    let transfers = target.transfer(wish, AT_ONCE);
-    sleep(options.time);
-    let peaks = running.processes().map(|process| process.peak_kib());
-    Transfer::stop(transfers);
-    peaks
 }

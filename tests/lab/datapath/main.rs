@@ -23,7 +23,7 @@ use lab::traffic::Kind;
 use lab::{Lab, UplinkSpec, command, save};
 use lexopt::ValueExt;
 
-const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|memory]... [--relay NAME]... \
+const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy]... [--relay NAME]... \
                      [--seconds N] [--repeats N] [--sysctl NAME=VALUE]... \
                      [--output FILE]\n\
                      SSLOCAL names the directory of sslocal and ssserver, if they are not on the path";
@@ -31,11 +31,12 @@ const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|mem
 /// A section of the report: its name for `--only`, and what measures it.
 type Section = (&'static str, fn(&Options) -> String);
 
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 5] = [
     ("relaying", relaying::measure),
     ("connections", connections::rate),
     ("first-byte", connections::first_byte),
-    ("memory", connections::memory),
+    ("idle", connections::idle),
+    ("busy", connections::busy),
 ];
 
 /// What is measured, and for how long.
