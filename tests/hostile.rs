@@ -19,7 +19,7 @@ use mptcp_bond::tunnel::convert::Message;
 use mptcp_bond::tunnel::handshake::HandshakeError;
 use mptcp_bond::tunnel::hello::Refusal;
 use mptcp_bond::tunnel::probe::{PROBE_MAX, ProbeRequest};
-use mptcp_bond::tunnel::record::{HEADER_LEN, Kind as Record, OVERHEAD, Opened, Opener, Sealer};
+use mptcp_bond::tunnel::record::Kind as Record;
 use mptcp_bond::tunnel::session::{ClientSession, SessionId, SessionKeys, StreamSecret};
 use mptcp_bond::tunnel::stream::{PREAMBLE_LEN, Preamble};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
@@ -355,12 +355,17 @@ fn sessions_are_replaced_and_no_stream_is_disturbed() {
     let client = Attacker::new(&lab.target, &server.invite("second"));
     let mut control = client.connect_control(Some(client.token.clone())).expect("it is invited");
     let mut first = control.session();
-    let mut stream = echo_stream(&client, &mut first);
+    let open = |session: &mut ClientSession| {
+        let mut stream = client.open_stream(session, (TARGET_V4, 80).into());
+        stream.write(b"echo\n");
+        stream
+    };
+    let mut stream = open(&mut first);
     let mut second = control.next_session();
     assert_ne!(first.keys().id(), second.keys().id());
-    stream.echo(b"keys of its own");
-    echo_stream(&client, &mut first).echo(b"begun as the session was replaced");
-    echo_stream(&client, &mut second).echo(b"with the new one");
+    stream.assert_echo(b"keys of its own");
+    open(&mut first).assert_echo(b"begun after its session was replaced");
+    open(&mut second).assert_echo(b"with the new one");
     control.next_session();
     control.ping();
 
@@ -371,38 +376,6 @@ fn sessions_are_replaced_and_no_stream_is_disturbed() {
     open_idle(&honest, 4).expect("new connections work");
     assert_eq!(agent.status().unwrap()["streams"]["failed_total"], 0);
     assert_unharmed(transfer);
-}
-
-/// A stream of the tunnel that the target echoes.
-struct EchoStream {
-    tcp: TcpStream,
-    sealer: Sealer,
-    opener: Opener,
-}
-
-fn echo_stream(client: &Attacker, session: &mut ClientSession) -> EchoStream {
-    let (preamble, keys) = session.open_stream();
-    let (mut sealer, mut opener) = keys.client();
-    let request = Message::connect((TARGET_V4, 80).into()).encode().unwrap();
-    let request = sealer.seal_new(Record::Request, &request).unwrap();
-    let mut tcp = client.send(&[&preamble[..], &request].concat());
-    let mut answer = vec![0; OVERHEAD + 4];
-    tcp.read_exact(&mut answer).expect("an answer");
-    let opened = opener.next(&mut answer).expect("an authentic answer");
-    assert!(matches!(opened, Opened::Record { kind: Record::Answer, .. }), "{opened:?}");
-    let mut stream = EchoStream { tcp, sealer, opener };
-    stream.tcp.write_all(&stream.sealer.seal_new(Record::Data, b"echo\n").unwrap()).unwrap();
-    stream
-}
-
-impl EchoStream {
-    fn echo(&mut self, text: &[u8]) {
-        self.tcp.write_all(&self.sealer.seal_new(Record::Data, text).unwrap()).unwrap();
-        let mut record = vec![0; OVERHEAD + text.len()];
-        self.tcp.read_exact(&mut record).expect("the echo");
-        self.opener.next(&mut record).expect("an authentic record");
-        assert_eq!(&record[HEADER_LEN..][..text.len()], text);
-    }
 }
 
 /// Leaves a program so many more descriptors than it has open.

@@ -10,11 +10,13 @@ use mptcp_bond::config::agent::CipherChoice;
 use mptcp_bond::config::keys::{PrivateKey, PublicKey, Token};
 use mptcp_bond::config::pairing::PairingUri;
 use mptcp_bond::tunnel::control::{ClientMessage, ServerMessage};
+use mptcp_bond::tunnel::convert::{self, Message};
 use mptcp_bond::tunnel::handshake::{
     ANSWER_HEADER_LEN, Channel, ClientHandshake, HandshakeError, MESSAGE_HEADER_LEN, answer_length,
     message_length,
 };
 use mptcp_bond::tunnel::hello::{ClientHello, Refusal, Versions};
+use mptcp_bond::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer};
 use mptcp_bond::tunnel::session::{ClientSession, SessionId, SessionKeys, StreamSecret};
 use mptcp_bond::tunnel::stream::{PREAMBLE_LEN, Preamble};
 use mptcp_bond::tunnel::{Cipher, CipherOffer, CipherSet};
@@ -154,6 +156,48 @@ impl Attacker {
             control.receive()?;
         }
         Ok(control)
+    }
+}
+
+impl Attacker {
+    /// A stream that is connected to its target.
+    #[track_caller]
+    pub fn open_stream(&self, session: &mut ClientSession, target: SocketAddr) -> Stream {
+        let (preamble, keys) = session.open_stream();
+        let (mut sealer, mut opener) = keys.client();
+        let request = Message::connect(target).encode().expect("a request");
+        let request = sealer.seal_new(Kind::Request, &request).expect("a record");
+        let mut tcp = self.send(&[&preamble[..], &request].concat());
+        let mut answer = [0; OVERHEAD + convert::HEADER_LEN];
+        tcp.read_exact(&mut answer).expect("an answer");
+        let opened = opener.next(&mut answer).expect("an authentic answer");
+        assert!(matches!(opened, Opened::Record { kind: Kind::Answer, .. }), "{opened:?}");
+        Stream { tcp, sealer, opener }
+    }
+}
+
+/// A stream of the tunnel.
+pub struct Stream {
+    tcp: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Stream {
+    #[track_caller]
+    pub fn write(&mut self, bytes: &[u8]) {
+        let record = self.sealer.seal_new(Kind::Data, bytes).expect("a record");
+        self.tcp.write_all(&record).expect("write");
+    }
+
+    /// Asserts that the target sends back what it is sent.
+    #[track_caller]
+    pub fn assert_echo(&mut self, bytes: &[u8]) {
+        self.write(bytes);
+        let mut record = vec![0; OVERHEAD + bytes.len()];
+        self.tcp.read_exact(&mut record).expect("the echo");
+        self.opener.next(&mut record).expect("an authentic record");
+        assert_eq!(&record[HEADER_LEN..][..bytes.len()], bytes);
     }
 }
 
