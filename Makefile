@@ -21,7 +21,7 @@ deps:
 	@tests/toolchain
 
 build: deps
-	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix --example outages --example datapath
+	$(CARGO) build --release --locked --quiet --bin mptcp-bond --example lab --example matrix --example outages --example datapath --example scale
 
 run: build
 	@$(CARGO) run --release --locked --quiet --example lab
@@ -33,6 +33,7 @@ bench: build
 	@$(CARGO) run --release --locked --quiet --example matrix -- --output target/matrix.md $(BENCH)
 	@$(CARGO) run --release --locked --quiet --example outages -- --output target/outages.md $(OUTAGES)
 	@$(CARGO) run --release --locked --quiet --example datapath -- --output target/datapath.md $(DATAPATH)
+	@$(CARGO) run --release --locked --quiet --example scale -- --output target/scale.md $(SCALE)
 
 cross:
 	cross/build $(TARGET)
