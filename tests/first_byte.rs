@@ -4,9 +4,9 @@ mod lab;
 
 use lab::{AgentProgram, FirstByte, ServerProgram, two_of_three};
 
-/// What it may take of the round trips router - server and server - target: with the machine's other work,
-/// but not with a single trip over the far uplink.
-const SHARE: f64 = 1.25;
+/// What it may take of the round trips router - server and server - target: between about 1.05, as on an idle
+/// machine keeps, and the 1.9 of a single trip over the far uplink.
+const SHARE: f64 = 1.5;
 
 #[test]
 fn the_first_byte_takes_one_round_trip_over_the_nearest_uplink() {
