@@ -36,12 +36,16 @@ const GAIN_PERCENT: u64 = 5;
 /// A verdict holds this long at first, twice as long each time it is confirmed, up to the last.
 const FIRST_VERDICT: Duration = Duration::from_secs(4 * 60);
 const LAST_VERDICT: Duration = Duration::from_secs(64 * 60);
-/// A load this many percent of the one tried with is tried again at once: more may be of use.
+/// A load this many percent of the one tried with is tried again sooner: more may be of use. Not at once,
+/// for some loads go up and down.
 const MORE_LOAD_PERCENT: u64 = 150;
+const MORE_LOAD_AFTER: Duration = Duration::from_secs(60);
 /// An uplink is thin when it carries less than one in so many bits.
-const THIN: u64 = 8;
-/// It is lossy when it lost so many segments in each of the last seconds.
+const THIN: u64 = 10;
+/// It is lossy when it lost so many segments in each of the last seconds. A connection needs some of
+/// them to find out that its losses are random, and to fill the uplink then.
 const LOST: u64 = 3;
+const LOSSY_SECONDS: usize = 5;
 
 /// Why an uplink stands by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +99,8 @@ enum Place {
     New,
     /// It is being tried since then.
     Trial(Instant),
-    /// It was tried: until when the verdict holds, and whether it is in force.
-    Judged { until: Instant, earned: bool },
+    /// It was tried: when, until when the verdict holds, and whether it is in force.
+    Judged { since: Instant, until: Instant, earned: bool },
 }
 
 /// What is known of an uplink that is, or was, a burden.
@@ -147,9 +151,9 @@ impl Floor {
             let is_lossy = lost >= LOST && rate < total / THIN;
             let seconds = self.lossy.entry(slot).or_default();
             *seconds = if is_lossy { seconds.saturating_add(1) } else { 0 };
-            if *seconds >= STEADY_SECONDS {
+            if *seconds >= LOSSY_SECONDS {
                 // It is in use, and whether it should be is to be seen.
-                let place = Place::Judged { until: now, earned: true };
+                let place = Place::Judged { since: now, until: now, earned: true };
                 self.candidates
                     .entry(slot)
                     .or_insert_with(|| Candidate::new(BurdenKind::Lossy, place));
@@ -175,7 +179,7 @@ impl Floor {
             }
         }
         let Some(load) = load.filter(|_| !tried) else { return };
-        let lossy = |slot: &u8| self.lossy.get(slot).is_some_and(|row| *row >= STEADY_SECONDS);
+        let lossy = |slot: &u8| self.lossy.get(slot).is_some_and(|row| *row >= LOSSY_SECONDS);
         let due = |(slot, candidate): &(&u8, &mut Candidate)| {
             let burdens = candidate.kind != BurdenKind::Lossy || lossy(slot);
             candidate.is_due(load, burdens, now)
@@ -191,7 +195,7 @@ impl Floor {
         let standing = self.candidates.iter().filter_map(|(&slot, candidate)| {
             let again = match candidate.place {
                 Place::New => None,
-                Place::Judged { until, earned: false } => {
+                Place::Judged { until, earned: false, .. } => {
                     Some(until.saturating_duration_since(now))
                 }
                 _ => return None,
@@ -221,9 +225,10 @@ impl Candidate {
         match self.place {
             Place::New => true,
             Place::Trial(_) => false,
-            Place::Judged { until, earned: true } => burdens && now >= until,
-            Place::Judged { until, earned: false } => {
-                now >= until || load >= self.without.saturating_mul(MORE_LOAD_PERCENT) / 100
+            Place::Judged { until, earned: true, .. } => burdens && now >= until,
+            Place::Judged { since, until, earned: false } => {
+                let more = load >= self.without.saturating_mul(MORE_LOAD_PERCENT) / 100;
+                now >= until || more && now >= since + MORE_LOAD_AFTER
             }
         }
     }
@@ -246,7 +251,8 @@ impl Candidate {
             return false;
         }
         let needed = self.without.saturating_mul(100 + GAIN_PERCENT) / 100;
-        self.place = Place::Judged { until: now + self.holds, earned: rate >= needed };
+        let (since, until) = (now, now + self.holds);
+        self.place = Place::Judged { since, until, earned: rate >= needed };
         self.holds = (self.holds * 2).min(LAST_VERDICT);
         true
     }
@@ -377,7 +383,9 @@ mod tests {
         }
         assert_eq!(waits, [4, 8, 16, 32, 64, 64, 64]);
         assert_eq!(test.load(3, 140, 20), "---");
-        assert_eq!(test.load(4, 160, 20), "-+--");
+        assert_eq!(test.load(20, 160, 20), "-".repeat(20), "loads go up and down");
+        test.now += MINUTE;
+        assert_eq!(test.load(4, 160, 20), "+---");
     }
 
     #[test]
@@ -403,28 +411,28 @@ mod tests {
     #[test]
     fn a_thin_lossy_uplink_is_used_until_the_others_are_better_without() {
         let mut test = Test::new([30, 60]);
-        assert_eq!(lossy_load(&mut test, 14, 276, [230, 18]), "++---+++------");
+        assert_eq!(lossy_load(&mut test, 14, 276, [230, 18]), "++++---+++----");
         let after =
             "makes the bond no faster: it carries little and loses packets; tried again in 4 min";
-        test.now -= Duration::from_secs(5);
+        test.now -= Duration::from_secs(3);
         assert_eq!(test.reason(), after);
     }
 
     #[test]
     fn a_thin_lossy_uplink_that_helps_comes_back() {
         let mut test = Test::new([30, 60]);
-        assert_eq!(lossy_load(&mut test, 14, 200, [200, 20]), "++---+++++++++");
+        assert_eq!(lossy_load(&mut test, 14, 250, [250, 20]), "++++---+++++++");
         // Until its verdict has to be confirmed.
-        assert_eq!(lossy_load(&mut test, 60, 200, [200, 20]), "+".repeat(60));
+        assert_eq!(lossy_load(&mut test, 60, 250, [250, 20]), "+".repeat(60));
         test.now += 4 * MINUTE;
-        assert_eq!(lossy_load(&mut test, 4, 200, [200, 20]), "---+");
+        assert_eq!(lossy_load(&mut test, 4, 250, [250, 20]), "---+");
     }
 
     #[test]
     fn a_lossy_uplink_that_carries_much_or_seldom_loses_is_not_in_question() {
         let mut test = Test::new([30, 60]);
         assert_eq!(lossy_load(&mut test, 9, 276, [80, 18]), "+++++++++");
-        for lost in [2, 20, 20, 2, 20, 20, 2] {
+        for lost in [2, 20, 20, 20, 20, 2, 20, 20, 2] {
             test.second([276, 18], lost);
             assert!(!test.stands_by());
         }
