@@ -109,7 +109,9 @@ impl Server {
     pub(super) fn judge(&mut self, expected: Expectation, now: Instant) -> bool {
         let waits = self.asked.is_none_or(|(first, _)| now < first + expected.within);
         let lately = |heard: Instant| now < heard + SERVER_SILENCE;
-        let answers = self.heard.is_some_and(|heard| lately(heard) || (self.connected && waits));
+        // One that is lost has to answer: with more patience it would only seem to be well again.
+        let may_answer = self.reachable && self.connected && waits;
+        let answers = self.heard.is_some_and(|heard| lately(heard) || may_answer);
         // Without a control connection answers to probes may be those of a dying session.
         let reachable = self.in_use.is_some() && answers && (self.connected || self.reachable);
         if reachable == self.reachable {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::agent::{OnServerLoss, Quota, QuotaAction};
+use crate::controller::server::Expectation;
 use crate::failover::Reason;
 
 #[test]
@@ -175,4 +176,23 @@ fn a_session_with_another_address_has_all_uplinks_measured_anew() {
     world.resolved(&["203.0.113.9"]);
     world.run(200);
     assert!(world.nft().contains("198.51.100.7"), "the one in use stays known");
+}
+
+#[test]
+fn a_lost_server_is_not_well_again_because_it_is_given_longer_to_answer() {
+    let start = Instant::now();
+    let mut server = Server::default();
+    server.on_session(IpAddr::from([203, 0, 113, 1]), start);
+    let probed = Expectation::probed(Some(200 * MS), 300 * MS);
+    server.judge(probed, start);
+    assert!(server.reachable);
+    server.on_question(start + 3000 * MS);
+    let later = start + 4500 * MS;
+    server.judge(probed, later);
+    assert!(!server.reachable);
+    server.judge(Expectation::unprobed(), later);
+    assert!(!server.reachable);
+    server.on_answer(later);
+    server.judge(Expectation::unprobed(), later);
+    assert!(server.reachable);
 }
