@@ -32,15 +32,6 @@ pub enum State {
     Down,
 }
 
-/// What [`Health::poll`] wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Poll {
-    /// A probe is due now.
-    pub send: bool,
-    /// When to poll again at the latest; `None` when there is nothing to wait for.
-    pub wake: Option<Instant>,
-}
-
 /// What the subflows on an uplink show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signs {
@@ -353,10 +344,11 @@ impl Health {
         self.judge(now);
     }
 
-    /// Takes account of the time: losses, and whether a probe is due. Spurious calls are harmless.
-    pub fn poll(&mut self, now: Instant) -> Poll {
+    /// Takes account of the time; when to poll again at the latest, `None` when there is nothing to wait
+    /// for. Spurious calls are harmless.
+    pub fn poll(&mut self, now: Instant) -> Option<Instant> {
         if !self.probing {
-            return Poll { send: false, wake: None };
+            return None;
         }
         self.expire(now);
         self.judge(now);
@@ -364,10 +356,9 @@ impl Health {
         let timeout = self.timeout();
         let expiry = self.probes.iter().find(|probe| probe.lost.is_none());
         let expiry = expiry.map(|probe| probe.sent + timeout);
-        let send = due <= now;
         // After sending, the caller polls again and learns when the next is due.
-        let due = if send { now + self.policy.dense } else { due };
-        Poll { send, wake: Some(expiry.map_or(due, |expiry| expiry.min(due))) }
+        let due = if due <= now { now + self.policy.dense } else { due };
+        Some(expiry.map_or(due, |expiry| expiry.min(due)))
     }
 
     /// Whether a probe may leave now that something else woke the program, which costs more than the

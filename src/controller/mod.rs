@@ -192,7 +192,7 @@ impl Controller {
         let expected = self.expectation(now);
         let probed: Vec<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
         let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
-        let probes = health.filter_map(|(_, health)| health.poll(now).wake);
+        let probes = health.filter_map(|(_, health)| health.poll(now));
         let others = [self.failover.deadline(), self.opinions.deadline()].into_iter().flatten();
         let others = others.chain(self.servers.deadlines(expected, now));
         let later = probes.chain(others).filter(|&at| at > now);

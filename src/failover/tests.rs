@@ -50,7 +50,8 @@ impl Lab {
             replies.retain(|&(at, ..)| at > self.now);
             for (index, health) in self.healths.iter_mut().enumerate() {
                 health.set_active(true);
-                if health.poll(self.now).send {
+                health.poll(self.now);
+                if health.takes_probe(self.now) {
                     self.seq += 1;
                     health.on_sent(self.now, self.seq);
                     if let Some(rtt) = rtts[index] {

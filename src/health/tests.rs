@@ -72,18 +72,18 @@ impl Line {
             }
             // Polled only when it asked for it, so that a wrong `wake` shows.
             if wake <= now {
-                let mut poll = self.health.poll(now);
-                if poll.send {
+                let mut next = self.health.poll(now);
+                if self.health.due(now) <= now {
                     self.health.on_sent(now, self.next_seq);
                     self.sent += 1;
                     if let Some(rtt) = rtt(self.ms()) {
                         self.replies.push((now + MS * rtt as u32, self.next_seq));
                     }
                     self.next_seq += 1;
-                    poll = self.health.poll(now);
-                    assert!(!poll.send);
+                    next = self.health.poll(now);
+                    assert!(self.health.due(now) > now);
                 }
-                wake = poll.wake.unwrap();
+                wake = next.unwrap();
                 assert!(wake > now, "would spin");
             }
             if self.health.state() != before {
@@ -272,7 +272,8 @@ fn hold_down_has_a_limit() {
 fn without_a_session_it_is_unknown_and_silent() {
     let now = Instant::now();
     let mut health = Health::unprobed(Policy::default(), now);
-    assert_eq!(health.poll(now + Duration::from_secs(60)), Poll { send: false, wake: None });
+    let later = now + Duration::from_secs(60);
+    assert_eq!((health.poll(later), health.takes_probe(later)), (None, false));
     assert_eq!(health.state(), State::Unknown);
     assert!(!health.is_probed());
 }
@@ -384,8 +385,7 @@ fn any_sequence_of_calls_is_harmless() {
             8 => health.on_subflows(now, signs(now, random() as u32 % 2000, random() % 4 == 0)),
             _ => now += MS * (random() % 3000) as u32,
         }
-        let poll = health.poll(now);
-        assert!(poll.wake.is_some());
+        assert!(health.poll(now).is_some());
         assert!(health.probes.len() <= OUTSTANDING);
         assert!(health.loss().is_none_or(|loss| (0.0..=1.0).contains(&loss)));
     }
