@@ -39,7 +39,7 @@ mod uplink;
 mod wait;
 
 pub use baseline::PlainMptcp;
-pub use command::{command, save};
+pub use command::{Only, Section, command, save};
 pub use dns::DnsServer;
 pub use first_byte::FirstByte;
 pub use measure::{schedule_first, two_of_three};

@@ -18,7 +18,10 @@ use lab::failures::{FAILURES, Pauses, Users, all_well};
 use lab::flapping::FLAPPINGS;
 use lab::idle::Idle;
 use lab::traffic::open_idle;
-use lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, command, save, schedule_first, until};
+use lab::{
+    AgentProgram, Lab, Only, SERVER_V4, Section, ServerProgram, command, save, schedule_first,
+    until,
+};
 
 const USAGE: &str = "usage: outages [--only failures|server|flapping|idle]... [--output FILE]";
 
@@ -33,39 +36,26 @@ const IDLE: Duration = Duration::from_secs(60);
 /// LAN connections that are open while nothing happens.
 const IDLE_CONNECTIONS: usize = 200;
 
-/// A section of the report: its name for `--only`, and what measures it.
-type Section = (&'static str, fn() -> String);
-
-const SECTIONS: [Section; 4] =
+const SECTIONS: [Section<()>; 4] =
     [("failures", failures), ("server", server), ("flapping", flapping), ("idle", idle)];
 
 struct Options {
-    only: Vec<String>,
+    only: Only,
     output: Option<PathBuf>,
 }
 
 impl Options {
     fn parse() -> Result<Options, lexopt::Error> {
-        let mut options = Options { only: Vec::new(), output: None };
+        let mut options = Options { only: Only::default(), output: None };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
-                lexopt::Arg::Long("only") => {
-                    let name = arguments.value()?.into_string()?;
-                    if !SECTIONS.iter().any(|(section, _)| *section == name) {
-                        return Err(format!("there is no section '{name}'").into());
-                    }
-                    options.only.push(name);
-                }
+                lexopt::Arg::Long("only") => options.only.parse(&mut arguments, &SECTIONS)?,
                 lexopt::Arg::Long("output") => options.output = Some(arguments.value()?.into()),
                 other => return Err(other.unexpected()),
             }
         }
         Ok(options)
-    }
-
-    fn wants(&self, section: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == section)
     }
 }
 
@@ -75,19 +65,11 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> ExitCode {
     schedule_first();
-    let wanted = SECTIONS.iter().filter(|(name, _)| options.wants(name));
-    let sections: Vec<String> = wanted
-        .map(|(_, measure)| {
-            let text = measure();
-            println!("{text}");
-            text
-        })
-        .collect();
-    save(&sections.join("\n"), options.output.as_deref())
+    save(&options.only.measure(&SECTIONS, &()), options.output.as_deref())
 }
 
 /// The longest pauses of each failure of the faster uplink.
-fn failures() -> String {
+fn failures(_: &()) -> String {
     let lab = Lab::two_uplinks("outages");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
@@ -107,7 +89,7 @@ fn failures() -> String {
 }
 
 /// What happens to connections when the server's network is cut, and when its process ends.
-fn server() -> String {
+fn server(_: &()) -> String {
     let lab = Lab::two_uplinks("outages");
     let mut server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
@@ -225,7 +207,7 @@ fn server_restarted(
 }
 
 /// What is left of the other uplink's goodput.
-fn flapping() -> String {
+fn flapping(_: &()) -> String {
     let mut text = format!(
         "Mbit/s over the uplink of 50 Mbit/s, alone and while the one of 100 Mbit/s is gone for 2 s \
          and there for 2 s, in turn, for {} s; no connection was reset.\n\n\
@@ -258,7 +240,7 @@ fn flapping() -> String {
 }
 
 /// What an idle agent sends, and the processor time it takes.
-fn idle() -> String {
+fn idle(_: &()) -> String {
     let lab = Lab::two_uplinks("outages");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bare::{Hop, Way};
 use contenders::{CONTENDERS, Contender};
 use lab::traffic::Kind;
-use lab::{Lab, UplinkSpec, command, save};
+use lab::{Lab, Only, Section, UplinkSpec, command, save};
 use lexopt::ValueExt;
 
 const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy]... [--relay NAME]... \
@@ -28,10 +28,7 @@ const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idl
                      [--output FILE]\n\
                      SSLOCAL names the directory of sslocal and ssserver, if they are not on the path";
 
-/// A section of the report: its name for `--only`, and what measures it.
-type Section = (&'static str, fn(&Options) -> String);
-
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section<Options>; 5] = [
     ("relaying", relaying::measure),
     ("connections", connections::rate),
     ("first-byte", connections::first_byte),
@@ -41,7 +38,7 @@ const SECTIONS: [Section; 5] = [
 
 /// What is measured, and for how long.
 struct Options {
-    only: Vec<String>,
+    only: Only,
     /// Parts of the contenders' names.
     relays: Vec<String>,
     /// How long each measurement lasts.
@@ -57,7 +54,7 @@ struct Options {
 impl Options {
     fn parse() -> Result<Options, lexopt::Error> {
         let mut options = Options {
-            only: Vec::new(),
+            only: Only::default(),
             relays: Vec::new(),
             time: Duration::from_secs(3),
             repeats: 3,
@@ -68,13 +65,7 @@ impl Options {
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
-                lexopt::Arg::Long("only") => {
-                    let name = arguments.value()?.into_string()?;
-                    if !SECTIONS.iter().any(|(section, _)| *section == name) {
-                        return Err(format!("there is no section '{name}'").into());
-                    }
-                    options.only.push(name);
-                }
+                lexopt::Arg::Long("only") => options.only.parse(&mut arguments, &SECTIONS)?,
                 lexopt::Arg::Long("relay") => options.relays.push(arguments.value()?.string()?),
                 lexopt::Arg::Long("seconds") => {
                     options.time = Duration::from_secs(arguments.value()?.parse()?);
@@ -91,10 +82,6 @@ impl Options {
             }
         }
         Ok(options)
-    }
-
-    fn wants(&self, section: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == section)
     }
 
     /// The contenders wanted whose programs are here.
@@ -124,15 +111,8 @@ fn run(options: Options) -> ExitCode {
     if let Some(hop) = options.hop {
         return hop.run();
     }
-    let wanted = SECTIONS.iter().filter(|(name, _)| options.wants(name));
-    let sections: Vec<String> = wanted
-        .map(|(_, measure)| {
-            let text = measure(&options);
-            println!("{text}");
-            text
-        })
-        .collect();
-    save(&sections.join("\n"), options.output.as_deref())
+    let report = options.only.measure(&SECTIONS, &options);
+    save(&report, options.output.as_deref())
 }
 
 /// A lab with one uplink that nothing limits, where segments stay as large as the kernel makes them.
