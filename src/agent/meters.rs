@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 use tokio::net::TcpStream;
 
-use crate::health::Signs;
 use crate::net::{Counters, Family};
 use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket::{self, Subflow};
@@ -120,36 +119,10 @@ fn counters_of(uplinks: &[Uplink]) -> LiteMap<u8, DeviceCounters> {
     uplinks.iter().filter_map(of).collect()
 }
 
-/// Data unacknowledged and nothing heard for so long, and three round trips, is a stall: more than a
-/// retransmission timeout.
-const STALL: Duration = Duration::from_millis(800);
-
-/// What subflows show of the uplinks, by slot.
-pub fn signs(subflows: Vec<Subflow>, uplinks: &[Uplink], now: Instant) -> LiteMap<u8, Signs> {
-    let mut by_slot: LiteMap<u8, Vec<Subflow>> = LiteMap::new();
-    for subflow in subflows.into_iter().filter(Subflow::is_established) {
-        if let Some(slot) = slot_of(&subflow, uplinks) {
-            by_slot.entry(slot).or_default().push(subflow);
-        }
-    }
-    by_slot.into_iter().map(|(slot, subflows)| (slot, sum_up(&subflows, now))).collect()
-}
-
 /// The uplink that a subflow leaves over.
-fn slot_of(subflow: &Subflow, uplinks: &[Uplink]) -> Option<u8> {
+pub(super) fn slot_of(subflow: &Subflow, uplinks: &[Uplink]) -> Option<u8> {
     let address = subflow.local.ip();
     uplinks.iter().find(|uplink| uplink.has_address(address)).map(|uplink| uplink.slot)
-}
-
-fn sum_up(subflows: &[Subflow], now: Instant) -> Signs {
-    let heard_ago = subflows.iter().map(|subflow| subflow.heard_ago).min().unwrap_or_default();
-    let rtt = subflows.iter().map(|subflow| subflow.rtt).min().unwrap_or_default();
-    let waits = subflows.iter().any(|subflow| subflow.unacked > 0);
-    Signs {
-        heard: now.checked_sub(heard_ago).unwrap_or(now),
-        stalled: waits && heard_ago > STALL.max(rtt * 3),
-        rtt,
-    }
 }
 
 /// The established subflows of a connection.

@@ -4,6 +4,7 @@
 
 mod check;
 mod enrol;
+mod hearing;
 mod inquiries;
 mod kernel;
 mod link;
@@ -34,12 +35,14 @@ use crate::os::control::{Control, MONITOR, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::privileges::{CapabilitySet, keep_only};
+use crate::os::socket::Subflow;
 use crate::os::{http, log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
 use crate::status::{EVENTS_SHOWN, EventLog};
 pub use enrol::enrol;
+use hearing::Hearing;
 use inquiries::Inquiries;
 use kernel::Kernel;
 use link::Link;
@@ -95,6 +98,7 @@ struct Agent {
     inquiries: Inquiries,
     proxy: Rc<Proxy>,
     meters: Meters,
+    hearing: Hearing,
     subflow_search: SubflowSearch,
     usage_files: UsageFiles,
     http: Option<(SocketAddr, AbortHandle)>,
@@ -134,6 +138,7 @@ impl Agent {
             inquiries,
             proxy,
             meters: Meters::default(),
+            hearing: Hearing::default(),
             subflow_search: SubflowSearch::default(),
             usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
             http: None,
@@ -314,7 +319,11 @@ impl Agent {
     async fn look_at_subflows(&mut self) {
         let mut subflows = self.link.pool().subflows();
         subflows.extend(self.proxy.subflows(CONNECTIONS_ASKED));
-        let signs = meters::signs(subflows, self.controller.uplinks(), Instant::now());
+        let uplinks = self.controller.uplinks();
+        let established = subflows.into_iter().filter(Subflow::is_established);
+        let placed =
+            established.filter_map(|subflow| Some((meters::slot_of(&subflow, uplinks)?, subflow)));
+        let signs = self.hearing.take(placed, Instant::now());
         self.handle(Event::Subflows(signs)).await;
     }
 

@@ -37,7 +37,11 @@ const LAST_DATA_RECEIVED: usize = 52;
 const LAST_ACK_RECEIVED: usize = 56;
 const RTT: usize = 68;
 const RETRANSMITTED: usize = 100;
+const BYTES_ACKNOWLEDGED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+const SEGMENTS_RECEIVED: usize = 140;
 const MIN_RTT: usize = 148;
+const DATA_SEGMENTS_RECEIVED: usize = 152;
 const OUT_OF_ORDER: usize = 224;
 /// `sizeof(struct mptcp_subflow_data)`, the header of the older two options.
 const SUBFLOW_DATA_SIZE: usize = 16;
@@ -55,8 +59,14 @@ pub struct Subflow {
     pub unacked: u32,
     /// How long ago data arrived; counted from its beginning where none ever did.
     pub data_ago: Duration,
-    /// How long ago the peer was heard: data or an acknowledgement.
+    /// How long ago the peer was heard: data, new or not, or an acknowledgement.
     pub heard_ago: Duration,
+    /// Bytes acknowledged and bytes received, each once, since the subflow exists.
+    pub moved: u64,
+    /// Segments received since then.
+    pub segments: u32,
+    /// Those of them that carried data, new or not.
+    pub data_segments: u32,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// The least round-trip time of the last minutes.
@@ -193,6 +203,7 @@ fn element(bytes: &[u8], index: usize, size: usize) -> Option<&[u8]> {
 /// A subflow from its two addresses and its `struct tcp_info`.
 fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
     let field = |offset| Fields(info).u32(offset);
+    let long = |offset| Fields(info).u64(offset);
     let data_ago = Duration::from_millis(field(LAST_DATA_RECEIVED).into());
     let ack_ago = Duration::from_millis(field(LAST_ACK_RECEIVED).into());
     Some(Subflow {
@@ -202,6 +213,9 @@ fn subflow(addresses: &[u8], info: &[u8]) -> Option<Subflow> {
         unacked: field(UNACKED),
         data_ago,
         heard_ago: data_ago.min(ack_ago),
+        moved: long(BYTES_ACKNOWLEDGED).saturating_add(long(BYTES_RECEIVED)),
+        segments: field(SEGMENTS_RECEIVED),
+        data_segments: field(DATA_SEGMENTS_RECEIVED),
         rtt: Duration::from_micros(field(RTT).into()),
         min_rtt: Duration::from_micros(field(MIN_RTT).into()),
         retransmitted: field(RETRANSMITTED),
