@@ -147,13 +147,11 @@ async fn convert(
     if let Some(cause) = failure.cause() {
         registry.fail(cause);
     }
-    match failure {
-        relay::Failure::Broken { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
-            Err(error)
-        }
-        // The relay has passed the end on.
-        _ => Ok(()),
+    if failure.is_altered() {
+        registry.refuse(Cause::Altered, peer.ip());
     }
+    // The relay has passed the end on.
+    Ok(())
 }
 
 /// A stream that is counted as warm until this is dropped.

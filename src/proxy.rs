@@ -214,7 +214,9 @@ impl Proxy {
             if let Some(cause) = trouble.cause() {
                 self.tally.fail(cause);
             }
-            log::debug!("{client} to {target}: {trouble}");
+            let altered = matches!(&trouble, Trouble::Relay(failure) if failure.is_altered());
+            let level = if altered { log::Level::Warn } else { log::Level::Debug };
+            log::log!(level, "{client} to {target}: {trouble}");
         }
         self.connections.borrow_mut().remove(&id);
     }

@@ -220,6 +220,12 @@ fn a_gibibyte_each_way_a_session_and_a_video_survive_everything() {
         let times = disturbing.join().expect("uplinks were disturbed");
         (times, typing.join().expect("the session is intact"), ends)
     });
+    if ends.iter().any(|(_, result, _)| result.is_err()) {
+        for (namespace, status) in [(&lab.router, agent.status()), (&lab.server, server.status())] {
+            println!("{}", namespace.run("nstat", &["-as"]));
+            println!("streams: {:#}", status.unwrap_or_default()["streams"]);
+        }
+    }
     for (name, result, after) in ends {
         let report = result.unwrap_or_else(|error| panic!("{name}: {error}"));
         let pause = report.longest_pause();

@@ -28,6 +28,9 @@ pub enum Cause {
     NotOurs,
     /// A tag or a handshake does not verify.
     NotAuthentic,
+    /// What arrived on a stream in use is not what the client sent: somebody or something on the way
+    /// alters it.
+    Altered,
     /// A stream counter was used before.
     Replayed,
     /// The stream's session is unknown or has expired.
@@ -56,6 +59,7 @@ impl Cause {
         match self {
             Cause::NotOurs => "not this protocol",
             Cause::NotAuthentic => "not authentic",
+            Cause::Altered => "altered on the way",
             Cause::Replayed => "replayed",
             Cause::NoSession => "no session",
             Cause::UnknownKey => "unknown key",

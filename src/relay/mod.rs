@@ -149,6 +149,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether what arrived through the tunnel is not what the other end sent.
+    pub fn is_altered(&self) -> bool {
+        matches!(self, Failure::Broken { side: Side::Tunnel, error } if error.kind() == io::ErrorKind::InvalidData)
+    }
+
     /// What the status counts it as; `None` for a reset, which either end may send.
     pub fn cause(&self) -> Option<&'static str> {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
@@ -160,6 +165,7 @@ impl Failure {
                 None
             }
             Failure::Broken { side: Side::Lan, .. } => Some("connection lost"),
+            Failure::Broken { .. } if self.is_altered() => Some("altered on the way"),
             Failure::Broken { side: Side::Tunnel, .. } => Some("tunnel broke"),
         }
     }
