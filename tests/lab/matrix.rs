@@ -26,8 +26,11 @@ const USAGE: &str = "usage: matrix [--pair LINK,LINK]... [--equal] [--repeats N]
 
 /// The links that are paired when no pairs are given.
 const LINKS: [&str; 6] = ["100/10", "100/40", "50/20", "20/60/1", "5/300", "300/30"];
-/// The part of a transfer that does not count: slow start, and what the agent learns meanwhile.
+/// The part of a transfer that does not count: slow start.
 const RAMP: Duration = Duration::from_secs(2);
+/// How long a pair of uplinks is in use before transfers count: the agent finds out meanwhile whether the
+/// bond is faster without one of them. What a transfer gets at first is told apart.
+const LEARNING: Duration = Duration::from_secs(15);
 /// The port of the lab's traffic server.
 const PORT: u16 = 80;
 
@@ -127,6 +130,8 @@ struct Goodput {
 struct Row {
     links: [Link; 2],
     alone: [Goodput; 2],
+    /// Before the agent has learned anything about the pair.
+    at_first: Goodput,
     bond: Goodput,
     plain: Option<Goodput>,
 }
@@ -141,7 +146,7 @@ fn run(options: Options) -> ExitCode {
     let mut alone = BTreeMap::new();
     for link in options.pairs.iter().flatten() {
         alone.entry(link.to_string()).or_insert_with(|| {
-            let goodput = through_tunnel(&[*link], &options);
+            let (_, goodput) = through_tunnel(&[*link], Duration::ZERO, &options);
             eprintln!("{link} alone: {goodput}");
             goodput
         });
@@ -149,9 +154,9 @@ fn run(options: Options) -> ExitCode {
     let mut rows = Vec::new();
     for (number, links) in (1..).zip(&options.pairs) {
         let alone = links.map(|link| alone[&link.to_string()]);
-        let bond = through_tunnel(links, &options);
+        let (at_first, bond) = through_tunnel(links, LEARNING, &options);
         let plain = options.plain.then(|| plain(links, &options));
-        let row = Row { links: *links, alone, bond, plain };
+        let row = Row { links: *links, alone, at_first, bond, plain };
         eprintln!("{number} of {}: {}", options.pairs.len(), row.summary());
         rows.push(row);
     }
@@ -174,42 +179,49 @@ fn build(links: &[Link]) -> Lab {
     lab
 }
 
-/// Between LAN and target, with server and agent.
-fn through_tunnel(links: &[Link], options: &Options) -> Goodput {
+/// Between LAN and target, with server and agent: at first, and after `learning`.
+fn through_tunnel(links: &[Link], learning: Duration, options: &Options) -> (Goodput, Goodput) {
     let lab = build(links);
     let server = ServerProgram::start(&lab);
     let _agent = AgentProgram::start(&lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, PORT);
-    measure(&lab, &target, &target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), options)
+    measure(&lab, &target, &target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), learning, options)
 }
 
 /// Between router and server, with nothing but the kernel as it comes.
 fn plain(links: &[Link], options: &Options) -> Goodput {
     let lab = build(links);
     let plain = PlainMptcp::set_up(&lab);
-    measure(&lab, plain.server(), &plain.dialer(SERVER_V4), options)
+    measure(&lab, plain.server(), &plain.dialer(SERVER_V4), Duration::ZERO, options).1
 }
 
-/// The median of some transfers, down and up.
-fn measure(lab: &Lab, server: &TrafficServer, dialer: &Dialer, options: &Options) -> Goodput {
-    let median = |begin: &dyn Fn() -> std::io::Result<Transfer>| {
-        let mut rates: Vec<f64> = (0..options.repeats)
-            .map(|_| transfer(lab, begin().expect("connect to the traffic server"), options))
-            .collect();
-        eprintln!("  {rates:.0?} Mbit/s");
+/// The first transfer down and up, which lasts `learning` longer, and the median of some more.
+fn measure(
+    lab: &Lab,
+    server: &TrafficServer,
+    dialer: &Dialer,
+    learning: Duration,
+    options: &Options,
+) -> (Goodput, Goodput) {
+    let way = |begin: &dyn Fn() -> std::io::Result<Transfer>| {
+        let transfer = |more: Duration| {
+            transfer(lab, begin().expect("connect to the traffic server"), more, options.counted)
+        };
+        let first = if learning > Duration::ZERO { transfer(learning) } else { 0.0 };
+        let mut rates: Vec<f64> = (0..options.repeats).map(|_| transfer(Duration::ZERO)).collect();
+        eprintln!("  {first:.0}, then {rates:.0?} Mbit/s");
         rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+        (first, rates[rates.len() / 2])
     };
-    Goodput {
-        down: median(&|| Transfer::download(dialer, Transfer::ENDLESS)),
-        up: median(&|| Transfer::upload(server, dialer, Transfer::ENDLESS)),
-    }
+    let down = way(&|| Transfer::download(dialer, Transfer::ENDLESS));
+    let up = way(&|| Transfer::upload(server, dialer, Transfer::ENDLESS));
+    (Goodput { down: down.0, up: up.0 }, Goodput { down: down.1, up: up.1 })
 }
 
-/// Goodput after the ramp, in Mbit/s.
-fn transfer(lab: &Lab, transfer: Transfer, options: &Options) -> f64 {
-    let end = RAMP + options.counted;
-    std::thread::sleep(end + Duration::from_millis(50));
+/// Goodput after the ramp, in Mbit/s, of a transfer that goes on for `more`.
+fn transfer(lab: &Lab, transfer: Transfer, more: Duration, counted: Duration) -> f64 {
+    let end = RAMP + counted;
+    std::thread::sleep(end + more + Duration::from_millis(50));
     let report = transfer.stop();
     assert_eq!(report.corrupt_at, None, "what arrives is what was sent");
     // What is still under way would be in the way of the next transfer.
@@ -234,20 +246,36 @@ impl fmt::Display for Goodput {
     }
 }
 
+/// A row's goodput one way: of the pair at first, of the pair, of plain MPTCP, of the better link, of both
+/// added.
+struct Way {
+    name: &'static str,
+    at_first: f64,
+    bond: f64,
+    plain: Option<f64>,
+    best: f64,
+    sum: f64,
+}
+
 impl Row {
-    /// Down and up: goodput of the pair in two ways, of the better link, and of both added.
-    fn ways(&self) -> [(&'static str, f64, Option<f64>, f64, f64); 2] {
+    fn ways(&self) -> [Way; 2] {
         let way = |name, of: fn(&Goodput) -> f64| {
             let [first, second] = self.alone.map(|goodput| of(&goodput));
-            let plain = self.plain.as_ref().map(of);
-            (name, of(&self.bond), plain, first.max(second), first + second)
+            Way {
+                name,
+                at_first: of(&self.at_first),
+                bond: of(&self.bond),
+                plain: self.plain.as_ref().map(of),
+                best: first.max(second),
+                sum: first + second,
+            }
         };
         [way("down", |goodput| goodput.down), way("up", |goodput| goodput.up)]
     }
 
     fn summary(&self) -> String {
         let [first, second] = self.links;
-        let ways = self.ways().map(|(name, bond, plain, best, sum)| {
+        let ways = self.ways().map(|Way { name, bond, plain, best, sum, .. }| {
             let plain = plain.map(|plain| format!(", plain {plain:.1}")).unwrap_or_default();
             format!(
                 "{name} {bond:.1} ({:.2} of the best, {:.2} of the sum{plain})",
@@ -262,41 +290,46 @@ impl Row {
 fn table(rows: &[Row], options: &Options, taken: Duration) -> String {
     let mut text = format!(
         "Goodput in Mbit/s of pairs of uplinks (Mbit/s / RTT in ms / loss in percent), \
-         medians of {} transfers of {} s, the first {} s of which do not count.\n\n\
-         | pair | way | best alone | sum | bond | of best | of sum | plain MPTCP | of best |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         medians of {} transfers of {} s, the first {} s of which do not count. A transfer of {} s each \
+         way goes before, in which the agent learns what the pair is worth; \"at first\" is the beginning \
+         of that.\n\n\
+         | pair | way | best alone | sum | bond | of best | of sum | at first, of best | plain MPTCP \
+         | of best |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
         options.repeats,
         (RAMP + options.counted).as_secs(),
-        RAMP.as_secs()
+        RAMP.as_secs(),
+        (RAMP + options.counted + LEARNING).as_secs()
     );
-    let mut shares = [Vec::new(), Vec::new(), Vec::new()];
+    let mut shares = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for row in rows {
         let [first, second] = row.links;
-        for (way, bond, plain, best, sum) in row.ways() {
-            let (of_best, of_sum) = (bond / best, bond / sum);
+        for Way { name, at_first, bond, plain, best, sum } in row.ways() {
+            let (of_best, of_sum, first_of_best) = (bond / best, bond / sum, at_first / best);
             let of_plain = plain.map(|plain| plain / best);
             shares[0].push(of_best);
             shares[1].push(of_sum);
-            shares[2].extend(of_plain);
+            shares[2].push(first_of_best);
+            shares[3].extend(of_plain);
             let cell = |value: Option<f64>, digits: usize| {
                 value.map(|value| format!("{value:.digits$}")).unwrap_or_default()
             };
             let _ = writeln!(
                 text,
-                "| {first} + {second} | {way} | {best:.1} | {sum:.1} | {bond:.1} | {of_best:.2} \
-                 | {of_sum:.2} | {} | {} |",
+                "| {first} + {second} | {name} | {best:.1} | {sum:.1} | {bond:.1} | {of_best:.2} \
+                 | {of_sum:.2} | {first_of_best:.2} | {} | {} |",
                 cell(plain, 1),
                 cell(of_plain, 2)
             );
         }
     }
-    let [best, sum, plain] = shares.map(|shares| {
+    let [best, sum, at_first, plain] = shares.map(|shares| {
         if shares.is_empty() {
             return String::new();
         }
         format!("{:.2}", shares.iter().sum::<f64>() / shares.len() as f64)
     });
-    let _ = writeln!(text, "| mean | | | | | {best} | {sum} | | {plain} |");
+    let _ = writeln!(text, "| mean | | | | | {best} | {sum} | {at_first} | | {plain} |");
     let _ = writeln!(text, "\nMeasured in {} min.", taken.as_secs().div_ceil(60));
     text
 }
