@@ -75,6 +75,7 @@ On the server:
   mptcp-bond server revoke NAME    shut a router or an invitation out
 
 Anywhere:
+  mptcp-bond self-test             show whether the program works on this processor and kernel
   mptcp-bond version
   mptcp-bond help
 
@@ -117,6 +118,8 @@ pub enum Command {
     Uplink(UplinkOptions),
     /// `monitor`
     Monitor(MonitorOptions),
+    /// `self-test`
+    SelfTest,
     /// `version`
     Version,
     /// `help`
@@ -315,7 +318,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "uplink" => (&["run-dir"], &["NAME", "ROLE"]),
         // Whatever follows, help is what is wanted.
         "help" => return Ok(Command::Help),
-        "version" => (&[], &[]),
+        "self-test" | "version" => (&[], &[]),
         _ => return Err(UsageError(format!("unknown command '{}'", command.escape_debug()))),
     };
     let Some(words) = Words::read(&mut parser, &command, options, positional)? else {
@@ -454,6 +457,7 @@ impl<'a> Words<'a> {
                 run_dir: self.path("run-dir", RUN_DIR),
                 json: self.has("json"),
             }),
+            "self-test" => Command::SelfTest,
             _ => Command::Version,
         })
     }

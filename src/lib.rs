@@ -74,6 +74,8 @@ pub mod provision;
 
 pub mod client;
 
+pub mod selftest;
+
 pub mod agent;
 
 pub mod server;

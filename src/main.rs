@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mptcp_bond::cli::{self, Command, exit};
-use mptcp_bond::{agent, client, provision, server};
+use mptcp_bond::{agent, client, provision, selftest, server};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Check(options) => client::check(&options),
         Command::Monitor(options) => client::monitor(&options),
         Command::Uplink(options) => client::set_role(&options),
+        Command::SelfTest => selftest::run(),
         Command::Version => {
             provision::print(Ok(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION"), "\n").into()))
         }

@@ -121,6 +121,7 @@ fn help_and_version() {
     for word in ["version", "--version", "-V"] {
         assert_eq!(command(&[word]), Command::Version);
     }
+    assert_eq!(command(&["self-test"]), Command::SelfTest);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod control;
 pub mod convert;
 pub mod handshake;
 pub mod hello;
+pub mod known;
 pub mod probe;
 pub mod record;
 pub mod replay;
