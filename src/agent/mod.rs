@@ -158,6 +158,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
+        let mut wake = signal(SignalKind::user_defined1()).map_err(Fatal::os)?;
         let mut look = interval(LOOK);
         let mut traffic_look = interval(TRAFFIC_LOOK);
         for interval in [&mut look, &mut traffic_look] {
@@ -195,6 +196,7 @@ impl Agent {
                     self.answer(request).await;
                     continue;
                 }
+                _ = wake.recv() => Event::Changed,
                 _ = hangup.recv() => {
                     self.reload().await;
                     continue;

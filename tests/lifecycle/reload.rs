@@ -97,6 +97,8 @@ fn a_reload_leaves_live_connections_alone() {
     until("a reload without a change is told", LIMIT, || {
         (agent.process().output().matches("configuration reloaded").count() == 6).then_some(())
     });
+    agent.process().signal(Signal::USR1);
+    both_go_on();
     assert_eq!(session(&agent.wait_ready()), session(&after), "nothing changed, nothing is redone");
     both_go_on();
     assert_intact(down);
