@@ -1,7 +1,9 @@
 # `make` alone says what there is.
 
 CARGO ?= cargo
-SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build .ci/run
+SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build .ci/run \
+	$(addprefix files/etc/,init.d/mptcp-bond uci-defaults/90-mptcp-bond hotplug.d/iface/95-mptcp-bond) \
+	$(addprefix tests/openwrt/double/,etc/rc.common lib/functions.sh lib/functions/procd.sh sbin/uci)
 
 .PHONY: help deps run baseline bench build cross test fuzz lint deny
 
