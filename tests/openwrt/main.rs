@@ -1,6 +1,7 @@
-//! What a package puts on a router beside the program: service, hotplug hook, first configuration,
-//! firewall include.
+//! What packages put on a router: service, hotplug hook, first configuration, firewall include; and the
+//! packages themselves.
 
+mod packages;
 mod router;
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! A router's file system: this machine's, with OpenWrt's shell libraries and this project's files over
 //! it. What is written there is gone when the test ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -75,9 +76,16 @@ pub struct Router {
 }
 
 impl Router {
-    /// With this project's files, and these of `/etc/config`. The shell libraries are OpenWrt's own where
-    /// `OPENWRT_ROOT` says where they are, otherwise doubles.
+    /// With this project's files, and these of `/etc/config`.
     pub fn new(configs: &[(&str, &str)]) -> Router {
+        let router = Router::bare(configs);
+        router.copy(&project().join("files"));
+        router
+    }
+
+    /// Without this project's files. The shell libraries are OpenWrt's own where `OPENWRT_ROOT` says
+    /// where they are, otherwise doubles.
+    pub fn bare(configs: &[(&str, &str)]) -> Router {
         let folder = tempfile::tempdir().expect("make a folder");
         // Its end takes what is mounted below it along.
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(folder.path()));
@@ -100,8 +108,19 @@ impl Router {
         let router = Router { folder };
         let genuine = std::env::var_os("OPENWRT_ROOT").map(PathBuf::from);
         router.copy(&genuine.unwrap_or_else(|| project().join("tests/openwrt/double")));
-        router.copy(&project().join("files"));
-        for name in ["etc/rc.d", "var/lock", "tmp"] {
+        for name in [
+            "etc/config",
+            "etc/hotplug.d/iface",
+            "etc/init.d",
+            "etc/rc.d",
+            "etc/sysctl.d",
+            "etc/uci-defaults",
+            "lib/upgrade/keep.d",
+            "sbin",
+            "usr/lib/opkg/info",
+            "var/lock",
+            "tmp",
+        ] {
             fs::create_dir_all(router.path(name)).expect("make a folder");
         }
         for (name, text) in configs {
@@ -145,6 +164,23 @@ impl Router {
     /// Runs a line of shell there.
     pub fn sh(&self, line: &str) -> String {
         run(Command::new("chroot").arg(self.path("")).args(["/bin/sh", "-c", line]))
+    }
+
+    /// All that differs from this machine's file system, but for what package managers keep for
+    /// themselves: files with their checksums, folders and links with their permissions.
+    pub fn differences(&self) -> BTreeSet<String> {
+        const THEIRS: [&str; 5] = ["./usr/lib/opkg", "./var", "./run", "./tmp", "./dev"];
+        let theirs: Vec<String> = THEIRS.iter().map(|path| format!("-path {path}")).collect();
+        let line = format!(
+            "find . \\( {} \\) -prune -o -type f -exec md5sum {{}} + -o -printf '%y %m %p %l\\n'",
+            theirs.join(" -o ")
+        );
+        let upper = self.folder.path().join("upper");
+        let text = run(Command::new("sh").args(["-c", &line]).current_dir(upper));
+        // A folder of the machine's is copied with the first change of what it holds.
+        let is_copy =
+            |line: &str| line.starts_with("d ") && Path::new("/").join(line[6..].trim()).is_dir();
+        text.lines().filter(|line| !is_copy(line)).map(String::from).collect()
     }
 
     /// What ubus was called for since the last time: object, method and message of each call.

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# shellcheck disable=SC3043 # dash, bash and busybox have 'local'
+# shellcheck disable=SC1090,SC3043 # dash, bash and busybox have 'local'
 # A double of OpenWrt's shell library, as far as the files of this project use it.
 
 # Sections are evaluated as shell commands, as the text of 'uci export' is.
@@ -42,4 +42,30 @@ append() {
 list_contains() {
 	eval "case \" \$$1 \" in *\" \$2 \"*) return 0 ;; esac"
 	return 1
+}
+
+package_files() {
+	grep "^$1" "/usr/lib/opkg/info/$pkgname.list"
+}
+
+default_postinst() {
+	local script pkgname
+	pkgname=$(basename "${1%.*}")
+	for script in $(package_files /etc/uci-defaults/); do
+		(. "$script") && rm -f "$script"
+	done
+	[ ! -e "${1%.*}.postinst-pkg" ] || (. "${1%.*}.postinst-pkg")
+	for script in $(package_files /etc/init.d/); do
+		[ "$PKG_UPGRADE" = 1 ] || "$script" enable
+		"$script" start
+	done
+}
+
+default_prerm() {
+	local script pkgname
+	pkgname=$(basename "${1%.*}")
+	for script in $(package_files /etc/init.d/); do
+		[ "$PKG_UPGRADE" = 1 ] || "$script" disable
+		"$script" stop
+	done
 }
