@@ -1,11 +1,12 @@
 # `make` alone says what there is.
 
 CARGO ?= cargo
-SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers cross/build .ci/run \
+SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers .ci/run \
+	cross/build cross/package cross/test $(wildcard files/debian/*) \
 	$(addprefix files/etc/,init.d/mptcp-bond uci-defaults/90-mptcp-bond hotplug.d/iface/95-mptcp-bond) \
-	$(addprefix tests/openwrt/double/,etc/rc.common lib/functions.sh lib/functions/procd.sh sbin/uci)
+	$(addprefix tests/openwrt/double/,etc/rc.common lib/functions.sh lib/functions/procd.sh bin/opkg sbin/uci)
 
-.PHONY: help deps run baseline bench build cross test fuzz lint deny
+.PHONY: help deps run baseline bench build cross packages test fuzz lint deny
 
 help:
 	@echo 'make run       two uplinks become one, on show: lab, server, agent, a download (root)'
@@ -13,6 +14,7 @@ help:
 	@echo 'make bench     pairs of unequal uplinks, outages, idleness, the cost of relaying (root); BENCH="...",'
 	@echo '               OUTAGES="..." and DATAPATH="..." for options'
 	@echo 'make cross     static programs for routers and servers, in target/cross; TARGET=... for one of them'
+	@echo 'make packages  .ipk, .apk and .deb of them, in target/packages; TARGET=... for those of one program'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make fuzz      all decoders under libFuzzer (installs cargo-fuzz); TARGET=... for one of them, TIME=seconds'
 	@echo 'make lint      formatting, clippy, shellcheck'
@@ -39,6 +41,9 @@ bench: build
 
 cross:
 	cross/build $(TARGET)
+
+packages: cross
+	cross/package
 
 test: deps
 	CARGO=$(CARGO) tests/no-leftovers tests/all

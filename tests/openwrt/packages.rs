@@ -219,11 +219,11 @@ fn firewall_reloads(router: &Router) -> usize {
 }
 
 /// Installs, upgrades and removes with these lines of shell, `{}` being a package's file.
-fn lives_and_leaves(router: &Router, install: &str, remove: &str, files: [&str; 2]) {
+fn lives_and_leaves(router: &Router, install: &str, remove: &str, files: [String; 2]) {
     let install = |file: &str| router.sh(&install.replace("{}", file));
     let methods = || -> Vec<String> { router.ubus_calls().into_iter().map(|it| it.0).collect() };
     let before = router.differences();
-    install(files[0]);
+    install(&files[0]);
     assert_eq!(router.sh("/usr/sbin/mptcp-bond"), "the program\n");
     assert_eq!(methods(), ["service set"], "it runs");
     assert_eq!(firewall_reloads(router), 1);
@@ -236,8 +236,10 @@ fn lives_and_leaves(router: &Router, install: &str, remove: &str, files: [&str; 
 
     let own = proposed.clone() + "\nconfig server 'vps'\n\toption address 'vps.example.net'\n";
     fs::write(&config, &own).unwrap();
-    install(files[1]);
-    assert_eq!(methods(), ["service delete", "service set"], "the new program runs");
+    install(&files[1]);
+    let calls = methods();
+    assert!(calls.contains(&"service delete".into()), "the old program ends: {calls:?}");
+    assert_eq!(calls.last().unwrap(), "service set", "the new one runs");
     assert_eq!(fs::read_to_string(&config).unwrap(), own, "an upgrade keeps the configuration");
     assert!(router.path("etc/rc.d/S95mptcp-bond").exists());
 
@@ -258,19 +260,29 @@ fn assert_unchanged(router: &Router, before: &BTreeSet<String>) {
     assert_eq!(changes, [""; 0]);
 }
 
+/// The file names of two releases.
+fn names(of: impl Fn(u8) -> String) -> [String; 2] {
+    [1, 2].map(|release| of(release).rsplit('/').next().unwrap().to_owned())
+}
+
+/// The genuine opkg, where `OPKG` is the path of one that has a configuration and finds what the
+/// package depends on; otherwise a double. And apk, where `APK` is the path of such a one.
 #[test]
-fn opkg_installs_upgrades_and_removes() {
+fn package_managers_install_upgrade_and_remove() {
     let (one, two) = (Packages::make(1), Packages::make(2));
-    let router = router(&[&one, &two]);
-    let files = [ipk(1, "x86_64"), ipk(2, "x86_64")];
-    let files = files.each_ref().map(|name| name.strip_prefix("x86_64/").unwrap());
-    // The genuine one takes a configuration, and packages that are depended on.
     let opkg = std::env::var("OPKG").unwrap_or_else(|_| "opkg".into());
     lives_and_leaves(
-        &router,
+        &router(&[&one, &two]),
         &format!("{opkg} install /tmp/{{}} >&2"),
         &format!("{opkg} remove mptcp-bond >&2"),
-        files,
+        names(|release| ipk(release, "x86_64")),
+    );
+    let Ok(apk) = std::env::var("APK") else { return };
+    lives_and_leaves(
+        &router(&[&one, &two]),
+        &format!("{apk} add /tmp/{{}} >&2"),
+        &format!("{apk} del mptcp-bond >&2"),
+        names(|release| format!("mptcp-bond-{}-r{release}.apk", version())),
     );
 }
 

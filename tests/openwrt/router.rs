@@ -123,6 +123,8 @@ impl Router {
         ] {
             fs::create_dir_all(router.path(name)).expect("make a folder");
         }
+        // Another package's, so that the folder is not left empty.
+        fs::write(router.path("etc/hotplug.d/iface/00-netstate"), "").expect("write a hook");
         for (name, text) in configs {
             fs::write(router.config(name), text).expect("write a configuration");
         }
@@ -169,7 +171,16 @@ impl Router {
     /// All that differs from this machine's file system, but for what package managers keep for
     /// themselves: files with their checksums, folders and links with their permissions.
     pub fn differences(&self) -> BTreeSet<String> {
-        const THEIRS: [&str; 5] = ["./usr/lib/opkg", "./var", "./run", "./tmp", "./dev"];
+        const THEIRS: [&str; 8] = [
+            "./usr/lib/opkg",
+            "./usr/lib/apk",
+            "./lib/apk",
+            "./etc/apk",
+            "./var",
+            "./run",
+            "./tmp",
+            "./dev",
+        ];
         let theirs: Vec<String> = THEIRS.iter().map(|path| format!("-path {path}")).collect();
         let line = format!(
             "find . \\( {} \\) -prune -o -type f -exec md5sum {{}} + -o -printf '%y %m %p %l\\n'",

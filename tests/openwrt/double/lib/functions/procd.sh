@@ -28,7 +28,7 @@ procd_set_param() {
 	shift
 	case $name in
 	command | file | respawn) value=$(array "$@") ;;
-	limits) value="{\"${1%%=*}\":\"${1#*=}\"}" ;;
+	env | limits) value="{\"${1%%=*}\":\"${1#*=}\"}" ;;
 	reload_signal) value=$(signal_number "$1") ;;
 	term_timeout) value=$1 ;;
 	stdout | stderr | no_new_privs) value=true ;;
