@@ -141,12 +141,14 @@ fn mobile_uplinks_are_proposed_as_backups_and_what_is_none_is_left_out() {
     let network = [
         NETWORK.to_owned(),
         interface("dsl", &[("proto", "pppoe"), ("device", "eth2")]),
+        interface("modem", &[("proto", "static"), ("device", "eth2")]),
         interface("lte", &[("proto", "qmi"), ("device", "/dev/cdc-wdm0")]),
         interface("alias", &[("proto", "static"), ("device", "@wan")]),
         interface("guest", &[("proto", "static"), ("device", "br-guest")]),
         interface("vpn", &[("proto", "wireguard")]),
     ];
-    let listed = "list network 'wan6'\n\tlist network 'dsl'\n\tlist network 'lte'\n\
+    let listed = "list network 'wan6'\n\tlist network 'dsl'\n\tlist network 'modem'\n\
+                  \tlist network 'lte'\n\
                   \tlist network 'alias'\n\tlist network 'gone'";
     let zone = "\nconfig zone\n\toption name 'vpn'\n\tlist network 'vpn'\n";
     let firewall = FIREWALL.replace("list network 'wan6'", listed) + zone;

@@ -166,7 +166,7 @@ fn an_ipk_is_laid_out_as_openwrt_lays_it_out() {
     for field in [
         "Package: mptcp-bond\n",
         &format!("\nVersion: {}-r1\n", version()),
-        "\nDepends: nftables, kmod-nft-tproxy, kmod-nft-socket, kmod-nf-conntrack-netlink\n",
+        "\nDepends: nftables, kmod-nft-fib, kmod-nft-socket, kmod-nft-tproxy, kmod-nf-conntrack-netlink\n",
         "\nConflicts: mptcpd\n",
         "\nArchitecture: mipsel_24kc\n",
         "\nLicense: MIT\n",
