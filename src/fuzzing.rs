@@ -19,12 +19,13 @@ use crate::tunnel::probe::UnverifiedProbe;
 use crate::tunnel::record::Opened;
 use crate::tunnel::session::{SessionId, SessionKeys, StreamSecret};
 use crate::tunnel::stream::UnverifiedPreamble;
+use crate::ubus;
 
 /// Takes anything, and panics only for a defect.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const DECODERS: [(&str, Decoder); 15] = [
+pub const DECODERS: [(&str, Decoder); 16] = [
     ("agent-config", |bytes| drop(AgentConfig::parse_bytes(bytes, "mptcpd"))),
     ("control-message", control_message),
     ("convert", convert),
@@ -38,6 +39,7 @@ pub const DECODERS: [(&str, Decoder); 15] = [
     ("record", record),
     ("server-config", server_config),
     ("socket", control::read_anything),
+    ("ubus", ubus::read_anything),
     ("uci", |bytes| drop(uci::parse_bytes(bytes))),
     ("written", written),
 ];

@@ -9,6 +9,7 @@ use crate::config::agent::{Attachment, Role, UplinkConfig};
 use crate::net::{
     Address, Family, IfIndex, Kernel, Link, Prefix, Route, RouteKind, SLOTS, TABLES, Table,
 };
+use crate::netifd::Netifd;
 
 /// An uplink as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,14 +194,26 @@ impl Uplink {
 ///
 /// `previous` is the last result: it keeps slots, and choices that are still valid. Uplinks beyond
 /// [`SLOTS`] are left out.
+///
+/// As on plain Linux: an interface's name is taken for its device's. [`observe_with`] asks netifd.
 pub fn observe(configs: &[UplinkConfig], kernel: &Kernel, previous: &[Uplink]) -> Vec<Uplink> {
+    observe_with(configs, kernel, &Netifd::default(), previous)
+}
+
+/// [`observe`], with the interfaces' devices and gateways as netifd tells them.
+pub fn observe_with(
+    configs: &[UplinkConfig],
+    kernel: &Kernel,
+    netifd: &Netifd,
+    previous: &[Uplink],
+) -> Vec<Uplink> {
     let slots = assign_slots(configs, previous);
     let mut uplinks: Vec<Uplink> = configs
         .iter()
         .filter_map(|config| {
             let slot = *slots.get(config.name.as_str())?;
             let before = previous.iter().find(|uplink| uplink.name == config.name);
-            Some(observe_one(config, slot, kernel, before))
+            Some(observe_one(config, slot, kernel, netifd, before))
         })
         .collect();
     for family in Family::ALL {
@@ -230,14 +243,18 @@ fn observe_one(
     config: &UplinkConfig,
     slot: u8,
     kernel: &Kernel,
+    netifd: &Netifd,
     before: Option<&Uplink>,
 ) -> Uplink {
-    // Without netifd an interface's name is taken for its device's, as on plain Linux.
-    let (Attachment::Device(name) | Attachment::Interface(name)) = &config.attachment;
-    let link = kernel.link(name);
+    let device = match &config.attachment {
+        Attachment::Device(name) => Some(name.as_str()),
+        Attachment::Interface(name) => netifd.device(name),
+    };
+    let link = device.and_then(|name| kernel.link(name));
     let path = |family| {
         let before = before.and_then(|uplink| uplink.path(family));
-        link.and_then(|link| find_path(link, family, slot, kernel, before))
+        let link = link?;
+        find_path(link, netifd.gateway(&link.name, family), family, slot, kernel, before)
     };
     Uplink {
         name: config.name.clone(),
@@ -257,15 +274,19 @@ fn observe_one(
     }
 }
 
+/// `leased` is the gateway that netifd knows, which need not be in the kernel.
 fn find_path(
     link: &Link,
+    leased: Option<IpAddr>,
     family: Family,
     slot: u8,
     kernel: &Kernel,
     before: Option<&Path>,
 ) -> Option<Path> {
     let default = default_route(kernel, link.index, family, before);
-    let address = choose_address(kernel, link.index, family, default, before)?;
+    let gateway = default.map_or(leased, |route| route.gateway);
+    let named = default.and_then(|route| route.source);
+    let address = choose_address(kernel, link.index, family, named, gateway, before)?;
     let onlink = address.prefix.network();
     let path = |gateway, routable, remembered| Path {
         address: address.prefix.address,
@@ -278,8 +299,8 @@ fn find_path(
     if let Some(route) = default {
         return Some(path(route.gateway, true, false));
     }
-    if link.point_to_point {
-        return Some(path(None, true, false));
+    if leased.is_some() || link.point_to_point {
+        return Some(path(leased, true, false));
     }
     // When a link goes down the kernel flushes its routes, ours as well; whoever made the foreign
     // one may not do so again until the next DHCP lease. If only the foreign one is gone, somebody
@@ -335,11 +356,10 @@ fn choose_address<'a>(
     kernel: &'a Kernel,
     device: IfIndex,
     family: Family,
-    default: Option<&Route>,
+    named: Option<IpAddr>,
+    gateway: Option<IpAddr>,
     before: Option<&Path>,
 ) -> Option<&'a Address> {
-    let named = default.and_then(|route| route.source);
-    let gateway = default.and_then(|route| route.gateway);
     kernel
         .addresses
         .iter()

@@ -10,6 +10,7 @@ use crate::config::agent::{AgentConfig, Role, ServerConfig};
 use crate::config::value::HttpUrl;
 use crate::health::Signs;
 use crate::net::{Counters, Kernel};
+use crate::netifd::Interface;
 use crate::quota::Save;
 use crate::reconcile::{Operation, Plan};
 
@@ -31,6 +32,10 @@ pub enum Event {
     Stopping,
     /// Something in the kernel changed.
     Changed,
+    /// These are netifd's interfaces.
+    Interfaces(Vec<Interface>),
+    /// One of netifd's interfaces is as told.
+    Interface(Interface),
     /// The dump asked for.
     Dumped(Box<Kernel>),
     /// The kernel could not be dumped, for this reason.

@@ -43,6 +43,7 @@ use crate::floor::Floor;
 use crate::health::{Health, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Endpoint, Family, Kernel};
+use crate::netifd::Netifd;
 use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::saturation::Saturation;
@@ -64,6 +65,7 @@ pub struct Controller {
     config: AgentConfig,
     roles: ManualRoles,
     ports: TproxyPorts,
+    netifd: Netifd,
     uplinks: Vec<Uplink>,
     health: LiteMap<u8, Health>,
     /// Slots that show signs of failure.
@@ -103,6 +105,7 @@ impl Controller {
             config,
             roles: ManualRoles::default(),
             ports,
+            netifd: Netifd::default(),
             uplinks: Vec::new(),
             health: LiteMap::new(),
             failing: Vec::new(),
@@ -144,6 +147,16 @@ impl Controller {
                 return vec![Action::Log(log::Level::Info, text), Action::Leave, save];
             }
             Event::Changed => self.looks.soon(now),
+            Event::Interfaces(interfaces) => {
+                if self.netifd.replace(interfaces) {
+                    self.looks.soon(now);
+                }
+            }
+            Event::Interface(interface) => {
+                if self.netifd.update(interface) {
+                    self.looks.soon(now);
+                }
+            }
             Event::Dumped(kernel) => self.on_dump(*kernel, now, &mut actions),
             Event::LookFailed(reason) => self.on_look_failed(reason, now, &mut actions),
             Event::Applied(failed) => self.on_applied(&failed, &mut actions),
@@ -278,7 +291,7 @@ impl Controller {
         self.kernel = kernel;
         let before = std::mem::take(&mut self.uplinks);
         let configs = self.roles.apply(&self.config.uplinks);
-        self.uplinks = uplink::observe(&configs, &self.kernel, &before);
+        self.uplinks = uplink::observe_with(&configs, &self.kernel, &self.netifd, &before);
         self.renew_health(&before, now);
         self.assign(now, actions);
         self.set_outlets(now, actions);
@@ -337,6 +350,8 @@ impl Controller {
         if self.config.idle_reason().is_some() {
             return Desired::default();
         }
+        let lan = self.config.lan.iter().filter_map(|interface| self.netifd.device(interface));
+        let lan: Vec<String> = lan.map(str::to_owned).collect();
         desired::desired(&desired::Input {
             config: &self.config,
             uplinks: &self.uplinks,
@@ -345,7 +360,7 @@ impl Controller {
             server: self.servers.used().in_use,
             server_reachable: self.servers.used().reachable,
             ports: self.ports,
-            lan: &self.config.lan,
+            lan: &lan,
             direct: self.direct.paths(),
             kernel: &self.kernel,
         })

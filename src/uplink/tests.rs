@@ -1,3 +1,4 @@
+mod interfaces;
 mod router;
 
 use super::*;
