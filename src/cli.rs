@@ -50,6 +50,8 @@ pub const SERVER_CONFIG: &str = "/etc/mptcp-bond/server.toml";
 pub const KEY_DIR: &str = "/etc/mptcp-bond";
 /// The folder of the control socket.
 pub const RUN_DIR: &str = "/var/run/mptcp-bond";
+/// Where OpenWrt's ubusd listens.
+pub const UBUS_SOCKET: &str = "/var/run/ubus/ubus.sock";
 /// The `config server` section that `pair` writes.
 pub const SERVER_SECTION: &str = "vps";
 
@@ -85,6 +87,7 @@ Options:
   --run-dir DIR      agent, server, status, check, monitor, uplink: where the control socket is;
                      /var/run/mptcp-bond
   --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
+  --ubus-socket FILE agent: where OpenWrt's ubusd listens; /var/run/ubus/ubus.sock
   --stderr           agent, server: log to standard error even if it is no terminal
   --name NAME        pair: the section 'config server' to write; vps
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
@@ -135,6 +138,8 @@ pub struct AgentOptions {
     pub run_dir: PathBuf,
     /// Folder of the agent's key.
     pub key_dir: PathBuf,
+    /// ubusd's socket.
+    pub ubus_socket: PathBuf,
     /// Log to standard error in any case; otherwise only if it is a terminal, and else to syslog.
     pub stderr: bool,
 }
@@ -306,7 +311,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         _ => command,
     };
     let (options, positional): (&[&str], &[&str]) = match command.as_str() {
-        "agent" => (&["config", "run-dir", "key-dir", "stderr"], &[]),
+        "agent" => (&["config", "run-dir", "key-dir", "ubus-socket", "stderr"], &[]),
         "server" => (&["config", "run-dir", "stderr"], &[]),
         "server init" => (&["config", "listen", "public"], &[]),
         "server invite" | "server revoke" => (&["config"], &["NAME"]),
@@ -417,6 +422,7 @@ impl<'a> Words<'a> {
                 config: self.path("config", AGENT_CONFIG),
                 run_dir: self.path("run-dir", RUN_DIR),
                 key_dir: self.path("key-dir", KEY_DIR),
+                ubus_socket: self.path("ubus-socket", UBUS_SOCKET),
                 stderr: self.has("stderr"),
             }),
             "server" => Command::Server(ServerOptions {

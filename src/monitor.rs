@@ -76,6 +76,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What it is called in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Uplink { .. } => "uplink",
+            Event::Server { .. } => "server",
+            Event::Session { .. } => "session",
+            Event::Subflow { .. } => "subflow",
+            Event::Message { .. } => "message",
+            Event::Lost { .. } => "lost",
+        }
+    }
+}
+
 /// What an uplink is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(Deserialize))]

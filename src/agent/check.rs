@@ -9,7 +9,7 @@ use crate::examine::{self, Means, Way};
 use crate::failover::InForce;
 use crate::health::Health;
 use crate::net::Family;
-use crate::os::control::Request;
+use crate::os::control::{Cause, Refusal, Request};
 use crate::os::runtime;
 use crate::reconcile::Operation;
 use crate::uplink::Uplink;
@@ -17,9 +17,9 @@ use crate::uplink::Uplink;
 /// Begins a check, which answers the request when it is done; the agent goes on meanwhile.
 pub fn begin(agent: &mut Agent, request: Request) {
     if agent.check.as_ref().is_some_and(|check| !check.is_finished()) {
-        let error = "another check is under way: try again in a few seconds".to_owned();
+        let text = "another check is under way: try again in a few seconds";
         // Who asked may be gone.
-        return drop(request.reply.send(Err(error)));
+        return drop(request.reply.send(Err(Refusal::new(Cause::Busy, text))));
     }
     let mut facts = facts(agent);
     let tried = means(agent, &facts).map(|means| (means, ways(&facts)));
@@ -47,8 +47,9 @@ pub fn begin(agent: &mut Agent, request: Request) {
         if let Some(server) = &mut facts.server {
             server.limits = limits.get();
         }
+        let answer = check::judge(&facts).answer(request.params).map_err(Refusal::parameters);
         // Who asked may be gone.
-        let _ = request.reply.send(check::judge(&facts).answer(request.params));
+        let _ = request.reply.send(answer);
     });
     agent.check = Some(check.abort_handle());
 }

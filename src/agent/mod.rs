@@ -10,8 +10,10 @@ mod kernel;
 mod link;
 mod meters;
 mod monitor;
+mod pair;
 mod roles;
 mod status;
+mod ubus;
 mod usage;
 
 use std::collections::VecDeque;
@@ -25,13 +27,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
 use crate::controller::{Action, Controller, Event, Opinion};
 use crate::interception::TproxyPorts;
-use crate::os::control::{Control, MONITOR, Request};
+use crate::os::control::{Cause, Control, MONITOR, Refusal, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::privileges::{CapabilitySet, keep_only};
@@ -48,6 +50,7 @@ use kernel::Kernel;
 use link::Link;
 use meters::{Meters, SubflowSearch};
 use monitor::Monitor;
+use pair::Pairing;
 use usage::UsageFiles;
 
 /// How often the path manager's endpoints and limits are looked at: the kernel does not announce
@@ -57,6 +60,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOOKS_A_SECOND: u32 = 2;
 /// How often the packets received are counted while traffic flows: its silence has to show fast.
 const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
+/// How long netifd may take at the start to tell its interfaces; without it devices' names count.
+const NETIFD_WAIT: Duration = Duration::from_millis(500);
 /// So many connections are asked what their subflows hear.
 const CONNECTIONS_ASKED: usize = 32;
 
@@ -86,6 +91,7 @@ struct Inputs {
     changes: Watch,
     link: link::Inputs,
     opinions: mpsc::UnboundedReceiver<(u8, Opinion)>,
+    interfaces: mpsc::UnboundedReceiver<Event>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -107,6 +113,7 @@ struct Agent {
     monitor: Monitor,
     /// The check that was begun last.
     check: Option<AbortHandle>,
+    pairing: Pairing,
     config_error: Option<String>,
     started: Instant,
     looks: u32,
@@ -127,6 +134,7 @@ impl Agent {
         runtime::spawn(control.serve(owner.clone()));
         let (link, link_inputs) = Link::new(&options.key_dir);
         let (inquiries, opinions) = Inquiries::new();
+        let interfaces = ubus::start(&options.ubus_socket, owner.clone());
         let proxy = Proxy::new(link.pool(), config.on_server_loss);
         let ports = listen(&proxy).map_err(Fatal::os)?;
         let now = Instant::now();
@@ -146,11 +154,13 @@ impl Agent {
             events: EventLog::new(EVENTS_SHOWN),
             monitor: Monitor::default(),
             check: None,
+            pairing: Pairing::new(options.key_dir.clone()),
             config_error: None,
             started: now,
             looks: 0,
         };
-        Ok((agent, Inputs { changes, link: link_inputs, opinions, requests }))
+        let inputs = Inputs { changes, link: link_inputs, opinions, interfaces, requests };
+        Ok((agent, inputs))
     }
 
     /// Serves until a signal says to stop.
@@ -166,6 +176,10 @@ impl Agent {
         }
         self.put_in_force().await;
         self.resume_usage();
+        let interfaces = timeout(NETIFD_WAIT, inputs.interfaces.recv()).await;
+        if let Ok(Some(Event::Interfaces(interfaces))) = interfaces {
+            self.controller.set_interfaces(interfaces);
+        }
         self.handle(Event::Started).await;
         loop {
             let deadline = self.controller.deadline(Instant::now());
@@ -192,13 +206,15 @@ impl Agent {
                     None => continue,
                 },
                 Some((slot, opinion)) = inputs.opinions.recv() => Event::InternetAsked { slot, opinion },
+                Some(event) = inputs.interfaces.recv() => event,
                 Some(request) = inputs.requests.recv() => {
                     self.answer(request).await;
                     continue;
                 }
                 _ = wake.recv() => Event::Changed,
                 _ = hangup.recv() => {
-                    self.reload().await;
+                    // What is wrong is logged, and in the status.
+                    let _ = self.reload().await;
                     continue;
                 }
                 _ = look.tick() => {
@@ -370,19 +386,21 @@ impl Agent {
         }
     }
 
-    async fn reload(&mut self) {
+    async fn reload(&mut self) -> Result<(), Refusal> {
         match read_agent_config(&self.config_file) {
             Ok(config) => {
                 self.config_error = None;
                 self.tell(log::Level::Info, "configuration reloaded".into());
                 self.handle(Event::Configured(Box::new(config))).await;
                 self.put_in_force().await;
+                Ok(())
             }
             Err(error) => {
                 let error = error.to_string();
                 let text = format!("configuration not reloaded, the old one stays: {error}");
                 self.tell(log::Level::Error, text);
-                self.config_error = Some(error);
+                self.config_error = Some(error.clone());
+                Err(Refusal::new(Cause::Configuration, error))
             }
         }
     }
@@ -422,12 +440,15 @@ impl Agent {
         match request.method.as_str() {
             "check" => return check::begin(self, request),
             MONITOR => return monitor::begin(self, request),
+            "pair" => return pair::begin(self, request),
             _ => {}
         }
         let result = match request.method.as_str() {
-            "status" => status::snapshot(self).answer(request.params),
+            "status" => status::snapshot(self).answer(request.params).map_err(Refusal::parameters),
+            "connections" => Ok(status::connections_json(self)),
             "uplink" => self.set_role(request.params).await,
-            other => Err(format!("there is no method '{other}'")),
+            "reload" => self.reload().await.map(|()| "{}".to_owned()),
+            other => Err(Refusal::no_method(other)),
         };
         // Who asked may be gone.
         let _ = request.reply.send(result);

@@ -3,25 +3,36 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Agent;
 use crate::controller::Controller;
 use crate::monitor::{Event, Line, ServerView, SubflowChange, UplinkView, View};
-use crate::os::control::Request;
+use crate::os::control::{Cause, Refusal, Request};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::registry::unix_time;
-use crate::status::{Style, wanted_style};
+use crate::status::Style;
 
 /// Readers at once.
 const READERS_LIMIT: usize = 8;
 
+/// What a reader wants, as the method takes it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wish {
+    /// How its terminal shows text for people; none where it gets JSON.
+    style: Option<Style>,
+    /// The events it wants; none where it wants all.
+    events: Option<Vec<String>>,
+}
+
 /// One who watches.
 struct Reader {
     lines: Sender<String>,
-    /// How its terminal shows text for people; none where it gets JSON.
-    style: Option<Style>,
+    wish: Wish,
     /// Events left out because its queue was full.
     lost: u64,
 }
@@ -36,11 +47,15 @@ enum Handed {
 }
 
 impl Reader {
-    /// An event as this reader wants it; none where it says the same as another one does.
+    /// An event as this reader wants it; none where it does not want it, or where it says the same
+    /// as another one does.
     fn line(&self, event: Event) -> Option<String> {
+        if self.wish.events.as_ref().is_some_and(|them| !them.iter().any(|it| it == event.name())) {
+            return None;
+        }
         let time = u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX);
         let line = Line { time_unix_ms: time, event };
-        match self.style {
+        match self.wish.style {
             None => Some(line.to_json()),
             Some(style) => line.for_people(style.unicode),
         }
@@ -102,19 +117,15 @@ impl Monitor {
     }
 
     /// Adds a reader, which is told how things are.
-    fn add(
-        &mut self,
-        lines: Sender<String>,
-        style: Option<Style>,
-        now: View,
-    ) -> Result<(), String> {
+    fn add(&mut self, lines: Sender<String>, wish: Wish, now: View) -> Result<(), Refusal> {
         self.readers.retain(|reader| !reader.lines.is_closed());
         if self.readers.len() >= READERS_LIMIT {
-            return Err(format!("{READERS_LIMIT} others watch already: end one of them"));
+            let text = format!("{READERS_LIMIT} others watch already: end one of them");
+            return Err(Refusal::new(Cause::Busy, text));
         }
         // What is new to all is told before this one is among them.
         self.compare(now);
-        let mut reader = Reader { lines, style, lost: 0 };
+        let mut reader = Reader { lines, wish, lost: 0 };
         let there = self.last.since(&View::default()).into_iter().all(|event| reader.tell(event));
         self.readers.extend(Some(reader).filter(|_| there));
         Ok(())
@@ -124,12 +135,18 @@ impl Monitor {
 /// Takes a request to watch.
 pub fn begin(agent: &mut Agent, request: Request) {
     let now = view(agent);
-    let result = wanted_style(request.params).and_then(|style| match request.lines {
-        Some(lines) => agent.monitor.add(lines, style, now).map(|()| "{}".to_owned()),
-        None => Err("this way leads to single answers alone".to_owned()),
+    let result = wish(request.params).and_then(|wish| match request.lines {
+        Some(lines) => agent.monitor.add(lines, wish, now).map(|()| "{}".to_owned()),
+        None => Err(Refusal::parameters("this way leads to single answers alone".into())),
     });
     // Who asked may be gone.
     let _ = request.reply.send(result);
+}
+
+fn wish(params: Value) -> Result<Wish, Refusal> {
+    let wish = serde_json::from_value::<Option<Wish>>(params);
+    let wrong = |error| Refusal::parameters(format!("wrong parameters: {error}"));
+    Ok(wish.map_err(wrong)?.unwrap_or_default())
 }
 
 /// What of the agent has events.
@@ -204,7 +221,7 @@ mod tests {
     fn a_slow_reader_is_told_how_much_it_missed() {
         let mut monitor = Monitor::default();
         let (lines, mut queue) = mpsc::channel(2);
-        monitor.add(lines, None, View::default()).unwrap();
+        monitor.add(lines, Wish::default(), View::default()).unwrap();
         (0..5).for_each(|number| monitor.tell(&message(number)));
         let mut received = || Line::from_json(&queue.try_recv().unwrap()).unwrap().event;
         assert_eq!([received(), received()], [message(0), message(1)]);
@@ -216,8 +233,9 @@ mod tests {
     fn a_person_gets_lines_to_read_and_json_is_for_programs() {
         let mut monitor = Monitor::default();
         let (lines, mut queue) = mpsc::channel(2);
-        let style = Style { width: 80, colour: false, unicode: false };
-        monitor.add(lines, Some(style), View::default()).unwrap();
+        let style = Some(Style { width: 80, colour: false, unicode: false });
+        let wish = Wish { style, events: None };
+        monitor.add(lines, wish, View::default()).unwrap();
         let told = Event::Message { level: Level::Info, text: "uplink wan: in use".into() };
         monitor.tell(&told);
         monitor.tell(&message(7));
@@ -227,18 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn events_that_are_not_wanted_take_no_room() {
+        let mut monitor = Monitor::default();
+        let (lines, mut queue) = mpsc::channel(1);
+        let wish = wish(serde_json::json!({ "events": ["message"] })).ok().unwrap();
+        monitor.add(lines, wish, View::default()).unwrap();
+        monitor.tell(&Event::Session { server: "vps".into(), session: None });
+        monitor.tell(&message(3));
+        assert_eq!(Line::from_json(&queue.try_recv().unwrap()).unwrap().event, message(3));
+        assert!(super::wish(serde_json::json!({ "events": 1 })).is_err());
+    }
+
+    #[test]
     fn who_went_away_makes_room() {
         let mut monitor = Monitor::default();
         let mut queues = Vec::new();
         for _ in 0..READERS_LIMIT {
             let (lines, queue) = mpsc::channel(1);
-            monitor.add(lines, None, View::default()).unwrap();
+            monitor.add(lines, Wish::default(), View::default()).unwrap();
             queues.push(queue);
         }
-        assert!(monitor.add(mpsc::channel(1).0, None, View::default()).is_err());
+        assert!(monitor.add(mpsc::channel(1).0, Wish::default(), View::default()).is_err());
         queues.pop();
         let (lines, queue) = mpsc::channel(1);
-        assert_eq!(monitor.add(lines, None, View::default()), Ok(()));
+        assert_eq!(monitor.add(lines, Wish::default(), View::default()), Ok(()));
         queues.clear();
         drop(queue);
         monitor.tell(&message(1));

@@ -1,4 +1,4 @@
-//! The control socket's method `uplink`: another role for an uplink at run time.
+//! The method `uplink`: another role for an uplink at run time.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::config::agent::Role;
 use crate::controller::Event;
+use crate::os::control::{Cause, Refusal};
 
 /// What the method takes.
 #[derive(Deserialize)]
@@ -20,17 +21,20 @@ impl Agent {
     /// Sets an uplink's role; the answer is what holds now, as JSON.
     ///
     /// # Errors
-    /// What is wrong with the parameters, in words.
-    pub(super) async fn set_role(&mut self, params: Value) -> Result<String, String> {
-        let Params { name, role } = serde_json::from_value(params)
-            .map_err(|error| format!("'uplink' takes a name and a role: {error}"))?;
-        let role = Role::wanted(&role)
-            .map_err(|right| format!("there is no role '{role}'; it must be {right}"))?;
+    /// When a parameter is wrong, or there is no such uplink.
+    pub(super) async fn set_role(&mut self, params: Value) -> Result<String, Refusal> {
+        let Params { name, role } = serde_json::from_value(params).map_err(|error| {
+            Refusal::parameters(format!("'uplink' takes a name and a role: {error}"))
+        })?;
+        let role = Role::wanted(&role).map_err(|right| {
+            Refusal::parameters(format!("there is no role '{role}'; it must be {right}"))
+        })?;
         let uplinks = &self.controller.config().uplinks;
         let Some(uplink) = uplinks.iter().find(|uplink| uplink.name == name) else {
             let names: Vec<&str> = uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(format!("there is no uplink '{name}'; configured: {names}"));
+            let text = format!("there is no uplink '{name}'; configured: {names}");
+            return Err(Refusal::new(Cause::NotFound, text));
         };
         let configured = uplink.role;
         self.handle(Event::RoleWanted { uplink: name.clone(), role }).await;

@@ -49,6 +49,13 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
     }))
 }
 
+/// The agent's connections as JSON.
+pub fn connections_json(agent: &Agent) -> String {
+    let (connections, _) = connections(agent, Instant::now());
+    // Neither a map with keys other than strings nor a failing Serialize is among the types.
+    serde_json::to_string(&connections).unwrap_or_default()
+}
+
 fn seconds(since: Instant, now: Instant) -> u64 {
     now.saturating_duration_since(since).as_secs()
 }

@@ -27,15 +27,27 @@ fn agent_and_server() {
             config: "/etc/config/mptcpd".into(),
             run_dir: "/var/run/mptcp-bond".into(),
             key_dir: "/etc/mptcp-bond".into(),
+            ubus_socket: "/var/run/ubus/ubus.sock".into(),
             stderr: false,
         })
     );
     assert_eq!(
-        command(&["agent", "--config=a", "--run-dir", "b", "--stderr", "--key-dir", "c"]),
+        command(&[
+            "agent",
+            "--config=a",
+            "--run-dir",
+            "b",
+            "--stderr",
+            "--key-dir",
+            "c",
+            "--ubus-socket",
+            "d"
+        ]),
         Command::Agent(AgentOptions {
             config: "a".into(),
             run_dir: "b".into(),
             key_dir: "c".into(),
+            ubus_socket: "d".into(),
             stderr: true,
         })
     );

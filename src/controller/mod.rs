@@ -43,7 +43,7 @@ use crate::floor::Floor;
 use crate::health::{Health, State};
 use crate::interception::TproxyPorts;
 use crate::net::{Endpoint, Family, Kernel};
-use crate::netifd::Netifd;
+use crate::netifd::{Interface, Netifd};
 use crate::quota::{Save, Usage};
 use crate::reconcile::{self, Conflict, Plan};
 use crate::saturation::Saturation;
@@ -130,6 +130,11 @@ impl Controller {
             usage: Usage::default(),
             saturation: Saturation::default(),
         }
+    }
+
+    /// These are netifd's interfaces at the start.
+    pub fn set_interfaces(&mut self, interfaces: Vec<Interface>) {
+        self.netifd.replace(interfaces);
     }
 
     /// Takes one event; what is returned is to be carried out in its order.

@@ -35,9 +35,9 @@ const CLIENTS_LIMIT: usize = 32;
 /// How long a client may take to ask, or to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the owner of the state may take to answer.
-const OWNER_TIMEOUT: Duration = Duration::from_secs(10);
+const OWNER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client waits in each step: longer than the server's limits together.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,28 +53,80 @@ pub struct Request {
     pub method: String,
     /// What the method takes: an object, or null.
     pub params: Value,
-    /// Takes the answer: the result as JSON text, or an error in words.
-    pub reply: oneshot::Sender<Result<String, String>>,
+    /// Takes the answer: the result as JSON text, or why there is none.
+    pub reply: oneshot::Sender<Result<String, Refusal>>,
     /// Takes lines after the answer, where the method is [`MONITOR`].
     pub lines: Option<mpsc::Sender<String>>,
 }
 
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind of reason, for programs.
+    pub cause: Cause,
+    /// The reason in words.
+    pub text: String,
+}
+
+/// Kinds of reasons to refuse a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A parameter is missing or wrong.
+    Parameters,
+    /// There is no such method.
+    Method,
+    /// What a parameter names is not there.
+    NotFound,
+    /// Something else has to end first.
+    Busy,
+    /// The configuration is wrong.
+    Configuration,
+    /// A file or the system stands in the way.
+    System,
+    /// The operating system does not permit it.
+    Permission,
+    /// The other side of the network did not answer or did not agree.
+    Remote,
+    /// The owner of the state did not answer in time.
+    Timeout,
+}
+
+impl Refusal {
+    /// A refusal for this reason.
+    pub fn new(cause: Cause, text: impl Into<String>) -> Refusal {
+        Refusal { cause, text: text.into() }
+    }
+
+    /// Nothing has this name.
+    pub fn no_method(name: &str) -> Refusal {
+        Refusal::new(Cause::Method, format!("there is no method '{name}'"))
+    }
+
+    /// Parameters that are wrong in this way.
+    pub fn parameters(text: String) -> Refusal {
+        Refusal::new(Cause::Parameters, text)
+    }
+}
+
 /// Asks the owner of the state and waits for the answer.
-pub(super) async fn ask(
+pub async fn ask(
     owner: &mpsc::Sender<Request>,
     method: String,
     params: Value,
     lines: Option<mpsc::Sender<String>>,
-) -> Result<String, String> {
+) -> Result<String, Refusal> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
-        let stopping = || "the program is stopping".to_owned();
+        let stopping = || Refusal::new(Cause::System, "the program is stopping");
         owner.send(Request { method, params, reply, lines }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     };
     match timeout(OWNER_TIMEOUT, asked).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("no answer within {} s", OWNER_TIMEOUT.as_secs())),
+        Err(_) => {
+            let text = format!("no answer within {} s", OWNER_TIMEOUT.as_secs());
+            Err(Refusal::new(Cause::Timeout, text))
+        }
     }
 }
 
@@ -233,7 +285,8 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
                     queue = Some(waiting);
                     lines
                 });
-                ask(owner, question.method, question.params, lines).await
+                let answer = ask(owner, question.method, question.params, lines).await;
+                answer.map_err(|refusal| refusal.text)
             }
             Err(error) => {
                 Err(format!("the request is no line such as {{\"method\":\"status\"}}: {error}"))

@@ -71,7 +71,7 @@ async fn serve_connection(
                 Ok(()) => {
                     match ask(owner, "status".to_owned(), serde_json::Value::Null, None).await {
                         Ok(status) => Answer { code: 200, allow: false, body: status },
-                        Err(error) => Answer::error(503, &error),
+                        Err(refusal) => Answer::error(503, &refusal.text),
                     }
                 }
             };

@@ -25,3 +25,4 @@ pub mod runtime;
 pub mod saved;
 pub mod socket;
 pub mod sysctl;
+pub mod ubus;

@@ -21,7 +21,7 @@ use crate::cli::{Fatal, ServerOptions};
 use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
-use crate::os::control::Control;
+use crate::os::control::{Control, Refusal};
 use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{http, log as logging, runtime};
@@ -147,8 +147,11 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             },
             Some(request) = requests.recv() => {
                 let result = match request.method.as_str() {
-                    "status" => status::snapshot(&registry, &facts).answer(request.params),
-                    other => Err(format!("there is no method '{other}'")),
+                    "status" => {
+                        let status = status::snapshot(&registry, &facts);
+                        status.answer(request.params).map_err(Refusal::parameters)
+                    }
+                    other => Err(Refusal::no_method(other)),
                 };
                 // Who asked may be gone.
                 let _ = request.reply.send(result);

@@ -15,7 +15,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 pub use message::{Attributes, Kind, Message};
-pub use session::{NETIFD, News, Object, Session, Ticket};
+pub use session::{CALLS_LIMIT, NETIFD, News, Object, Session, Ticket};
 
 /// A table of named values: a call's arguments, or its result.
 pub type Table = Map<String, Value>;

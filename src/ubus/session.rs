@@ -42,9 +42,14 @@ impl Object {
     }
 }
 
+/// Calls that may wait for their answers; further ones are refused.
+pub const CALLS_LIMIT: usize = 256;
+
 /// To whom the answer to a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
+    /// Numbers the connection.
+    connection: u32,
     seq: u16,
     peer: u32,
     object: u32,
@@ -63,6 +68,8 @@ pub enum News {
         /// Its arguments; `None` when they are missing or malformed.
         arguments: Option<Table>,
     },
+    /// The object is there.
+    Published,
     /// ubusd did not take the object: another one has its path, or it is not permitted.
     Unpublished(Status),
     /// All of netifd's interfaces.
@@ -75,6 +82,7 @@ pub enum News {
 
 /// The state of one connection.
 pub struct Session {
+    number: u32,
     object: Option<Object>,
     /// What is to be sent.
     out: Vec<u8>,
@@ -82,12 +90,23 @@ pub struct Session {
     watched: bool,
     /// An object without a path, to which events and notifications come.
     listener: Option<u32>,
+    /// Calls that wait for their answers.
+    calls: usize,
 }
 
 impl Session {
-    /// A new connection, on which ubusd speaks first; on it `object` is published.
-    pub fn new(object: Option<Object>) -> Session {
-        Session { object, out: Vec::new(), published: None, watched: false, listener: None }
+    /// A new connection, on which ubusd speaks first; on it `object` is published. Answers to calls
+    /// of a connection with another number are passed over.
+    pub fn new(number: u32, object: Option<Object>) -> Session {
+        Session {
+            number,
+            object,
+            out: Vec::new(),
+            published: None,
+            watched: false,
+            listener: None,
+            calls: 0,
+        }
     }
 
     /// Bytes to send; whoever has sent some takes them away.
@@ -145,7 +164,10 @@ impl Session {
 
     fn on_data(&mut self, request: u16, attributes: Attributes) -> Option<News> {
         match (request, attributes.object, attributes.data) {
-            (PUBLISH, Some(object), _) => self.published = Some(object),
+            (PUBLISH, Some(object), _) => {
+                self.published = Some(object);
+                return Some(News::Published);
+            }
             (LISTEN, Some(object), _) => {
                 self.listener = Some(object);
                 let pattern = table(json!({ "object": object, "pattern": OBJECT_ADDED }));
@@ -169,15 +191,20 @@ impl Session {
         let Message { seq, peer, attributes, .. } = message;
         let object = attributes.object?;
         let no_reply = attributes.no_reply == Some(true);
-        let ticket = Ticket { seq, peer, object, no_reply };
+        let ticket = Ticket { connection: self.number, seq, peer, object, no_reply };
         let Some(method) = attributes.method else {
-            self.answer(ticket, Status::INVALID_ARGUMENT, None);
+            self.reply(ticket, Status::INVALID_ARGUMENT, None);
             return None;
         };
         if Some(object) == self.published {
+            if self.calls == CALLS_LIMIT {
+                self.reply(ticket, Status::NO_MEMORY, None);
+                return None;
+            }
+            self.calls += 1;
             return Some(News::Call { ticket, method, arguments: attributes.data });
         }
-        self.answer(ticket, Status::OK, None);
+        self.reply(ticket, Status::OK, None);
         let data = attributes.data.filter(|_| Some(object) == self.listener)?;
         match method.as_str() {
             OBJECT_ADDED if data.get("path") == Some(&NETIFD.into()) => {
@@ -205,7 +232,14 @@ impl Session {
 
     /// Answers a call: with a result, if there is one, and how the call ended.
     pub fn answer(&mut self, ticket: Ticket, status: Status, result: Option<Table>) {
-        let Ticket { seq, peer, object, no_reply } = ticket;
+        if ticket.connection == self.number {
+            self.calls = self.calls.saturating_sub(1);
+            self.reply(ticket, status, result);
+        }
+    }
+
+    fn reply(&mut self, ticket: Ticket, status: Status, result: Option<Table>) {
+        let Ticket { seq, peer, object, no_reply, .. } = ticket;
         if no_reply {
             return;
         }

@@ -46,7 +46,7 @@ pub use measure::{schedule_first, two_of_three};
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
-pub use programs::{AgentProgram, Program, ServerProgram};
+pub use programs::{AgentProgram, Program, ServerProgram, binary, ubus_socket};
 pub use random::Random;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{

@@ -38,6 +38,11 @@ fn path_text(path: &Path) -> &str {
     path.to_str().expect("paths in the lab are UTF-8")
 }
 
+/// Where the agent looks for ubusd.
+pub fn ubus_socket(lab: &Lab) -> PathBuf {
+    lab.work().join("ubus.sock")
+}
+
 /// What agent and server have in common.
 pub struct Program<'lab> {
     lab: &'lab Lab,
@@ -261,10 +266,11 @@ impl<'lab> AgentProgram<'lab> {
         run(&lab.router, &["pair", &uri, "--config", config_text, "--key-dir", key_text]);
         let paired = fs::read_to_string(&config).expect("read the agent's configuration");
         fs::write(&config, format!("{paired}\n{uci}")).expect("write the agent's configuration");
+        let ubus = ubus_socket(lab);
         #[rustfmt::skip]
         let arguments = [
             "agent", "--config", config_text, "--run-dir", path_text(&run_dir),
-            "--key-dir", key_text, "--stderr",
+            "--key-dir", key_text, "--ubus-socket", path_text(&ubus), "--stderr",
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let namespace = &lab.router;
@@ -362,6 +368,12 @@ impl<'lab> AgentProgram<'lab> {
         let output = output.expect("run the program");
         let text = |bytes| String::from_utf8_lossy(bytes).trim_end().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// What it has logged.
+    #[track_caller]
+    pub fn log(&self) -> String {
+        self.program.process.as_ref().expect("the agent was started").output()
     }
 
     /// The directory of the keys.

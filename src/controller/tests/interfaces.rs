@@ -18,11 +18,11 @@ fn managed() -> World {
         uplink.attachment = Attachment::Interface(uplink.name.clone());
     }
     world.controller = Controller::new(config, world.controller.ports, world.now);
-    world.tell(Event::Interfaces(vec![
+    world.controller.set_interfaces(vec![
         interface("lan", Some("br-lan")),
         interface("wan", Some("eth1")),
         interface("wanb", Some("eth2")),
-    ]));
+    ]);
     world.tell(Event::Started);
     world.resolved(&[SERVER]);
     world.session_up(SERVER);
@@ -48,6 +48,8 @@ fn what_netifd_repeats_is_no_reason_to_look() {
         world.tell(Event::Interface(interface("wan", Some("eth1"))));
     }
     assert_eq!(world.looks, [0; 0]);
+    world.tell(Event::Interfaces(vec![interface("wan", None)]));
+    assert_eq!(world.looks.len(), 1);
 }
 
 #[test]

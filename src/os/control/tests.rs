@@ -24,7 +24,7 @@ fn with_control(
         let served = async {
             while let Some(request) = requests.recv().await {
                 let answer = answer(&request);
-                let _ = request.reply.send(answer);
+                let _ = request.reply.send(answer.map_err(Refusal::parameters));
             }
         };
         tokio::select! {

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::ubus::{Attributes, Kind, Message, News, Object, Session, Status, Table};
+use crate::ubus::{Attributes, CALLS_LIMIT, Kind, Message, News, Object, Session, Status, Table};
 
 fn table(value: Value) -> Table {
     value.as_object().unwrap().clone()
@@ -13,7 +13,7 @@ impl Connection {
     /// ubusd has greeted.
     fn greeted() -> Connection {
         let object = Object::new("example", &[("status", &[]), ("uplink", &["name", "role"])]);
-        let mut connection = Connection(Session::new(Some(object)));
+        let mut connection = Connection(Session::new(1, Some(object)));
         connection.give(Kind::HELLO, 0, 0x1234, Attributes::default());
         connection
     }
@@ -21,9 +21,9 @@ impl Connection {
     /// The object has the id 10, the listener 11, netifd 12.
     fn settled() -> Connection {
         let mut connection = Connection::greeted();
-        for (request, id) in connection.sent().into_iter().zip([10, 11]) {
-            connection.give(Kind::DATA, request.seq, 0, object(id));
-        }
+        let [publish, listen] = connection.sent().try_into().unwrap();
+        assert_eq!(connection.give(Kind::DATA, publish.seq, 0, object(10)), [News::Published]);
+        connection.give(Kind::DATA, listen.seq, 0, object(11));
         let lookup = connection.sent().remove(1);
         connection.give(Kind::DATA, lookup.seq, 0, object(12));
         connection
@@ -152,6 +152,25 @@ fn a_call_is_answered_with_its_numbers() {
 }
 
 #[test]
+fn calls_beyond_a_limit_are_refused_until_others_are_answered() {
+    let mut connection = Connection::settled();
+    connection.sent();
+    let mut call = || connection.invoke(10, "status", json!({}));
+    let first = call().remove(0);
+    (1..CALLS_LIMIT).for_each(|_| assert_eq!(call().len(), 1));
+    assert_eq!(call(), []);
+    assert_eq!(connection.sent()[0].attributes.status, Some(Status::NO_MEMORY));
+    let News::Call { ticket, .. } = first else { panic!("{first:?}") };
+    connection.0.answer(ticket, Status::OK, None);
+    assert_eq!(connection.invoke(10, "status", json!({})).len(), 1);
+    // What a call of the connection before is answered goes to nobody.
+    connection.sent();
+    let mut next = Session::new(2, None);
+    next.answer(ticket, Status::OK, None);
+    assert!(next.out().is_empty());
+}
+
+#[test]
 fn everybody_is_told_of_events_and_subscribers_twice() {
     let mut connection = Connection::greeted();
     connection.sent();
@@ -194,14 +213,14 @@ fn messages_may_arrive_in_pieces_or_together() {
     let refused = Attributes { status: Some(Status(6)), ..Attributes::default() };
     let status = Message { kind: Kind::STATUS, seq: 1, peer: 0, attributes: refused };
     let bytes = [hello.encode().unwrap(), status.encode().unwrap()].concat();
-    let mut session = Session::new(None);
+    let mut session = Session::new(1, None);
     let (mut incoming, mut news) = (Vec::new(), Vec::new());
     for byte in &bytes {
         incoming.push(*byte);
         news.extend(session.receive(&mut incoming).unwrap());
     }
     assert_eq!(news, [News::Unpublished(Status(6))]);
-    assert_eq!(Session::new(None).receive(&mut bytes.clone()).unwrap(), news);
+    assert_eq!(Session::new(1, None).receive(&mut bytes.clone()).unwrap(), news);
     let mut garbage = b"HTTP/1.1 400 Bad Request".to_vec();
-    assert!(Session::new(None).receive(&mut garbage).is_err());
+    assert!(Session::new(1, None).receive(&mut garbage).is_err());
 }

@@ -1,0 +1,154 @@
+//! Uplinks that netifd manages: interfaces go down and up and change their devices in the middle of
+//! a download. Runs on a double of ubusd, and on the genuine one where it is installed.
+
+mod lab;
+mod openwrt;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lab::failures::{Users, all_well};
+use lab::{AgentProgram, Lab, ServerProgram, Uplink, UplinkSpec, two_of_three, ubus_socket, until};
+use openwrt::{Kind, Netifd, Ubusd, interface_down, interface_up};
+use serde_json::{Value, json};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The longest pause of a download when an interface goes down.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How long anything may take that should happen soon.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The interfaces of the lab's two uplinks.
+const INTERFACES: [&str; 2] = ["wan", "wanb"];
+
+/// A lab whose devices are not named as its interfaces are.
+fn lab(name: &str) -> Lab {
+    Lab::builder(name)
+        .uplink(UplinkSpec::new("eth1", 100))
+        .uplink(UplinkSpec::new("eth2", 50))
+        .build()
+}
+
+/// netifd, with the lab's uplinks and LAN up.
+fn netifd(lab: &Lab, defaultroute: bool) -> Netifd {
+    let uplinks = INTERFACES.iter().zip(lab.uplinks());
+    let uplinks = uplinks.map(|(name, uplink)| interface_up(name, uplink, defaultroute));
+    let lan = json!({ "interface": "lan", "up": true, "l3_device": "br-lan", "proto": "static" });
+    Netifd::start(&ubus_socket(lab), uplinks.chain([lan]).collect())
+}
+
+/// A paired agent, not started, whose uplinks and LAN are named by interface.
+fn by_interface<'lab>(lab: &'lab Lab, server: &ServerProgram) -> AgentProgram<'lab> {
+    let agent = AgentProgram::paired(lab, server, "");
+    let mut text = fs::read_to_string(agent.config()).expect("read the configuration");
+    text = text.replace("list lan 'br-lan'", "list lan 'lan'");
+    for (interface, uplink) in INTERFACES.iter().zip(lab.uplinks()) {
+        let device = uplink.device();
+        text = text.replace(
+            &format!("option device '{device}'"),
+            &format!("option interface '{interface}'"),
+        );
+    }
+    fs::write(agent.config(), text).expect("write the configuration");
+    agent
+}
+
+fn uplink<'a>(status: &'a Value, device: &str) -> &'a Value {
+    let uplinks = status["uplinks"].as_array().map_or(&[][..], Vec::as_slice);
+    uplinks.iter().find(|uplink| uplink["name"] == device).unwrap_or(&Value::Null)
+}
+
+/// How an interface goes down: what the kernel shows, before or after netifd tells of it.
+struct Down {
+    name: &'static str,
+    before: fn(&Uplink),
+    after: fn(&Uplink),
+}
+
+const DOWNS: [Down; 3] = [
+    Down { name: "device down, then told", before: Uplink::link_down, after: |_| {} },
+    Down { name: "told, then address gone", before: |_| {}, after: Uplink::drop_address },
+    // A modem that is reset: nothing gets through any more, and the kernel knows nothing of it.
+    Down { name: "told alone", before: |_| {}, after: |_| {} },
+];
+
+#[test]
+fn nobody_notices_that_an_interface_goes_down_and_comes_up() {
+    for kind in Kind::all() {
+        let lab = lab("netifd");
+        let _ubusd = Ubusd::start(kind, &lab.router, &ubus_socket(&lab));
+        let netifd = netifd(&lab, true);
+        let server = ServerProgram::start(&lab);
+        let mut agent = by_interface(&lab, &server);
+        agent.restart();
+        let users = Users::start(&lab);
+        let wan = lab.uplink(0);
+        for down in DOWNS {
+            let noticed = two_of_three(|| {
+                all_well(&mut agent);
+                let transfer = users.transfer(true);
+                let gone = Instant::now();
+                (down.before)(wan);
+                netifd.set(interface_down("wan"));
+                (down.after)(wan);
+                agent.wait_status("the uplink is not used", |status| {
+                    let wan = uplink(status, "eth1");
+                    wan["in_use"] == false && wan["endpoints"] == json!([])
+                });
+                sleep(SECOND);
+                let report = transfer.report();
+                let pause = report.longest_pause_since(report.at(gone));
+                wan.link_up();
+                netifd.set(interface_up("wan", wan, true));
+                all_well(&mut agent);
+                assert_eq!(transfer.stop().corrupt_at, None);
+                println!("{kind:?} ubusd, {}: {pause:?}", down.name);
+                if pause <= PAUSE { Ok(()) } else { Err(format!("{}: {pause:?}", down.name)) }
+            });
+            assert_eq!(noticed, Ok(()), "{}", agent.status_table());
+        }
+    }
+}
+
+#[test]
+fn gateways_that_are_kept_out_of_the_kernel_and_devices_that_change_their_names() {
+    for kind in Kind::all() {
+        let lab = lab("netifd-gateways");
+        let _ubusd = Ubusd::start(kind, &lab.router, &ubus_socket(&lab));
+        let netifd = netifd(&lab, false);
+        let server = ServerProgram::start(&lab);
+        let mut agent = by_interface(&lab, &server);
+        for uplink in lab.uplinks() {
+            // With `defaultroute 0` netifd installs no default routes.
+            for family in ["-4", "-6"] {
+                lab.router.ip(&format!("{family} route flush default dev {}", uplink.device()));
+            }
+        }
+        agent.restart();
+        let status = agent.status().expect("a status");
+        assert_eq!(uplink(&status, "eth1")["gateways"][0], "10.1.0.1", "{status:#}");
+        let users = Users::start(&lab);
+        let transfer = users.transfer(true);
+
+        // A modem that comes back under another name.
+        let (device, other) = (lab.uplink(0).device(), "wwan7");
+        netifd.set(interface_down("wan"));
+        lab.router.ip(&format!("link set {device} down"));
+        lab.router.ip(&format!("link set {device} name {other}"));
+        lab.router.ip(&format!("link set {other} up"));
+        let address = format!("{}/24", lab.uplink(0).address_v4());
+        lab.router.ip(&format!("address replace {address} dev {other}"));
+        let mut up = interface_up("wan", lab.uplink(0), false);
+        up["l3_device"] = other.into();
+        netifd.set(up);
+        until("the uplink is used on its new device", LIMIT, || {
+            let status = agent.status()?;
+            let wan = uplink(&status, device);
+            let used = wan["device"] == other && wan["state"] == "up" && wan["subflows"] != 0;
+            used.then_some(())
+        });
+        assert!(!transfer.is_finished(), "the download was cut off");
+        assert_eq!(transfer.stop().corrupt_at, None);
+    }
+}
