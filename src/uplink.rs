@@ -195,7 +195,7 @@ impl Uplink {
 /// `previous` is the last result: it keeps slots, and choices that are still valid. Uplinks beyond
 /// [`SLOTS`] are left out.
 ///
-/// As on plain Linux: an interface's name is taken for its device's. [`observe_with`] asks netifd.
+/// Without netifd, as on plain Linux: an interface's name is taken for its device's.
 pub fn observe(configs: &[UplinkConfig], kernel: &Kernel, previous: &[Uplink]) -> Vec<Uplink> {
     observe_with(configs, kernel, &Netifd::default(), previous)
 }

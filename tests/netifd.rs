@@ -1,16 +1,17 @@
-//! Uplinks that netifd manages: interfaces go down and up and change their devices in the middle of
-//! a download. Runs on a double of ubusd, and on the genuine one where it is installed.
+//! What a download notices of ubus: interfaces that netifd takes down and up, that change their
+//! devices, and many calls. Runs on a double of ubusd, and on the genuine one where it is installed.
 
 mod lab;
 mod openwrt;
 
 use std::fs;
-use std::thread::sleep;
+use std::path::Path;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use lab::failures::{Users, all_well};
 use lab::{AgentProgram, Lab, ServerProgram, Uplink, UplinkSpec, two_of_three, ubus_socket, until};
-use openwrt::{Kind, Netifd, Ubusd, interface_down, interface_up};
+use openwrt::{Kind, Netifd, UbusClient, Ubusd, interface_down, interface_up};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -109,6 +110,62 @@ fn nobody_notices_that_an_interface_goes_down_and_comes_up() {
             assert_eq!(noticed, Ok(()), "{}", agent.status_table());
         }
     }
+}
+
+/// Calls a second.
+const CALLS: u32 = 1000;
+/// The share of a download's goodput that is left meanwhile.
+const SHARE_LEFT: f64 = 0.9;
+
+#[test]
+fn a_thousand_calls_a_second_disturb_nobody() {
+    for kind in Kind::all() {
+        let lab = lab("ubus-calls");
+        let socket = ubus_socket(&lab);
+        let _ubusd = Ubusd::start(kind, &lab.router, &socket);
+        let server = ServerProgram::start(&lab);
+        let mut agent = AgentProgram::start(&lab, &server);
+        let users = Users::start(&lab);
+        let transfer = users.transfer(true);
+        let undisturbed = two_of_three(|| {
+            let goodput = || {
+                let (began, before) = (Instant::now(), transfer.report().bytes);
+                sleep(3 * SECOND);
+                let bytes = transfer.report().bytes - before;
+                bytes as f64 * 8e-6 / began.elapsed().as_secs_f64()
+            };
+            let (before, cpu) = (goodput(), agent.process().cpu_time());
+            let (during, calls) = thread::scope(|scope| {
+                let caller = scope.spawn(|| call_for(3 * SECOND, &socket));
+                (goodput(), caller.join().expect("the caller succeeds"))
+            });
+            let cpu = agent.process().cpu_time() - cpu;
+            println!(
+                "{kind:?} ubusd: {before:.0} Mbit/s, {during:.0} Mbit/s during {calls} calls, {cpu:?}"
+            );
+            assert!(calls >= 3 * CALLS * 9 / 10, "{calls} calls in 3 s");
+            let share = during / before;
+            if share >= SHARE_LEFT { Ok(()) } else { Err(share) }
+        });
+        assert_eq!(undisturbed, Ok(()));
+        assert_eq!(transfer.stop().corrupt_at, None);
+    }
+}
+
+/// Asks [`CALLS`] times a second, each tenth time for the whole status; gives how often there was an
+/// answer.
+fn call_for(time: Duration, socket: &Path) -> u32 {
+    let mut client = UbusClient::connect(socket).expect("connect to ubusd");
+    let (object, _) = client.lookup("mptcp-bond").expect("the object is there");
+    let began = Instant::now();
+    let mut calls = 0;
+    while began.elapsed() < time {
+        let method = if calls % 10 == 0 { "status" } else { "connections" };
+        client.invoke(object, method, json!({})).expect("an answer");
+        calls += 1;
+        sleep((began + calls * SECOND / CALLS).saturating_duration_since(Instant::now()));
+    }
+    calls
 }
 
 #[test]

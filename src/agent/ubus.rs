@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use litemap::LiteMap;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -16,7 +17,7 @@ use crate::netifd::Interface;
 use crate::os::control::{Cause, MONITOR, Refusal, Request, ask};
 use crate::os::runtime;
 use crate::os::ubus::{self, Word};
-use crate::ubus::{News, Object, Status, Table, Ticket};
+use crate::ubus::{News, Object, Status, Table, Ticket, TooLarge, blobmsg};
 
 /// The object's path.
 const PATH: &str = "mptcp-bond";
@@ -37,6 +38,9 @@ const EVENTS: [&str; 2] = ["uplink", "server"];
 const WORDS_QUEUED: usize = 64;
 /// A report of a check is the answer for so long; then a new check is begun.
 const REPORT_AGE: Duration = Duration::from_secs(10);
+/// An answer that only reads is given again for so long, unless something was changed: thousands of
+/// questions are to cost little more than ten.
+const ANSWER_AGE: Duration = Duration::from_millis(100);
 /// Pause before the agent is asked again for its events.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,7 +52,7 @@ pub fn start(socket: &Path, owner: mpsc::Sender<Request>) -> mpsc::UnboundedRece
     let (events, interfaces) = mpsc::unbounded_channel();
     let object = Object::new(PATH, &METHODS);
     runtime::spawn(ubus::run(socket.to_owned(), Some(object), arrived, queue));
-    let client = Client { owner, words, check: Rc::default() };
+    let client = Client { owner, words, check: Rc::default(), kept: Rc::default() };
     runtime::spawn(client.run(news, events));
     interfaces
 }
@@ -62,11 +66,16 @@ enum Check {
     Done(Instant, Result<Table, Refusal>),
 }
 
+/// When an answer was given, and what it was.
+type Answers = LiteMap<String, (Instant, Rc<[u8]>)>;
+
 #[derive(Clone)]
 struct Client {
     owner: mpsc::Sender<Request>,
     words: mpsc::Sender<Word>,
     check: Rc<RefCell<Check>>,
+    /// Answers of methods that only read, by method.
+    kept: Rc<RefCell<Answers>>,
 }
 
 impl Client {
@@ -112,28 +121,39 @@ impl Client {
     }
 
     async fn serve(self, ticket: Ticket, method: String, arguments: Option<Table>) {
-        let (status, result) = match self.call(method, arguments).await {
-            Ok(result) => (Status::OK, result),
+        let (status, result) = match self.answer(&method, arguments).await {
+            Ok(result) => (Status::OK, Some(result)),
             Err(refusal) => {
-                let mut words = Table::new();
-                words.insert("error".into(), refusal.text.into());
-                (status(refusal.cause), words)
+                let words = table(json!({ "error": refusal.text }));
+                (status(refusal.cause), encoded(&words).ok())
             }
         };
         // Nobody waits for it when the agent is stopping.
-        let _ = self.words.send(Word::Answer(ticket, status, Some(result))).await;
+        let _ = self.words.send(Word::Answer(ticket, status, result)).await;
     }
 
-    async fn call(&self, method: String, arguments: Option<Table>) -> Result<Table, Refusal> {
-        let params = params(&method, arguments)?;
-        match method.as_str() {
-            "check" => self.check(),
-            _ => self.ask(method, params).await,
+    async fn answer(&self, method: &str, arguments: Option<Table>) -> Result<Rc<[u8]>, Refusal> {
+        let params = params(method, arguments)?;
+        let only_reads = matches!(method, "status" | "connections");
+        let kept = self.kept.borrow().get(method).filter(|_| only_reads).cloned();
+        if let Some((_, answer)) = kept.filter(|(at, _)| at.elapsed() < ANSWER_AGE) {
+            return Ok(answer);
         }
+        let result = match method {
+            "check" => self.check()?,
+            _ => self.ask(method, params).await?,
+        };
+        let answer = encoded(&result)?;
+        let mut kept = self.kept.borrow_mut();
+        match only_reads {
+            true => drop(kept.insert(method.to_owned(), (Instant::now(), answer.clone()))),
+            false => *kept = Answers::new(),
+        }
+        Ok(answer)
     }
 
-    async fn ask(&self, method: String, params: Value) -> Result<Table, Refusal> {
-        let answer = ask(&self.owner, method, params, None).await?;
+    async fn ask(&self, method: &str, params: Value) -> Result<Table, Refusal> {
+        let answer = ask(&self.owner, method.to_owned(), params, None).await?;
         serde_json::from_str(&answer)
             .map_err(|error| Refusal::new(Cause::System, format!("no JSON object: {error}")))
     }
@@ -151,7 +171,7 @@ impl Client {
                 *check = Check::Running;
                 let client = self.clone();
                 runtime::spawn(async move {
-                    let report = client.ask("check".into(), Value::Null).await;
+                    let report = client.ask("check", Value::Null).await;
                     *client.check.borrow_mut() = Check::Done(Instant::now(), report);
                 });
             }
@@ -199,6 +219,12 @@ fn params(method: &str, arguments: Option<Table>) -> Result<Value, Refusal> {
     Ok(if names.is_empty() { Value::Null } else { arguments.into() })
 }
 
+fn encoded(table: &Table) -> Result<Rc<[u8]>, Refusal> {
+    let bytes = blobmsg::encode(table);
+    let too_large = |TooLarge| Refusal::new(Cause::Busy, "the answer is too large for ubus");
+    bytes.map(Rc::from).map_err(too_large)
+}
+
 fn table(value: Value) -> Table {
     match value {
         Value::Object(table) => table,
@@ -217,5 +243,35 @@ fn status(cause: Cause) -> Status {
         Cause::Permission => Status::PERMISSION_DENIED,
         Cause::Remote => Status::CONNECTION_FAILED,
         Cause::Timeout => Status::TIMEOUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_of_rpcd_users_cover_each_method_once() {
+        let acl = include_str!("../../files/usr/share/rpcd/acl.d/mptcp-bond.json");
+        let acl: Value = serde_json::from_str(acl).unwrap();
+        let methods = |right: &str| acl[PATH][right]["ubus"][PATH].as_array().unwrap().clone();
+        let (read, write) = (methods("read"), methods("write"));
+        let all: Vec<Value> = METHODS.iter().map(|(name, _)| (*name).into()).collect();
+        assert_eq!([read, write.clone()].concat(), all);
+        assert_eq!(write, ["uplink", "pair", "reload"]);
+    }
+
+    #[test]
+    fn arguments_are_those_of_the_method_and_rpcd_may_add_its_session() {
+        let asked = |method: &str, arguments: Value| {
+            params(method, Some(table(arguments))).map_err(|refusal| status(refusal.cause))
+        };
+        let role = json!({ "name": "wan", "role": "off" });
+        assert_eq!(asked("uplink", role.clone()), Ok(role));
+        assert_eq!(asked("status", json!({ "ubus_rpc_session": "0123" })), Ok(Value::Null));
+        let unknown = json!({ "name": "wan", "rôle": "off" });
+        assert_eq!(asked("uplink", unknown), Err(Status::INVALID_ARGUMENT));
+        assert_eq!(asked("monitor", json!({})), Err(Status::METHOD_NOT_FOUND));
+        assert!(params("status", None).is_err(), "what cannot be read is no empty list");
     }
 }

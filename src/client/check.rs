@@ -7,15 +7,16 @@ use serde::Deserialize;
 
 use super::{Terminal, code, complain, params, print};
 use crate::check::{Facts, MPTCP_ENABLED, ServerFacts, UplinkFacts, judge};
-use crate::cli::{CheckOptions, exit};
+use crate::cli::{CheckOptions, UBUS_SOCKET, exit};
 use crate::config::agent::AgentConfig;
 use crate::examine;
 use crate::net::Kernel;
+use crate::netifd::{Interface, Netifd};
 use crate::os::control::{CallError, call_with};
 use crate::os::kernel::{KernelHandle, Look};
-use crate::os::runtime;
+use crate::os::{runtime, ubus};
 use crate::provision::read_agent_config;
-use crate::uplink::observe;
+use crate::uplink::observe_with;
 
 /// Checks everything and shows what was found: exit code 0 when all is well, 1 otherwise, and
 /// those of `sysexits.h` when nothing can be said.
@@ -77,8 +78,9 @@ async fn alone(options: &CheckOptions) -> Facts {
     let dump = dump().await.map_err(|error| error.to_string());
     let nothing = Kernel::default();
     let seen = dump.as_ref().unwrap_or(&nothing);
+    let netifd = netifd().await;
     let uplinks = match &config {
-        Ok(config) => uplinks(config, seen),
+        Ok(config) => uplinks(config, seen, &netifd),
         Err(_) => Vec::new(),
     };
     let server =
@@ -105,8 +107,17 @@ async fn dump() -> io::Result<Kernel> {
     handle.dump(&[MPTCP_ENABLED.to_owned()], Look::Thorough).await
 }
 
-fn uplinks(config: &AgentConfig, kernel: &Kernel) -> Vec<UplinkFacts> {
-    let uplinks = observe(&config.uplinks, kernel, &[]).into_iter();
+/// OpenWrt's interfaces, if there are any.
+async fn netifd() -> Netifd {
+    let mut netifd = Netifd::default();
+    if let Some(dump) = ubus::interfaces(UBUS_SOCKET.as_ref()).await {
+        netifd.replace(Interface::all_from_dump(&dump));
+    }
+    netifd
+}
+
+fn uplinks(config: &AgentConfig, kernel: &Kernel, netifd: &Netifd) -> Vec<UplinkFacts> {
+    let uplinks = observe_with(&config.uplinks, kernel, netifd, &[]).into_iter();
     uplinks
         .map(|uplink| UplinkFacts {
             uplink,

@@ -3,12 +3,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ubus::{News, Object, Session, Status, Table, Ticket};
 
@@ -21,8 +22,9 @@ const UNREAD_LIMIT: usize = 4 << 20;
 
 /// What ubusd is to be told.
 pub enum Word {
-    /// The answer to a call.
-    Answer(Ticket, Status, Option<Table>),
+    /// The answer to a call, with a result that [`blobmsg::encode`](crate::ubus::blobmsg::encode)
+    /// wrote, if there is one.
+    Answer(Ticket, Status, Option<Rc<[u8]>>),
     /// An event of the object, with its data.
     Event(String, Table),
 }
@@ -44,9 +46,32 @@ pub async fn run(
             Err(error) => log::trace!("ubus: {}: {error}", socket.display()),
         }
         let _ = news.send(News::NoNetifd);
-        let pause = async { while words.recv().await.is_some() {} };
-        let _ = timeout_at(Instant::now() + RECONNECT, pause).await;
+        let _ = timeout(RECONNECT, async { while words.recv().await.is_some() {} }).await;
     }
+}
+
+/// Asks netifd once for its interfaces; `None` without an answer within a second.
+pub async fn interfaces(socket: &Path) -> Option<Table> {
+    let (arrived, mut news) = mpsc::unbounded_channel();
+    let (_words, mut queue) = mpsc::channel(1);
+    let session = Session::new(0, None);
+    let answer = async {
+        while let Some(item) = news.recv().await {
+            match item {
+                News::Interfaces(dump) => return Some(dump),
+                News::NoNetifd => return None,
+                _ => {}
+            }
+        }
+        None
+    };
+    let asked = async {
+        tokio::select! {
+            answer = answer => answer,
+            _ = serve(socket, session, &arrived, &mut queue) => None,
+        }
+    };
+    timeout(RECONNECT, asked).await.ok().flatten()
 }
 
 /// Serves one connection until it ends.
@@ -82,7 +107,9 @@ async fn serve(
                 session.out().drain(..written?);
             }
             word = words.recv() => match word {
-                Some(Word::Answer(ticket, status, result)) => session.answer(ticket, status, result),
+                Some(Word::Answer(ticket, status, result)) => {
+                    session.answer(ticket, status, result.as_deref());
+                }
                 Some(Word::Event(name, data)) => session.tell(&name, data),
                 None => return Ok(()),
             },

@@ -24,11 +24,18 @@ const INT16: u8 = 6;
 const BOOL: u8 = 7;
 const DOUBLE: u8 = 8;
 
-/// Appends a table's values, without a head of its own.
+/// A table's values.
 ///
 /// # Errors
 /// [`TooLarge`].
-pub fn put_table(out: &mut Vec<u8>, table: &Table) -> Result<(), TooLarge> {
+pub fn encode(table: &Table) -> Result<Vec<u8>, TooLarge> {
+    let mut bytes = Vec::new();
+    put_table(&mut bytes, table)?;
+    Ok(bytes)
+}
+
+/// Appends a table's values, without a head of its own.
+pub(super) fn put_table(out: &mut Vec<u8>, table: &Table) -> Result<(), TooLarge> {
     put_members(out, table, 0)
 }
 

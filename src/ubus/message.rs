@@ -121,11 +121,22 @@ impl Message {
     /// # Errors
     /// [`TooLarge`].
     pub fn encode(&self) -> Result<Vec<u8>, TooLarge> {
+        self.encode_with(None)
+    }
+
+    /// The message's bytes, with data that [`blobmsg::encode`] wrote in addition.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub fn encode_with(&self, data: Option<&[u8]>) -> Result<Vec<u8>, TooLarge> {
         let mut bytes = vec![0, self.kind.0];
         bytes.extend(self.seq.to_be_bytes());
         bytes.extend(self.peer.to_be_bytes());
         let start = blob::open(&mut bytes);
         self.attributes.put(&mut bytes)?;
+        if let Some(data) = data {
+            put(&mut bytes, DATA, data);
+        }
         blob::close(&mut bytes, start, 0, false);
         if bytes.len() > HEADER + MESSAGE_LIMIT { Err(TooLarge) } else { Ok(bytes) }
     }

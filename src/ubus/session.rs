@@ -230,25 +230,27 @@ impl Session {
         self.send(Kind::LOOKUP, FIND, 0, attributes);
     }
 
-    /// Answers a call: with a result, if there is one, and how the call ended.
-    pub fn answer(&mut self, ticket: Ticket, status: Status, result: Option<Table>) {
+    /// Answers a call: with a result that [`blobmsg::encode`] wrote, if there is one, and how the call
+    /// ended.
+    pub fn answer(&mut self, ticket: Ticket, status: Status, result: Option<&[u8]>) {
         if ticket.connection == self.number {
             self.calls = self.calls.saturating_sub(1);
             self.reply(ticket, status, result);
         }
     }
 
-    fn reply(&mut self, ticket: Ticket, status: Status, result: Option<Table>) {
+    fn reply(&mut self, ticket: Ticket, status: Status, result: Option<&[u8]>) {
         let Ticket { seq, peer, object, no_reply, .. } = ticket;
         if no_reply {
             return;
         }
         let object = Some(object);
         let mut status = status;
-        if let Some(data) = result {
-            let attributes = Attributes { object, data: Some(data), ..Attributes::default() };
-            if self.try_send(Kind::DATA, seq, peer, attributes).is_err() {
-                status = Status::NO_MEMORY;
+        if result.is_some() {
+            let attributes = Attributes { object, ..Attributes::default() };
+            match (Message { kind: Kind::DATA, seq, peer, attributes }).encode_with(result) {
+                Ok(message) => self.out.extend(message),
+                Err(TooLarge) => status = Status::NO_MEMORY,
             }
         }
         let attributes = Attributes { object, status: Some(status), ..Attributes::default() };
@@ -284,19 +286,9 @@ impl Session {
     }
 
     fn send(&mut self, kind: Kind, seq: u16, peer: u32, attributes: Attributes) {
-        // What is sent here has a size of its own making, far below the limit.
-        let _ = self.try_send(kind, seq, peer, attributes);
-    }
-
-    fn try_send(
-        &mut self,
-        kind: Kind,
-        seq: u16,
-        peer: u32,
-        attributes: Attributes,
-    ) -> Result<(), TooLarge> {
-        self.out.extend(Message { kind, seq, peer, attributes }.encode()?);
-        Ok(())
+        // What is sent here has a size of our own making, far below the limit.
+        let message = Message { kind, seq, peer, attributes }.encode();
+        self.out.extend(message.unwrap_or_default());
     }
 }
 

@@ -12,9 +12,7 @@ fn table(value: Value) -> Table {
 }
 
 fn encoded(value: Value) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    blobmsg::put_table(&mut bytes, &table(value)).unwrap();
-    bytes
+    blobmsg::encode(&table(value)).unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -111,9 +109,8 @@ fn sizes_and_depths_are_limited() {
     }
     let fits = json!({ "a": deep });
     assert_eq!(blobmsg::table(&encoded(fits.clone())).map(Value::Object), Ok(fits.clone()));
-    let mut out = Vec::new();
     let deeper = table(json!({ "a": [[fits]] }));
-    assert_eq!(blobmsg::put_table(&mut out, &deeper), Err(TooLarge));
+    assert_eq!(blobmsg::encode(&deeper), Err(TooLarge));
     let mut nested = Vec::new();
     for _ in 0..=blobmsg::DEPTH_LIMIT {
         let length = nested.len() + 8;
