@@ -170,7 +170,9 @@ impl Session {
             }
             (LISTEN, Some(object), _) => {
                 self.listener = Some(object);
-                let pattern = table(json!({ "object": object, "pattern": OBJECT_ADDED }));
+                // An INT32 is wanted, also for the half of all ids that is beyond its positive ones.
+                let id = object.cast_signed();
+                let pattern = table(json!({ "object": id, "pattern": OBJECT_ADDED }));
                 self.call(OTHER, EVENTS, "register", pattern);
                 self.find_netifd();
             }

@@ -88,7 +88,7 @@ impl UbusClient {
         let attributes =
             Attributes { object: Some(listener), target: Some(target), ..Attributes::default() };
         assert_eq!(self.request(Kind::SUBSCRIBE, 0, attributes).0, Status::OK);
-        let register = json!({ "object": listener, "pattern": pattern });
+        let register = json!({ "object": listener.cast_signed(), "pattern": pattern });
         self.invoke(1, "register", register).expect("register for events");
     }
 

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// The object that takes events.
 const EVENTS: u32 = 1;
 
+/// Ids are any 32 bits; half of them are negative as an INT32.
+const FIRST_ID: u32 = 0x8000_0000;
+
 /// A running double; dropping it hangs up on everybody.
 pub struct Double {
     socket: PathBuf,
@@ -24,7 +27,7 @@ impl Double {
     /// Listens on `socket`.
     pub fn start(socket: &Path) -> io::Result<Double> {
         let listener = UnixListener::bind(socket)?;
-        let bus = Arc::new(Mutex::new(Bus { last_id: 1023, ..Bus::default() }));
+        let bus = Arc::new(Mutex::new(Bus { last_id: FIRST_ID, ..Bus::default() }));
         let shared = bus.clone();
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
@@ -223,7 +226,9 @@ impl Bus {
         let text = |key: &str| data.get(key).and_then(Value::as_str).map(str::to_owned);
         match method {
             "register" => {
-                let id = data.get("object").and_then(Value::as_i64).map(|id| id as u32);
+                // Nothing but an INT32 is taken.
+                let id = data.get("object").and_then(Value::as_i64);
+                let id = id.and_then(|id| i32::try_from(id).ok()).map(i32::cast_unsigned);
                 let object = id.and_then(|id| self.objects.get_mut(&id));
                 let (Some(object), Some(pattern)) = (object, text("pattern")) else {
                     return Status::INVALID_ARGUMENT;

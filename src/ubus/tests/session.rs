@@ -73,28 +73,31 @@ fn a_greeting_is_answered_with_the_object_and_a_listener() {
 
 #[test]
 fn netifd_is_looked_up_subscribed_to_and_dumped_in_this_order() {
+    // ubusd's ids are any 32 bits.
+    let listener = 0xffff_fff0;
     let mut connection = Connection::greeted();
     let listen = connection.sent()[1].seq;
-    connection.give(Kind::DATA, listen, 0, object(11));
+    connection.give(Kind::DATA, listen, 0, object(listener));
     let [register, lookup] = connection.sent().try_into().unwrap();
     assert_eq!((register.kind, register.attributes.object), (Kind::INVOKE, Some(1)));
-    let pattern = json!({ "object": 11, "pattern": "ubus.object.add" });
+    let pattern = json!({ "object": -16, "pattern": "ubus.object.add" });
     assert_eq!(register.attributes.data, Some(table(pattern)));
     assert_eq!(lookup.attributes.path.as_deref(), Some("network.interface"));
 
     let missing = Attributes { status: Some(Status::NOT_FOUND), ..Attributes::default() };
     assert_eq!(connection.give(Kind::STATUS, lookup.seq, 0, missing), [News::NoNetifd]);
-    let others = connection.invoke(11, "ubus.object.add", json!({ "id": 8, "path": "network" }));
+    let others =
+        connection.invoke(listener, "ubus.object.add", json!({ "id": 8, "path": "network" }));
     assert_eq!(others, []);
     connection.sent();
     let path = json!({ "id": 12, "path": "network.interface" });
-    assert_eq!(connection.invoke(11, "ubus.object.add", path), []);
+    assert_eq!(connection.invoke(listener, "ubus.object.add", path), []);
     let [_, again] = connection.sent().try_into().unwrap();
     assert_eq!((again.kind, again.attributes), (Kind::LOOKUP, lookup.attributes));
 
     connection.give(Kind::DATA, again.seq, 0, object(12));
     let [subscribe, dump] = connection.sent().try_into().unwrap();
-    let attributes = Attributes { target: Some(12), ..object(11) };
+    let attributes = Attributes { target: Some(12), ..object(listener) };
     assert_eq!((subscribe.kind, subscribe.attributes), (Kind::SUBSCRIBE, attributes));
     assert_eq!((dump.peer, dump.attributes.method.as_deref()), (12, Some("dump")));
     let interfaces = table(json!({ "interface": [] }));
