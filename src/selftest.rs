@@ -16,7 +16,7 @@ use crate::provision;
 use crate::tunnel::known::known_answers;
 
 /// How long the echo may take: a processor may be slow.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes that are echoed.
 const ECHO_BYTES: usize = 256 << 10;
 
