@@ -4,7 +4,7 @@ CARGO ?= cargo
 SCRIPTS = tests/all tests/sandbox tests/toolchain tests/no-leftovers .ci/run \
 	cross/build cross/package cross/test $(wildcard files/debian/*) \
 	$(addprefix files/etc/,init.d/mptcp-bond uci-defaults/90-mptcp-bond hotplug.d/iface/95-mptcp-bond) \
-	$(addprefix tests/openwrt/double/,etc/rc.common lib/functions.sh lib/functions/procd.sh bin/opkg sbin/uci)
+	$(addprefix tests/package/double/,etc/rc.common lib/functions.sh lib/functions/procd.sh bin/opkg sbin/uci)
 
 .PHONY: help deps run baseline bench build cross packages test fuzz lint deny
 

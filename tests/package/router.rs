@@ -107,7 +107,7 @@ impl Router {
         }
         let router = Router { folder };
         let genuine = std::env::var_os("OPENWRT_ROOT").map(PathBuf::from);
-        router.copy(&genuine.unwrap_or_else(|| project().join("tests/openwrt/double")));
+        router.copy(&genuine.unwrap_or_else(|| project().join("tests/package/double")));
         for name in [
             "etc/config",
             "etc/hotplug.d/iface",
