@@ -26,32 +26,36 @@ impl Interface {
     /// Reads the status of an interface (`ubus call network.interface dump`); `None` when it has no
     /// name.
     pub fn from_status(status: &Table) -> Option<Interface> {
-        let up = status.get("up") == Some(&Value::Bool(true));
+        let up = status.get("up").and_then(Value::as_bool) == Some(true);
         let device = text(status, "l3_device").filter(|_| up);
-        let active = routes(status);
-        let inactive = status.get("inactive").and_then(Value::as_object).map(routes);
-        let mut routes: Vec<(u64, IpAddr)> = active;
-        routes.extend(inactive.unwrap_or_default());
-        routes.sort_by_key(|(metric, _)| *metric);
+        let inactive = status.get("inactive").and_then(Value::as_object);
+        let mut gateways: Vec<(u64, IpAddr)> = Vec::new();
+        for (metric, gateway) in routes(status).chain(inactive.into_iter().flat_map(routes)) {
+            let better = gateways.iter().filter(|(other, _)| *other <= metric).count();
+            gateways.insert(better, (metric, gateway));
+        }
         Some(Interface {
             name: text(status, "interface")?,
             device,
-            gateways: routes.into_iter().map(|(_, gateway)| gateway).collect(),
+            gateways: gateways.into_iter().map(|(_, gateway)| gateway).collect(),
         })
     }
 
     /// Reads a dump of all interfaces.
     pub fn all_from_dump(dump: &Table) -> Vec<Interface> {
-        let list = dump.get("interface").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let statuses = list.iter().filter_map(Value::as_object);
-        statuses.filter_map(Interface::from_status).collect()
+        tables(dump, "interface").filter_map(Interface::from_status).collect()
     }
 }
 
 /// Metrics and next hops of the default routes in a status.
-fn routes(status: &Table) -> Vec<(u64, IpAddr)> {
-    let list = status.get("route").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    list.iter().filter_map(Value::as_object).filter_map(default_route).collect()
+fn routes(status: &Table) -> impl Iterator<Item = (u64, IpAddr)> {
+    tables(status, "route").filter_map(default_route)
+}
+
+/// The tables in an array.
+fn tables<'a>(table: &'a Table, key: &str) -> impl Iterator<Item = &'a Table> {
+    let list = table.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    list.iter().filter_map(Value::as_object)
 }
 
 /// Metric and next hop of a default route; a point-to-point link's has no next hop.

@@ -173,7 +173,6 @@ fn gateways_that_are_kept_out_of_the_kernel_and_devices_that_change_their_names(
     for kind in Kind::all() {
         let lab = lab("netifd-gateways");
         let _ubusd = Ubusd::start(kind, &lab.router, &ubus_socket(&lab));
-        let netifd = netifd(&lab, false);
         let server = ServerProgram::start(&lab);
         let mut agent = by_interface(&lab, &server);
         for uplink in lab.uplinks() {
@@ -182,8 +181,13 @@ fn gateways_that_are_kept_out_of_the_kernel_and_devices_that_change_their_names(
                 lab.router.ip(&format!("{family} route flush default dev {}", uplink.device()));
             }
         }
-        agent.restart();
-        let status = agent.status().expect("a status");
+        agent.launch();
+        agent.wait_status("there are no interfaces yet", |status| {
+            let wan = uplink(status, "eth1")["reason"].as_str().unwrap_or_default();
+            wan.contains("interface 'wan' is not up")
+        });
+        let netifd = netifd(&lab, false);
+        let status = agent.wait_ready();
         assert_eq!(uplink(&status, "eth1")["gateways"][0], "10.1.0.1", "{status:#}");
         let users = Users::start(&lab);
         let transfer = users.transfer(true);

@@ -194,10 +194,10 @@ impl Client {
         }
     }
 
-    async fn tell_one(&self, mut event: Table) {
-        let name = match event.remove("event") {
-            Some(Value::String(name)) if EVENTS.contains(&name.as_str()) => name,
-            _ => return,
+    async fn tell_one(&self, event: Table) {
+        let name = event.get("event").and_then(Value::as_str);
+        let Some(name) = name.filter(|name| EVENTS.contains(name)).map(str::to_owned) else {
+            return;
         };
         // Nobody waits for it when the agent is stopping.
         let _ = self.words.send(Word::Event(name, event)).await;
@@ -209,14 +209,21 @@ fn params(method: &str, arguments: Option<Table>) -> Result<Value, Refusal> {
     let Some((_, names)) = METHODS.iter().find(|(known, _)| *known == method) else {
         return Err(Refusal::no_method(method));
     };
-    let Some(mut arguments) = arguments else {
+    let Some(arguments) = arguments else {
         return Err(Refusal::parameters("the arguments cannot be read".into()));
     };
-    arguments.remove(RPC_SESSION);
-    if let Some(unknown) = arguments.keys().find(|key| !names.contains(&key.as_str())) {
-        return Err(Refusal::parameters(format!("'{method}' has no argument '{unknown}'")));
+    let mut params = Table::new();
+    for (name, value) in arguments {
+        match name.as_str() {
+            known if names.contains(&known) => drop(params.insert(name, value)),
+            RPC_SESSION => {}
+            unknown => {
+                let text = format!("'{method}' has no argument '{unknown}'");
+                return Err(Refusal::parameters(text));
+            }
+        }
     }
-    Ok(if names.is_empty() { Value::Null } else { arguments.into() })
+    Ok(if names.is_empty() { Value::Null } else { params.into() })
 }
 
 fn encoded(table: &Table) -> Result<Rc<[u8]>, Refusal> {

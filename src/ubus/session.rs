@@ -34,11 +34,15 @@ pub struct Object {
 impl Object {
     /// An object with these methods, whose arguments are all strings.
     pub fn new(path: &str, methods: &[(&str, &[&str])]) -> Object {
-        let arguments = |names: &[&str]| -> Table {
-            names.iter().map(|name| (name.to_string(), blobmsg::STRING.into())).collect()
-        };
-        let method = |(name, names): &(&str, &[&str])| (name.to_string(), arguments(names).into());
-        Object { path: path.to_owned(), signature: methods.iter().map(method).collect() }
+        let mut signature = Table::new();
+        for (name, arguments) in methods {
+            let mut types = Table::new();
+            for argument in *arguments {
+                types.insert(argument.to_string(), blobmsg::STRING.into());
+            }
+            signature.insert(name.to_string(), types.into());
+        }
+        Object { path: path.to_owned(), signature }
     }
 }
 
@@ -209,7 +213,7 @@ impl Session {
         self.reply(ticket, Status::OK, None);
         let data = attributes.data.filter(|_| Some(object) == self.listener)?;
         match method.as_str() {
-            OBJECT_ADDED if data.get("path") == Some(&NETIFD.into()) => {
+            OBJECT_ADDED if data.get("path").and_then(Value::as_str) == Some(NETIFD) => {
                 self.find_netifd();
                 None
             }
