@@ -205,10 +205,9 @@ fn seal_answer(sealer: &mut Sealer, answer: &Message) -> io::Result<Vec<u8>> {
 async fn hang_up(tcp: &TcpStream) -> io::Result<()> {
     socket::shutdown_write(tcp)?;
     let drained = async {
-        let mut discarded = [0; 4096];
         loop {
             tcp.readable().await?;
-            match tcp.try_read(&mut discarded) {
+            match tcp.try_read(&mut [0; 4096]) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

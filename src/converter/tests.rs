@@ -128,6 +128,21 @@ async fn assert_reset(client: &mut TcpStream) {
 }
 
 #[test]
+fn what_waits_for_the_ends_of_a_stream_is_small() {
+    run(async || {
+        let it = world(config("", 10, true), OnServerLoss::Block).await;
+        let address = it.target.local_addr().unwrap();
+        let connect = async || TcpStream::connect(address).await.unwrap();
+        let place = spawn_local(std::future::pending::<()>()).abort_handle();
+        let (pass, _) = it.registry.gate.admit(address.ip(), place, Instant::now());
+        let at_server = serve(it.registry.clone(), connect().await, address, pass);
+        assert!(size_of_val(&at_server) <= 5 * 1024, "{} bytes", size_of_val(&at_server));
+        let at_agent = it.proxy.clone().serve(connect().await, address);
+        assert!(size_of_val(&at_agent) <= 4 * 1024, "{} bytes", size_of_val(&at_agent));
+    });
+}
+
+#[test]
 fn a_connection_is_carried_and_counted() {
     run(async || {
         let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;

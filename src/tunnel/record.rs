@@ -155,12 +155,12 @@ impl RecordKey {
         secret: &TrafficSecret,
         algorithm: &'static aead::Algorithm,
         generation: u64,
-    ) -> Option<RecordKey> {
+    ) -> Option<Box<RecordKey>> {
         let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.as_bytes());
         let generation = generation.to_be_bytes();
         let info = [LABEL_KEY, &generation];
         let key = LessSafeKey::new(UnboundKey::from(prk.expand(&info, algorithm).ok()?));
-        Some(RecordKey { key, iv: expand(&prk, &[LABEL_IV, &generation]) })
+        Some(Box::new(RecordKey { key, iv: expand(&prk, &[LABEL_IV, &generation]) }))
     }
 
     fn nonce(&self, counter: u64) -> Nonce {
@@ -180,7 +180,8 @@ struct Sequence {
     plain: bool,
     /// The kind of the first record.
     first: Kind,
-    key: Option<RecordKey>,
+    /// Apart, since it is large (600 bytes) and sequences are moved.
+    key: Option<Box<RecordKey>>,
     counter: u64,
     ended: bool,
 }

@@ -13,14 +13,16 @@ mod contenders;
 mod load;
 mod relaying;
 
+use std::num::NonZero;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use bare::{Hop, Way};
 use contenders::{CONTENDERS, Contender};
 use lab::traffic::Kind;
-use lab::{Lab, Only, Section, UplinkSpec, command, save};
+use lab::{Lab, Namespace, Only, Section, UplinkSpec, command, save};
 use lexopt::ValueExt;
 
 const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy]... [--relay NAME]... \
@@ -137,7 +139,30 @@ fn unshaped(options: &Options) -> Lab {
     for (namespace, device) in devices {
         namespace.ip(&format!("link set {device} gso_max_segs 65535"));
     }
+    for namespace in
+        [&lab.lan, &lab.router, lab.uplink(0).isp(), &lab.inet, &lab.server, &lab.target]
+    {
+        steer_by_flow(namespace);
+    }
     lab
+}
+
+/// Has a flow's packets handled by one processor, as the queues of a network card do.
+///
+/// Otherwise that of whoever sent them does it: packets overtake each other, and the other end's kernel runs
+/// inside of the receiver's system call, which holds the MPTCP connection meanwhile. What arrives then has
+/// no DATA_ACK, and once it fills the send buffer all waits for MPTCP's retransmission timer.
+fn steer_by_flow(namespace: &Namespace) {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let mask = u32::MAX >> 32_usize.saturating_sub(processors).min(31);
+    let script = "for queue in /sys/class/net/*/queues/rx-*; do echo $0 >$queue/rps_cpus; done";
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace.name(), "sh", "-ec", script, &format!("{mask:x}")]);
+    assert!(
+        command.status().is_ok_and(|status| status.success()),
+        "steer the packets of {}",
+        namespace.name()
+    );
 }
 
 /// The median.
