@@ -84,7 +84,7 @@ fn the_object_does_what_the_control_socket_does() {
 fn assert_signatures(client: &mut UbusClient) {
     let (_, signature) = client.lookup(OBJECT).expect("the object");
     let expected = json!({
-        "status": {}, "connections": {}, "check": {}, "reload": {},
+        "status": {}, "connections": {}, "check": {}, "reload": {}, "history": { "span": 3 },
         "uplink": { "name": 3, "role": 3 }, "pair": { "uri": 3 },
     });
     assert_eq!(Value::Object(signature), expected);
@@ -94,8 +94,9 @@ fn assert_signatures(client: &mut UbusClient) {
 fn assert_answers_are_fast(client: &mut UbusClient) {
     let (object, _) = client.lookup(OBJECT).expect("the object");
     let role = json!({ "name": "wan", "role": "default" });
-    let calls = [("status", json!({})), ("connections", json!({})), ("uplink", role)];
-    for (method, arguments) in calls.into_iter().chain([("reload", json!({}))]) {
+    let reads = ["status", "connections", "history"].map(|method| (method, json!({})));
+    let calls = reads.into_iter().chain([("uplink", role)]);
+    for (method, arguments) in calls.chain([("reload", json!({}))]) {
         let mut times: Vec<Duration> = (0..9)
             .map(|_| {
                 let asked = Instant::now();
@@ -110,6 +111,13 @@ fn assert_answers_are_fast(client: &mut UbusClient) {
     let status = client.invoke(object, "status", json!({ "ubus_rpc_session": "0" }));
     let status = status.expect("rpcd's session does no harm");
     assert_eq!((&status["role"], &status["state"]), (&json!("agent"), &json!("bonding")));
+    until("a second of the download", LIMIT, || {
+        let history = client.invoke(object, "history", json!({})).expect("an answer");
+        let received = history["uplinks"]["wan"]["rx_bps"].as_array()?.iter();
+        received.filter_map(Value::as_u64).any(|bps| bps > 1_000_000).then_some(())
+    });
+    let minutes = client.invoke(object, "history", json!({ "span": "minutes" }));
+    assert_eq!(minutes.expect("an answer")["span"], "minutes");
     let connections = client.invoke(object, "connections", json!({})).expect("an answer");
     assert_eq!((&connections["total"], &connections["top"][0]["subflows"]), (&json!(1), &json!(2)));
 }
@@ -148,6 +156,7 @@ fn assert_errors(client: &mut UbusClient, agent: &AgentProgram) {
     let mut fails = |method, arguments| failure(client, method, arguments);
     assert_eq!(fails("monitor", json!({})), Status::METHOD_NOT_FOUND);
     assert_eq!(fails("status", json!({ "style": {} })), Status::INVALID_ARGUMENT);
+    assert_eq!(fails("history", json!({ "span": "years" })), Status::INVALID_ARGUMENT);
     assert_eq!(fails("uplink", json!({})), Status::INVALID_ARGUMENT);
     assert_eq!(fails("uplink", json!({ "name": 5, "role": "off" })), Status::INVALID_ARGUMENT);
     let role = json!({ "name": "wan", "role": "fast" });

@@ -32,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use crate::cli::{AgentOptions, Fatal};
 use crate::config::agent::AgentConfig;
 use crate::controller::{Action, Controller, Event, Opinion};
+use crate::history::History;
 use crate::interception::TproxyPorts;
 use crate::os::control::{Cause, Control, MONITOR, Refusal, Request};
 use crate::os::kernel::{Change, Watch};
@@ -105,6 +106,7 @@ struct Agent {
     proxy: Rc<Proxy>,
     meters: Meters,
     hearing: Hearing,
+    history: History,
     subflow_search: SubflowSearch,
     usage_files: UsageFiles,
     http: Option<(SocketAddr, AbortHandle)>,
@@ -147,6 +149,7 @@ impl Agent {
             proxy,
             meters: Meters::default(),
             hearing: Hearing::default(),
+            history: History::new(now),
             subflow_search: SubflowSearch::default(),
             usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
             http: None,
@@ -369,6 +372,10 @@ impl Agent {
         let now = Instant::now();
         self.proxy.measure(now);
         let rates = self.meters.measure(self.controller.uplinks(), now);
+        let counters = self.meters.counters();
+        let uplinks = self.controller.uplinks().iter();
+        let named = uplinks.map(|it| (it.name.clone(), counters.get(&it.slot).copied()));
+        self.history.count(now, &named.collect());
         let lost = self.meters.losses(&self.proxy, self.controller.uplinks());
         self.handle(Event::Rates { rates, lost }).await;
         if self.controller.relies_on_subflows() {
@@ -378,7 +385,6 @@ impl Agent {
         if let Some(used) = self.meters.standbys_used(&self.proxy, &standbys) {
             self.handle(Event::StandbysUsed(used)).await;
         }
-        let counters = self.meters.counters();
         self.handle(Event::Counted { clock: unix_seconds(), counters }).await;
         let expected = self.controller.expected_subflows(now);
         if let Some(missing) = self.subflow_search.missing(&self.proxy, expected, now) {
@@ -446,6 +452,7 @@ impl Agent {
         let result = match request.method.as_str() {
             "status" => status::snapshot(self).answer(request.params).map_err(Refusal::parameters),
             "connections" => Ok(status::connections_json(self)),
+            "history" => status::history_json(self, request.params),
             "uplink" => self.set_role(request.params).await,
             "reload" => self.reload().await.map(|()| "{}".to_owned()),
             other => Err(Refusal::no_method(other)),

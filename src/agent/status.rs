@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 use super::Agent;
 use super::meters::subflow_addresses;
 use crate::controller::{Controller, MptcpSeen, ServerView, Standing};
 use crate::health::{Health, Rtt};
+use crate::history::Span;
 use crate::net::Family;
+use crate::os::control::Refusal;
 use crate::os::counters::mptcp_counters;
 use crate::reconcile::{Conflict, Operation};
 use crate::registry::unix_seconds;
@@ -54,6 +59,32 @@ pub fn connections_json(agent: &Agent) -> String {
     let (connections, _) = connections(agent, Instant::now());
     // Neither a map with keys other than strings nor a failing Serialize is among the types.
     serde_json::to_string(&connections).unwrap_or_default()
+}
+
+#[derive(Default, Deserialize)]
+struct HistoryParams {
+    /// `seconds` unless given.
+    span: Option<String>,
+}
+
+/// What each uplink carried, by name, as JSON.
+///
+/// # Errors
+/// When there is no such span.
+pub fn history_json(agent: &Agent, params: Value) -> Result<String, Refusal> {
+    let params = serde_json::from_value::<Option<HistoryParams>>(params)
+        .map_err(|error| Refusal::parameters(format!("'history' takes a span: {error}")))?;
+    let HistoryParams { span } = params.unwrap_or_default();
+    let span = span.as_deref().unwrap_or("seconds");
+    let Some(wanted) = Span::of_name(span) else {
+        let text = format!("there is no span '{span}'; it must be 'seconds' or 'minutes'");
+        return Err(Refusal::parameters(text));
+    };
+    let told = agent.history.tell(wanted).into_iter();
+    let uplinks: serde_json::Map<_, _> =
+        told.map(|(name, told)| (name.to_owned(), json!(told))).collect();
+    let answer = json!({ "time_unix_seconds": unix_seconds(), "span": span, "uplinks": uplinks });
+    Ok(answer.to_string())
 }
 
 fn seconds(since: Instant, now: Instant) -> u64 {

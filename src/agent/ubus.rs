@@ -22,9 +22,10 @@ use crate::ubus::{News, Object, Status, Table, Ticket, TooLarge, blobmsg};
 /// The object's path.
 const PATH: &str = "mptcp-bond";
 /// Its methods, and their arguments.
-const METHODS: [(&str, &[&str]); 6] = [
+const METHODS: [(&str, &[&str]); 7] = [
     ("status", &[]),
     ("connections", &[]),
+    ("history", &["span"]),
     ("check", &[]),
     ("uplink", &["name", "role"]),
     ("pair", &["uri"]),
@@ -66,7 +67,7 @@ enum Check {
     Done(Instant, Result<Table, Refusal>),
 }
 
-/// When an answer was given, and what it was.
+/// When an answer was given, and what it was, by call.
 type Answers = LiteMap<String, (Instant, Rc<[u8]>)>;
 
 #[derive(Clone)]
@@ -74,7 +75,7 @@ struct Client {
     owner: mpsc::Sender<Request>,
     words: mpsc::Sender<Word>,
     check: Rc<RefCell<Check>>,
-    /// Answers of methods that only read, by method.
+    /// Answers of calls that only read, by method and arguments.
     kept: Rc<RefCell<Answers>>,
 }
 
@@ -134,8 +135,9 @@ impl Client {
 
     async fn answer(&self, method: &str, arguments: Option<Table>) -> Result<Rc<[u8]>, Refusal> {
         let params = params(method, arguments)?;
-        let only_reads = matches!(method, "status" | "connections");
-        let kept = self.kept.borrow().get(method).filter(|_| only_reads).cloned();
+        let only_reads = matches!(method, "status" | "connections" | "history");
+        let call = format!("{method} {params}");
+        let kept = self.kept.borrow().get(&call).filter(|_| only_reads).cloned();
         if let Some((_, answer)) = kept.filter(|(at, _)| at.elapsed() < ANSWER_AGE) {
             return Ok(answer);
         }
@@ -146,7 +148,7 @@ impl Client {
         let answer = encoded(&result)?;
         let mut kept = self.kept.borrow_mut();
         match only_reads {
-            true => drop(kept.insert(method.to_owned(), (Instant::now(), answer.clone()))),
+            true => drop(kept.insert(call, (Instant::now(), answer.clone()))),
             false => *kept = Answers::new(),
         }
         Ok(answer)
@@ -269,6 +271,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_given_again_until_something_is_changed() {
+        let (owner, mut requests) = mpsc::channel::<Request>(4);
+        let (words, _queue) = mpsc::channel(1);
+        let client = Client { owner, words, check: Rc::default(), kept: Rc::default() };
+        let asked = runtime::run(async {
+            let asked = runtime::spawn(async move {
+                let mut asked = Vec::new();
+                while let Some(request) = requests.recv().await {
+                    asked.push(request.method);
+                    request.reply.send(Ok("{}".to_owned())).unwrap();
+                }
+                asked
+            });
+            for method in ["status", "status", "connections", "reload", "reload", "status"] {
+                client.answer(method, Some(Table::new())).await.unwrap();
+            }
+            drop(client);
+            asked.await.unwrap()
+        });
+        assert_eq!(asked.unwrap(), ["status", "connections", "reload", "reload", "status"]);
+    }
+
+    #[test]
     fn arguments_are_those_of_the_method_and_rpcd_may_add_its_session() {
         let asked = |method: &str, arguments: Value| {
             params(method, Some(table(arguments))).map_err(|refusal| status(refusal.cause))
@@ -276,6 +301,7 @@ mod tests {
         let role = json!({ "name": "wan", "role": "off" });
         assert_eq!(asked("uplink", role.clone()), Ok(role));
         assert_eq!(asked("status", json!({ "ubus_rpc_session": "0123" })), Ok(Value::Null));
+        assert_eq!(asked("history", json!({})), Ok(json!({})));
         let unknown = json!({ "name": "wan", "rôle": "off" });
         assert_eq!(asked("uplink", unknown), Err(Status::INVALID_ARGUMENT));
         assert_eq!(asked("monitor", json!({})), Err(Status::METHOD_NOT_FOUND));
