@@ -17,7 +17,7 @@ use crate::netifd::Interface;
 use crate::os::control::{Cause, MONITOR, Refusal, Request, ask};
 use crate::os::runtime;
 use crate::os::ubus::{self, Word};
-use crate::ubus::{News, Object, Status, Table, Ticket, TooLarge, blobmsg};
+use crate::ubus::{News, Object, Status, Table, Ticket, TooLarge, blobmsg, table};
 
 /// The object's path.
 const PATH: &str = "mptcp-bond";
@@ -232,13 +232,6 @@ fn encoded(table: &Table) -> Result<Rc<[u8]>, Refusal> {
     let bytes = blobmsg::encode(table);
     let too_large = |TooLarge| Refusal::new(Cause::Busy, "the answer is too large for ubus");
     bytes.map(Rc::from).map_err(too_large)
-}
-
-fn table(value: Value) -> Table {
-    match value {
-        Value::Object(table) => table,
-        _ => Table::new(),
-    }
 }
 
 fn status(cause: Cause) -> Status {

@@ -20,6 +20,14 @@ pub use session::{CALLS_LIMIT, NETIFD, News, Object, Session, Ticket};
 /// A table of named values: a call's arguments, or its result.
 pub type Table = Map<String, Value>;
 
+/// The table that a JSON object is; an empty one for any other value.
+pub fn table(value: Value) -> Table {
+    match value {
+        Value::Object(table) => table,
+        _ => Table::new(),
+    }
+}
+
 /// The most bytes of a message after its header (`UBUS_MAX_MSGLEN`).
 pub const MESSAGE_LIMIT: usize = 1 << 20;
 

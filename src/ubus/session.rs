@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Attributes, Kind, Malformed, Message, Status, Table, TooLarge, blobmsg};
+use super::{Attributes, Kind, Malformed, Message, Status, Table, TooLarge, blobmsg, table};
 
 /// The object that tells of OpenWrt's interfaces.
 pub const NETIFD: &str = "network.interface";
@@ -295,13 +295,5 @@ impl Session {
         // What is sent here has a size of our own making, far below the limit.
         let message = Message { kind, seq, peer, attributes }.encode();
         self.out.extend(message.unwrap_or_default());
-    }
-}
-
-/// The table that a JSON object is.
-fn table(value: Value) -> Table {
-    match value {
-        Value::Object(table) => table,
-        _ => Table::new(),
     }
 }
