@@ -207,6 +207,7 @@ async fn hang_up(tcp: &TcpStream) -> io::Result<()> {
     let drained = async {
         loop {
             tcp.readable().await?;
+            // Not kept while it waits: every stream's task would be larger by it.
             match tcp.try_read(&mut [0; 4096]) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
