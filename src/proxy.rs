@@ -18,7 +18,7 @@ use crate::config::agent::OnServerLoss;
 use crate::os::runtime;
 use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
-use crate::relay::{self, Counters, IdleLimits, Records, message};
+use crate::relay::{self, Counters, IdleLimits, Records, Unsent, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -300,7 +300,7 @@ impl Proxy {
         };
         connection.counters.add_to_tunnel(early.len());
         let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let relayed = relay::plain(lan, &target, Vec::new(), counters, limits).await;
+        let relayed = relay::plain(lan, &target, &mut Unsent::default(), counters, limits).await;
         relayed.map_err(Trouble::Relay)
     }
 }
@@ -314,10 +314,13 @@ async fn relay_tunnelled(
     let Opened { tunnel, cipher, sealer, opener, carried } = opened;
     let (counters, limits) = (&connection.counters, IdleLimits::default());
     let relayed = match cipher {
-        Cipher::None => relay::plain(lan, &tunnel, carried, counters, limits).await,
+        Cipher::None => {
+            let mut unsent = Unsent { to_lan: carried, ..Unsent::default() };
+            relay::plain(lan, &tunnel, &mut unsent, counters, limits).await
+        }
         _ => {
-            let records = Records { sealer, opener, carried, unsent: Vec::new() };
-            relay::sealed(lan, &tunnel, records, counters, limits).await
+            let mut records = Records::new(sealer, opener, carried);
+            relay::sealed(lan, &tunnel, &mut records, counters, limits).await
         }
     };
     relayed.map_err(Trouble::Relay)

@@ -5,6 +5,9 @@
 //! tunnel. Each direction ends by itself (half-close). When one side breaks, the other is reset, as
 //! it would be without a relay in between. A stream that moves nothing holds neither pipe nor
 //! buffer.
+//!
+//! A relay that is dropped before its end leaves what it has taken from one side, and the other has
+//! not taken yet, in what it was called with: called again with that, it goes on where it was.
 
 mod losses;
 pub mod message;
@@ -16,7 +19,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use plain::plain;
+pub use plain::{Unsent, plain};
 pub use sealed::{Records, sealed};
 
 use std::cell::{Cell, RefCell};
@@ -222,9 +225,43 @@ impl End<'_> {
         }
     }
 
+    /// Writes all of `data`, counted by `written`. What is not written when this ends early, or is
+    /// dropped, is added to `unsent`.
+    async fn write_all(
+        &self,
+        data: &[u8],
+        unsent: &mut Vec<u8>,
+        mut written: impl FnMut(usize),
+    ) -> Result<(), Failure> {
+        let mut rest = Rest { bytes: data, unsent };
+        while !rest.bytes.is_empty() {
+            let count = self.write(|stream| stream.try_write(rest.bytes)).await?;
+            rest.bytes = rest.bytes.get(count..).unwrap_or_default();
+            written(count);
+        }
+        Ok(())
+    }
+
     /// Ends this direction towards the stream's peer.
     fn shutdown_write(&self) -> Result<(), Failure> {
-        socket::shutdown_write(self.stream).map_err(|error| self.broken(error))
+        match socket::shutdown_write(self.stream) {
+            // It was ended before an interruption, and so has its peer since; one that broke is noticed
+            // as that.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result.map_err(|error| self.broken(error)),
+        }
+    }
+}
+
+/// Bytes being written; those left when it is dropped are added to `unsent`.
+struct Rest<'a> {
+    bytes: &'a [u8],
+    unsent: &'a mut Vec<u8>,
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.unsent.extend_from_slice(self.bytes);
     }
 }
 

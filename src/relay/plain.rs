@@ -12,28 +12,31 @@ use crate::os::socket::{self, Pipe};
 /// in advance, too many for a keystroke.
 const FIRST_FILL: usize = 16 * 1024;
 
-/// Relays until both directions have ended.
-///
-/// `carried` is payload that was read from the tunnel already, along with an answer.
+/// Bytes that were read from one side and are not yet written to the other.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    /// From the LAN side.
+    pub to_tunnel: Vec<u8>,
+    /// From the tunnel: along with an answer, for instance.
+    pub to_lan: Vec<u8>,
+}
+
+/// Relays until both directions have ended; what is `unsent` goes first.
 ///
 /// # Errors
 /// Why it ended early: both streams have then been reset.
 pub async fn plain(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    carried: Vec<u8>,
+    unsent: &mut Unsent,
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
-    let to_tunnel = copy(lan_end, tunnel_end, &progress);
-    let to_lan = async {
-        write_all(lan_end, &carried, &progress).await?;
-        drop(carried);
-        copy(tunnel_end, lan_end, &progress).await
-    };
+    let to_tunnel = copy(lan_end, tunnel_end, &mut unsent.to_tunnel, &progress);
+    let to_lan = copy(tunnel_end, lan_end, &mut unsent.to_lan, &progress);
     let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if result.is_err() {
         socket::abort(lan);
@@ -43,18 +46,28 @@ pub async fn plain(
 }
 
 /// Copies one direction to its end.
-async fn copy(from: End<'_>, to: End<'_>, progress: &Progress<'_>) -> Result<(), Failure> {
+async fn copy(
+    from: End<'_>,
+    to: End<'_>,
+    unsent: &mut Vec<u8>,
+    progress: &Progress<'_>,
+) -> Result<(), Failure> {
+    let first = std::mem::take(unsent);
+    to.write_all(&first, unsent, |written| progress.moved(to.side, written)).await?;
+    drop(first);
     let mut turn = Turn::default();
     loop {
         from.readable().await?;
         let ended = match pool::pipe() {
             Ok(mut pipe) => {
-                let ended = splice_burst(from, to, &mut pipe, progress, &mut turn).await?;
+                let mut under_way = UnderWay { pipe: &mut pipe, unsent };
+                let burst = splice_burst(from, to, &mut under_way, progress, &mut turn).await;
+                drop(under_way);
                 pool::give_back(pipe);
-                ended
+                burst?
             }
             // Out of file descriptors: a buffer needs none.
-            Err(_) => copy_burst(from, to, progress, &mut turn).await?,
+            Err(_) => copy_burst(from, to, unsent, progress, &mut turn).await?,
         };
         if ended {
             progress.check_end(from.side)?;
@@ -63,11 +76,23 @@ async fn copy(from: End<'_>, to: End<'_>, progress: &Progress<'_>) -> Result<(),
     }
 }
 
+/// Bytes in a pipe; those left when this is dropped are added to `unsent`.
+struct UnderWay<'a> {
+    pipe: &'a mut Pipe,
+    unsent: &'a mut Vec<u8>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.pipe.empty_into(self.unsent);
+    }
+}
+
 /// Moves what there is through a pipe; true at the end of the stream.
 async fn splice_burst(
     from: End<'_>,
     to: End<'_>,
-    pipe: &mut Pipe,
+    UnderWay { pipe, .. }: &mut UnderWay<'_>,
     progress: &Progress<'_>,
     turn: &mut Turn,
 ) -> Result<bool, Failure> {
@@ -95,6 +120,7 @@ async fn splice_burst(
 async fn copy_burst(
     from: End<'_>,
     to: End<'_>,
+    unsent: &mut Vec<u8>,
     progress: &Progress<'_>,
     turn: &mut Turn,
 ) -> Result<bool, Failure> {
@@ -106,16 +132,8 @@ async fn copy_burst(
             Some(0) => return Ok(true),
             Some(moved) => moved,
         };
-        write_all(to, buffer.get(..moved).unwrap_or_default(), progress).await?;
+        let data = buffer.get(..moved).unwrap_or_default();
+        to.write_all(data, unsent, |written| progress.moved(to.side, written)).await?;
         turn.spend(moved).await;
     }
-}
-
-async fn write_all(to: End<'_>, mut data: &[u8], progress: &Progress<'_>) -> Result<(), Failure> {
-    while !data.is_empty() {
-        let written = to.write(|stream| stream.try_write(data)).await?;
-        progress.moved(to.side, written);
-        data = data.get(written..).unwrap_or_default();
-    }
-    Ok(())
 }

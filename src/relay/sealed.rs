@@ -28,7 +28,7 @@ const BATCH: usize = 16;
 /// another uplink, which may be three times as far.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The tunnel's records, and what of them was read or made before the relay begins.
+/// The tunnel's records, and what of them is under way.
 pub struct Records {
     /// Makes those to be sent.
     pub sealer: Sealer,
@@ -38,6 +38,15 @@ pub struct Records {
     pub carried: Vec<u8>,
     /// What is sealed and has to be sent ahead of the payload.
     pub unsent: Vec<u8>,
+    /// Payload that is opened and not yet written to the LAN side.
+    pub undelivered: Vec<u8>,
+}
+
+impl Records {
+    /// Those of a stream on which request and answer were exchanged, and what was read beyond.
+    pub fn new(sealer: Sealer, opener: Opener, carried: Vec<u8>) -> Records {
+        Records { sealer, opener, carried, unsent: Vec::new(), undelivered: Vec::new() }
+    }
 }
 
 /// Relays until both directions have ended.
@@ -48,16 +57,16 @@ pub struct Records {
 pub async fn sealed(
     lan: &TcpStream,
     tunnel: &TcpStream,
-    Records { sealer, opener, carried, unsent }: Records,
+    Records { sealer, opener, carried, unsent, undelivered }: &mut Records,
     counters: &Counters,
     limits: IdleLimits,
 ) -> Result<(), Failure> {
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
-    let mut outbound = Outbound { tunnel: tunnel_end, sealer, unsent, torn: false };
+    let mut outbound = Outbound { tunnel: tunnel_end, sealer, unsent };
     let to_tunnel = seal(lan_end, &mut outbound, &progress);
-    let mut inbound = Inbound { tunnel: tunnel_end, opener, carried };
+    let mut inbound = Inbound { tunnel: tunnel_end, opener, carried, undelivered };
     let to_lan = open(&mut inbound, lan_end, &progress);
     let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if let Err(failure) = &result {
@@ -73,11 +82,9 @@ pub async fn sealed(
 /// The sealing half of the tunnel.
 struct Outbound<'a> {
     tunnel: End<'a>,
-    sealer: Sealer,
+    sealer: &'a mut Sealer,
     /// Goes ahead of what is written next.
-    unsent: Vec<u8>,
-    /// A sealed record is not yet written to its end: nothing but its rest may follow.
-    torn: bool,
+    unsent: &'a mut Vec<u8>,
 }
 
 impl Outbound<'_> {
@@ -88,23 +95,11 @@ impl Outbound<'_> {
     }
 
     async fn write_all(&mut self, data: &[u8]) -> Result<(), Failure> {
-        self.torn = true;
         if self.unsent.is_empty() {
-            self.write_bytes(data).await?;
-        } else {
-            let joined = [&std::mem::take(&mut self.unsent), data].concat();
-            self.write_bytes(&joined).await?;
+            return self.tunnel.write_all(data, self.unsent, drop).await;
         }
-        self.torn = false;
-        Ok(())
-    }
-
-    async fn write_bytes(&self, mut data: &[u8]) -> Result<(), Failure> {
-        while !data.is_empty() {
-            let written = self.tunnel.write(|stream| stream.try_write(data)).await?;
-            data = data.get(written..).unwrap_or_default();
-        }
-        Ok(())
+        let joined = [&std::mem::take(self.unsent), data].concat();
+        self.tunnel.write_all(&joined, self.unsent, drop).await
     }
 
     /// Ends this direction.
@@ -118,7 +113,7 @@ impl Outbound<'_> {
     /// Tells the other end that the connection is reset; false when it cannot be told.
     fn reset(&mut self) -> bool {
         let mut record = [0; OVERHEAD];
-        if self.torn || self.seal(Kind::Reset, &mut record, 0).is_err() {
+        if self.seal(Kind::Reset, &mut record, 0).is_err() {
             return false;
         }
         let last = [&self.unsent[..], &record].concat();
@@ -133,6 +128,10 @@ async fn seal(
     outbound: &mut Outbound<'_>,
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
+    if outbound.sealer.has_ended() {
+        outbound.write_all(&[]).await?;
+        return outbound.tunnel.shutdown_write();
+    }
     let mut turn = Turn::default();
     loop {
         if outbound.unsent.is_empty() {
@@ -193,9 +192,11 @@ fn seal_slots(
 /// The opening half of the tunnel.
 struct Inbound<'a> {
     tunnel: End<'a>,
-    opener: Opener,
-    /// Bytes that were read before the relay began.
-    carried: Vec<u8>,
+    opener: &'a mut Opener,
+    /// Bytes that were read already and are not opened yet.
+    carried: &'a mut Vec<u8>,
+    /// Payload that is opened and not yet written.
+    undelivered: &'a mut Vec<u8>,
 }
 
 /// What comes after a batch.
@@ -275,52 +276,105 @@ impl Inbound<'_> {
     }
 }
 
+/// Bytes received from the tunnel; those not opened when it is dropped are carried.
+struct Received<'a, 'b> {
+    inbound: &'a mut Inbound<'b>,
+    buffer: pool::LentBuffer,
+    /// Where the next record begins.
+    start: usize,
+    /// Where what was received ends.
+    end: usize,
+}
+
+impl Received<'_, '_> {
+    /// Reads more, behind what there is.
+    fn read(&mut self) -> Result<Option<usize>, Failure> {
+        let read = self.inbound.read(self.buffer.get_mut(self.end..).unwrap_or_default())?;
+        self.end = self.end.saturating_add(read.unwrap_or_default());
+        Ok(read)
+    }
+
+    /// Opens what is complete of the next records, and writes their payload.
+    async fn deliver(&mut self, lan: End<'_>, progress: &Progress<'_>) -> Result<Next, Failure> {
+        let records = self.buffer.get_mut(self.start..self.end).unwrap_or_default();
+        let batch = self.inbound.open(records)?;
+        self.start = self.start.saturating_add(batch.consumed);
+        write_batch(lan, records, &batch, self.inbound.undelivered, progress).await?;
+        Ok(batch.next)
+    }
+
+    /// Makes room behind an incomplete record.
+    fn compact(&mut self) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end = self.end.saturating_sub(self.start);
+        self.start = 0;
+    }
+}
+
+impl Drop for Received<'_, '_> {
+    fn drop(&mut self) {
+        let unopened = self.buffer.get(self.start..self.end).unwrap_or_default();
+        self.inbound.carried.splice(..0, unopened.iter().copied());
+    }
+}
+
 /// Copies from the tunnel to the LAN side, to its end.
 async fn open(
     inbound: &mut Inbound<'_>,
     lan: End<'_>,
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
+    let first = std::mem::take(inbound.undelivered);
+    let written = |written| progress.moved(Side::Lan, written);
+    lan.write_all(&first, inbound.undelivered, written).await?;
+    drop(first);
+    if inbound.opener.has_ended() {
+        return lan.shutdown_write();
+    }
     let mut turn = Turn::default();
     loop {
         inbound.readable().await?;
-        let mut buffer = pool::buffer();
-        // Bytes at the start of the buffer: an incomplete record.
-        let mut filled = 0_usize;
+        let mut received =
+            Received { inbound: &mut *inbound, buffer: pool::buffer(), start: 0, end: 0 };
         loop {
-            let moved = match inbound.read(buffer.get_mut(filled..).unwrap_or_default())? {
-                None if filled == 0 => break,
+            let moved = match received.read()? {
+                None if received.end == 0 => break,
                 None => {
-                    inbound.tunnel.readable().await?;
+                    received.inbound.tunnel.readable().await?;
                     continue;
                 }
                 Some(0) => {
                     let what = "it was cut off in the middle of the stream".to_owned();
-                    return Err(inbound.broken(io::ErrorKind::UnexpectedEof, what));
+                    return Err(received.inbound.broken(io::ErrorKind::UnexpectedEof, what));
                 }
                 Some(moved) => moved,
             };
-            filled = filled.saturating_add(moved);
-            let mut start = 0_usize;
             loop {
-                let received = buffer.get_mut(start..filled).unwrap_or_default();
-                let batch = inbound.open(received)?;
-                write_batch(lan, received, &batch, progress).await?;
-                start = start.saturating_add(batch.consumed);
-                match batch.next {
+                match received.deliver(lan, progress).await? {
                     Next::Records => {}
                     Next::Bytes => break,
                     Next::End => return lan.shutdown_write(),
                     Next::Reset => {
                         let what = "the connection behind it was reset".to_owned();
-                        return Err(inbound.broken(io::ErrorKind::ConnectionReset, what));
+                        return Err(received.inbound.broken(io::ErrorKind::ConnectionReset, what));
                     }
                 }
             }
-            buffer.copy_within(start..filled, 0);
-            filled = filled.saturating_sub(start);
+            received.compact();
             turn.spend(moved).await;
         }
+    }
+}
+
+/// Payload being written; what is left of it when it is dropped is `undelivered`.
+struct Payload<'a, 'b> {
+    slices: &'a mut [IoSlice<'b>],
+    undelivered: &'a mut Vec<u8>,
+}
+
+impl Drop for Payload<'_, '_> {
+    fn drop(&mut self) {
+        self.slices.iter().for_each(|slice| self.undelivered.extend_from_slice(slice));
     }
 }
 
@@ -328,6 +382,7 @@ async fn write_batch(
     lan: End<'_>,
     received: &[u8],
     batch: &Batch,
+    undelivered: &mut Vec<u8>,
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
     let mut plaintext = batch.plaintext.iter().filter(|range| !range.is_empty());
@@ -336,11 +391,12 @@ async fn write_batch(
         IoSlice::new(slice.unwrap_or_default())
     });
     let used = slices.iter().take_while(|slice| !slice.is_empty()).count();
-    let mut left = slices.get_mut(..used).unwrap_or_default();
-    while !left.is_empty() {
-        let written = lan.write(|stream| stream.try_write_vectored(left)).await?;
+    let slices = slices.get_mut(..used).unwrap_or_default();
+    let mut payload = Payload { slices, undelivered };
+    while !payload.slices.is_empty() {
+        let written = lan.write(|stream| stream.try_write_vectored(payload.slices)).await?;
         progress.moved(lan.side, written);
-        IoSlice::advance_slices(&mut left, written);
+        IoSlice::advance_slices(&mut payload.slices, written);
     }
     Ok(())
 }
@@ -348,34 +404,38 @@ async fn write_batch(
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::relay::tests::keys;
+    use crate::relay::tests::{keys, tcp_pair};
 
     #[test]
-    fn no_reset_record_follows_a_torn_record() {
+    fn a_torn_record_is_completed_before_the_reset() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let tunnel = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (mut peer, _) = listener.accept().await.unwrap();
-            let [(sealer, _), _] = keys();
+            let (mut peer, tunnel) = tcp_pair().await;
             let tunnel = End { side: Side::Tunnel, stream: &tunnel };
-            let mut outbound = Outbound { tunnel, sealer, unsent: Vec::new(), torn: false };
-            let much = vec![0; 64 << 20];
+            let [(mut sealer, _), _] = keys();
+            let mut unsent = Vec::new();
+            let mut outbound = Outbound { tunnel, sealer: &mut sealer, unsent: &mut unsent };
+            let much: Vec<u8> = (0..64_u32 << 18).flat_map(u32::to_be_bytes).collect();
             let write = outbound.write_all(&much);
             assert!(timeout(Duration::from_millis(300), write).await.is_err());
-            assert!(outbound.torn);
-            // Nor one of which nothing was written: its number is used up.
-            outbound.torn = false;
-            let write = outbound.write_all(&[0]);
-            assert!(timeout(Duration::from_millis(100), write).await.is_err());
-            peer.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
-            tunnel.stream.writable().await.unwrap();
+            let torn = outbound.unsent.len();
+            assert!(torn > 0 && much.ends_with(outbound.unsent));
+            let mut received = vec![0; much.len() - torn];
+            peer.read_exact(&mut received).await.unwrap();
+            assert!(much.starts_with(&received));
+
+            // There is no room for all of it.
             assert!(!outbound.reset());
-            outbound.torn = false;
-            assert!(outbound.reset());
+            let [(mut sealer, _), _] = keys();
+            let mut unsent = vec![0; 10];
+            let (mut peer, tunnel) = tcp_pair().await;
+            let tunnel = End { side: Side::Tunnel, stream: &tunnel };
+            assert!(Outbound { tunnel, sealer: &mut sealer, unsent: &mut unsent }.reset());
+            let mut last = Vec::new();
+            peer.read_to_end(&mut last).await.unwrap();
+            assert_eq!(last.len(), 10 + OVERHEAD);
         });
     }
 }

@@ -13,6 +13,7 @@ use crate::tunnel::session::{SessionId, SessionKeys, StreamSecret};
 
 mod ahead;
 mod hostile;
+mod interrupted;
 mod resources;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(super) fn keys() -> [(Sealer, Opener); 2] {
     [client, server]
 }
 
-async fn tcp_pair() -> (TcpStream, TcpStream) {
+pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = tcp_connect(listener.local_addr().unwrap(), None).await.unwrap();
     (client, listener.accept().await.unwrap().0)
@@ -64,7 +65,10 @@ struct Relay {
 fn start_plain(lan: TcpStream, tunnel: TcpStream, limits: IdleLimits) -> Relay {
     let counters = Rc::new(Counters::default());
     let of_task = Rc::clone(&counters);
-    let task = spawn_local(async move { plain(&lan, &tunnel, Vec::new(), &of_task, limits).await });
+    let task =
+        spawn_local(
+            async move { plain(&lan, &tunnel, &mut Unsent::default(), &of_task, limits).await },
+        );
     Relay { task, counters }
 }
 
@@ -75,14 +79,19 @@ fn start_sealed(
     carried: Vec<u8>,
     limits: IdleLimits,
 ) -> Relay {
-    let unsent = Vec::new();
-    start_records(lan, tunnel, Records { sealer, opener, carried, unsent }, limits)
+    start_records(lan, tunnel, Records::new(sealer, opener, carried), limits)
 }
 
-fn start_records(lan: TcpStream, tunnel: TcpStream, records: Records, limits: IdleLimits) -> Relay {
+fn start_records(
+    lan: TcpStream,
+    tunnel: TcpStream,
+    mut records: Records,
+    limits: IdleLimits,
+) -> Relay {
     let counters = Rc::new(Counters::default());
     let of_task = Rc::clone(&counters);
-    let task = spawn_local(async move { sealed(&lan, &tunnel, records, &of_task, limits).await });
+    let task =
+        spawn_local(async move { sealed(&lan, &tunnel, &mut records, &of_task, limits).await });
     Relay { task, counters }
 }
 
@@ -381,9 +390,9 @@ fn what_was_read_along_with_an_answer_comes_first() {
         let (mut client, lan) = tcp_pair().await;
         let (tunnel, mut peer) = mptcp_pair().await;
         peer.write_all(b", rest").await.unwrap();
-        let carried = b"carried".to_vec();
+        let mut unsent = Unsent { to_lan: b"carried".to_vec(), ..Unsent::default() };
         let task = spawn_local(async move {
-            plain(&lan, &tunnel, carried, &Counters::default(), IdleLimits::default()).await
+            plain(&lan, &tunnel, &mut unsent, &Counters::default(), IdleLimits::default()).await
         });
         let mut buffer = [0; 13];
         client.read_exact(&mut buffer).await.unwrap();

@@ -151,11 +151,11 @@ struct RecordKey {
 }
 
 impl RecordKey {
-    fn derive(
-        secret: &TrafficSecret,
-        algorithm: &'static aead::Algorithm,
-        generation: u64,
-    ) -> Option<Box<RecordKey>> {
+    fn derive(secret: &TrafficSecret, cipher: Cipher, generation: u64) -> Option<Box<RecordKey>> {
+        let algorithm = match cipher {
+            Cipher::Aes128Gcm => &aead::AES_128_GCM,
+            Cipher::ChaCha20Poly1305 | Cipher::None => &aead::CHACHA20_POLY1305,
+        };
         let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.as_bytes());
         let generation = generation.to_be_bytes();
         let info = [LABEL_KEY, &generation];
@@ -175,9 +175,8 @@ impl RecordKey {
 /// The records of one direction: the next one's number and key, and which kinds may come.
 struct Sequence {
     secret: TrafficSecret,
-    algorithm: &'static aead::Algorithm,
-    /// Only the first record is a record; plain bytes follow.
-    plain: bool,
+    /// With none, only the first record is a record; plain bytes follow.
+    cipher: Cipher,
     /// The kind of the first record.
     first: Kind,
     /// Apart, since it is large (600 bytes) and sequences are moved.
@@ -188,26 +187,28 @@ struct Sequence {
 
 impl Sequence {
     fn new(cipher: Cipher, secret: &TrafficSecret, first: Kind) -> Sequence {
-        let algorithm = match cipher {
-            Cipher::Aes128Gcm => &aead::AES_128_GCM,
-            Cipher::ChaCha20Poly1305 | Cipher::None => &aead::CHACHA20_POLY1305,
-        };
-        Sequence {
-            key: RecordKey::derive(secret, algorithm, 0),
-            secret: secret.clone(),
-            algorithm,
-            plain: cipher == Cipher::None,
-            first,
-            counter: 0,
-            ended: false,
-        }
+        let secret = secret.clone();
+        let key = RecordKey::derive(&secret, cipher, 0);
+        Sequence { secret, cipher, first, key, counter: 0, ended: false }
+    }
+
+    fn at(position: &Position, first: Kind) -> Sequence {
+        let &Position { cipher, ref secret, counter, ended } = position;
+        let secret = TrafficSecret(secret.clone());
+        let key = RecordKey::derive(&secret, cipher, counter / RECORDS_PER_KEY);
+        Sequence { secret, cipher, first, key, counter, ended }
+    }
+
+    fn position(&self) -> Position {
+        let &Sequence { cipher, counter, ended, .. } = self;
+        Position { cipher, secret: self.secret.0.clone(), counter, ended }
     }
 
     /// Whether a record of a kind and length may come now.
     fn check(&self, kind: Kind, length: usize) -> Result<(), RecordError> {
         let in_order = match (self.counter, kind) {
             (0, kind) => kind == self.first || kind == Kind::Reset,
-            (_, Kind::Data | Kind::End | Kind::Reset) => !self.plain,
+            (_, Kind::Data | Kind::End | Kind::Reset) => self.cipher != Cipher::None,
             (_, Kind::Request | Kind::Answer) => false,
         };
         if self.ended || !in_order {
@@ -226,7 +227,7 @@ impl Sequence {
         self.counter = self.counter.saturating_add(1);
         if self.counter.is_multiple_of(RECORDS_PER_KEY) {
             let generation = self.counter / RECORDS_PER_KEY;
-            self.key = RecordKey::derive(&self.secret, self.algorithm, generation);
+            self.key = RecordKey::derive(&self.secret, self.cipher, generation);
         }
     }
 
@@ -235,10 +236,38 @@ impl Sequence {
     }
 }
 
+/// Where one direction of a stream stands behind its first record: all it takes to go on elsewhere.
+pub struct Position {
+    /// The stream's cipher.
+    pub cipher: Cipher,
+    /// The direction's secret.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// The number of the next record.
+    pub counter: u64,
+    /// Whether no record may follow.
+    pub ended: bool,
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Position {{ counter: {}, ended: {}, MASKED }}", self.counter, self.ended)
+    }
+}
+
 /// Makes the records of one direction.
 pub struct Sealer(Sequence);
 
 impl Sealer {
+    /// Goes on where another one was, on the server.
+    pub fn at(position: &Position) -> Sealer {
+        Sealer(Sequence::at(position, Kind::Answer))
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        self.0.position()
+    }
+
     /// Seals a record in place.
     ///
     /// `buffer` has room for the header, then `length` bytes of plaintext, then room for the tag.
@@ -270,6 +299,11 @@ impl Sealer {
         room.copy_from_slice(tag.as_ref());
         sequence.advance(kind);
         Ok(length + OVERHEAD)
+    }
+
+    /// Whether the last record was made: no other may follow.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended
     }
 
     /// Seals a record into a new buffer: for requests, answers and ends, not for the bulk.
@@ -306,6 +340,21 @@ pub enum Opened {
 pub struct Opener(Sequence);
 
 impl Opener {
+    /// Goes on where another one was, on the server.
+    pub fn at(position: &Position) -> Opener {
+        Opener(Sequence::at(position, Kind::Request))
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        self.0.position()
+    }
+
+    /// Whether the last record was read: no other may follow.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended
+    }
+
     /// Opens the record at the front of `buffer`, in place.
     ///
     /// # Errors

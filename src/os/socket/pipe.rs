@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 /// The pipe size asked for, in bytes; where it is refused the kernel's default (64 KiB) does.
@@ -61,5 +62,17 @@ impl Pipe {
         let moved = splice(&self.reader, None, to, None, self.filled, SpliceFlags::NONBLOCK)?;
         self.filled = self.filled.saturating_sub(moved);
         Ok(moved)
+    }
+
+    /// Reads what is in the pipe, behind what `rest` holds already.
+    pub fn empty_into(&mut self, rest: &mut Vec<u8>) {
+        rest.reserve_exact(self.filled);
+        while self.filled > 0 {
+            match rustix::io::read(&self.reader, spare_capacity(rest)) {
+                Ok(read) if read > 0 => self.filled = self.filled.saturating_sub(read),
+                // It has as many bytes as were moved into it: neither end nor error comes before.
+                _ => return,
+            }
+        }
     }
 }

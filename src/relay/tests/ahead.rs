@@ -9,7 +9,8 @@ async fn relay_ahead() -> (Relay, TcpStream, TcpStream) {
     let (target, lan) = tcp_pair().await;
     let (tunnel, peer) = mptcp_pair().await;
     let [_, (sealer, opener)] = keys();
-    let records = Records { sealer, opener, carried: Vec::new(), unsent: AHEAD.to_vec() };
+    let mut records = Records::new(sealer, opener, Vec::new());
+    records.unsent = AHEAD.to_vec();
     (start_records(lan, tunnel, records, IdleLimits::default()), peer, target)
 }
 

@@ -194,3 +194,26 @@ fn mutated_records_do_not_panic() {
         assert_eq!(opener.next(&mut valid.clone()).unwrap(), record(Kind::Data, 64));
     }
 }
+
+#[test]
+fn a_direction_goes_on_elsewhere_and_over_a_change_of_keys() {
+    for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
+        let secret = Zeroizing::new([5; 32]);
+        let start = |counter| Position { cipher, secret: secret.clone(), counter, ended: false };
+        let mut sealer = Sealer::at(&start(RECORDS_PER_KEY - 2));
+        let mut opener = Opener::at(&start(RECORDS_PER_KEY - 2));
+        for number in 0..4 {
+            let kind = if number < 3 { Kind::Data } else { Kind::End };
+            let plaintext: &[u8] = if number < 3 { &[number] } else { &[] };
+            let mut record = sealer.seal_new(kind, plaintext).unwrap();
+            let opened = opener.next(&mut record).unwrap();
+            assert!(matches!(opened, Opened::Record { kind: found, .. } if found == kind));
+            sealer = Sealer::at(&sealer.position());
+            opener = Opener::at(&opener.position());
+        }
+        assert!(sealer.has_ended() && opener.has_ended());
+        let after = sealer.seal_new(Kind::Data, &[0]).unwrap_err();
+        assert_eq!(after, RecordError::OutOfOrder(Kind::Data));
+        assert!(!format!("{:?}", sealer.position()).contains("5, 5"));
+    }
+}
