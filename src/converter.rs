@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use crate::config::keys::PublicKey;
 use crate::os::socket;
 use crate::registry::gate::Pass;
-use crate::registry::{Cause, Registry, Stream};
-use crate::relay::{self, IdleLimits, Records, message};
+use crate::registry::streams::{Opened, State, Stream};
+use crate::registry::{Cause, Interruption, Registry};
+use crate::relay::{self, IdleLimits, Records, Unsent, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -57,17 +58,50 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
     };
     pass.vouch();
     let (client, key) = (stream.client.clone(), stream.key);
-    let converted = tokio::select! {
-        converted = convert(&registry, stream, &tcp, peer) => converted,
-        () = registry.revoked(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
+    let opened = tokio::select! {
+        opened = convert(&registry, stream, &tcp, peer) => opened,
+        _ = registry.interrupted(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
     };
-    if let Err(error) = converted {
-        log::debug!("stream of {client} from {peer}: {error}");
-        // Records that do not verify: somebody else goes on with a preamble overheard.
-        if error.kind() == io::ErrorKind::InvalidData {
-            registry.refuse(Cause::NotAuthentic, peer.ip());
+    match opened {
+        Ok(Some(opened)) => relay(registry, tcp, opened).await,
+        Ok(None) => {}
+        Err(error) => {
+            log::debug!("stream of {client} from {peer}: {error}");
+            // Records that do not verify: somebody else goes on with a preamble overheard.
+            if error.kind() == io::ErrorKind::InvalidData {
+                registry.refuse(Cause::NotAuthentic, peer.ip());
+            }
+            socket::abort(&tcp);
         }
-        socket::abort(&tcp);
+    }
+}
+
+/// Relays between a client and its target to the end; a stream that the server's end interrupts is
+/// left in the registry.
+pub async fn relay(registry: Rc<Registry>, tcp: TcpStream, mut opened: Opened) {
+    let Opened { client, key, peer, target, stream, state } = &mut opened;
+    let (counters, limits) = (&stream.counters, IdleLimits::default());
+    let relayed = async {
+        match state {
+            State::Plain(unsent) => relay::plain(target, &tcp, unsent, counters, limits).await,
+            State::Sealed(records) => relay::sealed(target, &tcp, records, counters, limits).await,
+        }
+    };
+    let relayed = tokio::select! {
+        relayed = relayed => relayed,
+        interruption = registry.interrupted(client, key) => return match interruption {
+            Interruption::Stopping => registry.pause(tcp, opened),
+            Interruption::Revoked => socket::abort(&tcp),
+        },
+    };
+    // The relay has passed the end on.
+    let Err(failure) = relayed else { return };
+    log::debug!("stream of {client} to {}: {failure}", stream.target);
+    if let Some(cause) = failure.cause() {
+        registry.fail(cause);
+    }
+    if failure.is_altered() {
+        registry.refuse(Cause::Altered, peer.ip());
     }
 }
 
@@ -95,14 +129,14 @@ fn cause(error: PreambleError) -> Cause {
     }
 }
 
-/// Waits for the request, connects to the target, answers, and relays.
+/// Waits for the request, connects to the target, and answers; `None` when there is nothing to relay.
 async fn convert(
     registry: &Registry,
     stream: Authenticated,
     tcp: &TcpStream,
     peer: SocketAddr,
-) -> io::Result<()> {
-    let Authenticated { client, key: _, cipher, mut sealer, mut opener } = stream;
+) -> io::Result<Option<Opened>> {
+    let Authenticated { client, key, cipher, mut sealer, mut opener } = stream;
     let mut carried = Vec::new();
     let state = registry.client(&client);
     if state.warm.get() >= WARM_LIMIT {
@@ -113,11 +147,11 @@ async fn convert(
     let received = timeout(WARM_TIMEOUT, message::receive(tcp, &mut opener, &mut carried)).await;
     drop(warm);
     let request = match received {
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(None),
         Ok(received) => match received? {
             Some((Kind::Request, request)) => request,
             // Given up, without a record or with a Reset: none but these can come first.
-            Some(_) | None => return Ok(()),
+            Some(_) | None => return Ok(None),
         },
     };
     let (target, stream) = match open(registry, &client, &request, tcp, peer).await {
@@ -127,31 +161,24 @@ async fn convert(
                 registry.fail(failure.word());
             }
             message::send(tcp, &seal_answer(&mut sealer, &refusal)?).await?;
-            return hang_up(tcp).await;
+            hang_up(tcp).await?;
+            return Ok(None);
         }
     };
     let connected = seal_answer(&mut sealer, &Message::connected())?;
-    let (counters, limits) = (&stream.counters, IdleLimits::default());
-    let result = match cipher {
+    let state = match cipher {
         Cipher::None => {
             message::send(tcp, &connected).await?;
-            relay::plain(&target, tcp, carried, counters, limits).await
+            State::Plain(Unsent { to_lan: carried, ..Unsent::default() })
         }
         _ => {
-            let records = Records { sealer, opener, carried, unsent: connected };
-            relay::sealed(&target, tcp, records, counters, limits).await
+            let mut records = Box::new(Records::new(sealer, opener, carried));
+            // With the first payload, if that comes soon.
+            records.unsent = connected;
+            State::Sealed(records)
         }
     };
-    let Err(failure) = result else { return Ok(()) };
-    log::debug!("stream of {client} to {}: {failure}", stream.target);
-    if let Some(cause) = failure.cause() {
-        registry.fail(cause);
-    }
-    if failure.is_altered() {
-        registry.refuse(Cause::Altered, peer.ip());
-    }
-    // The relay has passed the end on.
-    Ok(())
+    Ok(Some(Opened { client, key, peer, target, stream, state }))
 }
 
 /// A stream that is counted as warm until this is dropped.

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod cpu;
 pub mod diag;
 pub mod dns;
+pub mod handover;
 pub mod http;
 pub mod internet;
 pub mod kernel;

@@ -2,6 +2,7 @@
 
 pub mod gate;
 pub mod sessions;
+pub mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,11 +16,16 @@ use litemap::LiteMap;
 
 use crate::config::keys::{PrivateKey, PublicKey};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
-use crate::relay::Counters;
 use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use gate::Gate;
 use sessions::Sessions;
+use streams::{Opened, Stream, StreamView, Streams};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// How often interrupted streams are looked at until they rest.
+const REST_POLL: Duration = Duration::from_millis(2);
 
 /// Why somebody was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,45 +127,13 @@ pub struct Traffic {
     pub up_bps: u64,
 }
 
-/// An open stream; it is counted until it is dropped.
-pub struct Stream {
-    registry: Rc<Streams>,
-    client: Rc<Client>,
-    id: u64,
-    /// Where it goes.
-    pub target: SocketAddr,
-    /// Bytes moved; "LAN" is the target's side.
-    pub counters: Rc<Counters>,
-}
-
-/// A stream as the status shows it.
-pub struct StreamView {
-    /// The client's name.
-    pub client: String,
-    /// Where it comes from.
-    pub peer: SocketAddr,
-    /// Where it goes.
-    pub target: SocketAddr,
-    /// When it was opened.
-    pub since: Instant,
-    /// Bytes moved.
-    pub counters: Rc<Counters>,
-}
-
-#[derive(Default)]
-struct Streams {
-    open: RefCell<BTreeMap<u64, StreamView>>,
-    total: Cell<u64>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let client = &self.client;
-        client.streams.set(client.streams.get().saturating_sub(1));
-        client.down.add(self.counters.to_tunnel());
-        client.up.add(self.counters.to_lan());
-        self.registry.open.borrow_mut().remove(&self.id);
-    }
+/// Why a stream may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// The client's key is no longer among those configured.
+    Revoked,
+    /// The server ends.
+    Stopping,
 }
 
 /// The shared state; all tasks run on one thread.
@@ -184,6 +158,7 @@ pub struct Registry {
     failed: RefCell<LiteMap<&'static str, u64>>,
     events: RefCell<EventLog>,
     throttle: RefCell<Throttle>,
+    stopping: Cell<bool>,
 }
 
 impl Registry {
@@ -204,6 +179,7 @@ impl Registry {
             failed: RefCell::default(),
             events: RefCell::new(EventLog::new(EVENTS_SHOWN)),
             throttle: RefCell::default(),
+            stopping: Cell::new(false),
         })
     }
 
@@ -234,16 +210,41 @@ impl Registry {
         }
     }
 
-    /// Waits until the key of a client is no longer among those configured.
-    pub async fn revoked(&self, name: &str, key: &PublicKey) {
+    /// Waits until a stream of a client may not go on.
+    pub async fn interrupted(&self, name: &str, key: &PublicKey) -> Interruption {
         let client = self.client(name);
         loop {
             let changed = client.changed.notified();
             if self.client_of(key).is_none() {
-                return;
+                return Interruption::Revoked;
+            }
+            if self.stopping.get() {
+                return Interruption::Stopping;
             }
             changed.await;
         }
+    }
+
+    /// Interrupts all streams, at the server's end.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        for client in self.clients.borrow().values() {
+            client.changed.notify_waiters();
+        }
+    }
+
+    /// Keeps a stream that was interrupted, and the client's connection.
+    pub fn pause(&self, tcp: TcpStream, opened: Opened) {
+        self.streams.paused.borrow_mut().push((tcp, opened));
+    }
+
+    /// Takes the streams that were interrupted, as soon as all are or time is up.
+    pub async fn take_paused(&self, limit: Duration) -> Vec<(TcpStream, Opened)> {
+        let deadline = Instant::now() + limit;
+        while self.streams.are_running() && Instant::now() < deadline {
+            sleep(REST_POLL).await;
+        }
+        self.streams.paused.take()
     }
 
     /// Takes note of the server's own addresses, which are no targets.
@@ -267,19 +268,12 @@ impl Registry {
             self.refuse(if full { Cause::Full } else { Cause::TooManyStreams }, peer.ip());
             return None;
         }
-        client.streams.set(client.streams.get() + 1);
-        let id = self.streams.total.get();
-        self.streams.total.set(id.wrapping_add(1));
-        let counters = Rc::new(Counters::default());
-        let view = StreamView {
-            client: name.to_owned(),
-            peer,
-            target,
-            since: Instant::now(),
-            counters: counters.clone(),
-        };
-        self.streams.open.borrow_mut().insert(id, view);
-        Some(Stream { registry: self.streams.clone(), client, id, target, counters })
+        Some(self.streams.add((name, client), peer, target))
+    }
+
+    /// Counts a stream that goes on, whatever the limits are now.
+    pub fn resume_stream(&self, name: &str, peer: SocketAddr, target: SocketAddr) -> Stream {
+        self.streams.add((name, self.client(name)), peer, target)
     }
 
     /// Authenticated streams of all clients that wait for their request.

@@ -1,12 +1,14 @@
 //! `mptcp-bond server`: the aggregation server that routers' tunnels end at.
 
 mod control;
+mod handover;
 mod host;
 mod kernel;
 mod status;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
@@ -22,9 +25,10 @@ use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
 use crate::os::control::{Control, Refusal};
+use crate::os::handover::Inheritance;
 use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
-use crate::os::{http, log as logging, runtime};
+use crate::os::{self, http, log as logging, runtime};
 use crate::provision::{read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
@@ -32,6 +36,7 @@ use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
+use handover::Inherited;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -50,14 +55,20 @@ pub fn run(options: &ServerOptions) -> ExitCode {
 }
 
 fn start(options: &ServerOptions) -> Result<(), Fatal> {
+    // Before anything else is opened.
+    let inheritance = os::handover::take();
     let config = read_server_config(&options.config)?;
     let key = read_server_key(&options.config, &config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
     let registry = Registry::new(options.config.clone(), config, key);
-    runtime::run(serve(options, registry)).map_err(Fatal::os)?
+    runtime::run(serve(options, registry, inheritance)).map_err(Fatal::os)?
 }
 
-async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fatal> {
+async fn serve(
+    options: &ServerOptions,
+    registry: Rc<Registry>,
+    inheritance: io::Result<Option<Inheritance>>,
+) -> Result<(), Fatal> {
     let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
     if let Err(error) = socket::raise_file_limit() {
         registry.tell(log::Level::Warn, format!("cannot raise the limit of open files: {error}"));
@@ -65,7 +76,8 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
     let config = registry.config.borrow().clone();
     // Before anything listens: connections inherit their buffers' sizes from the listener.
     let (mut kernel, mut facts) = kernel::tune(&options.run_dir, &registry).await;
-    let listeners = match listen(&config.listen) {
+    let mut inherited = inherit(&registry, inheritance);
+    let listeners = match listen(&config.listen, inherited.as_mut()) {
         Ok(listeners) => listeners,
         Err(error) => {
             kernel::restore(&mut kernel).await;
@@ -98,8 +110,10 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             registry.tell(log::Level::Warn, text);
         }
     }
+    let (mut kept, mut accepting) = (Vec::new(), Vec::new());
     for (tcp, udp) in listeners {
-        runtime::spawn(accept(registry.clone(), tcp));
+        kept.push(tcp.as_fd().try_clone_to_owned().map_err(Fatal::os)?);
+        accepting.push(runtime::spawn(accept(registry.clone(), tcp)));
         runtime::spawn(answer_probes(registry.clone(), udp));
     }
     facts.listen = config.listen.iter().map(ToString::to_string).collect();
@@ -107,6 +121,13 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
         format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
     tell_without_effect(&registry);
+    let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry));
+    if resumed > 0 {
+        registry.tell(log::Level::Info, format!("{resumed} streams go on over the restart"));
+    }
+    if let Err(error) = os::handover::notify("READY=1") {
+        registry.tell(log::Level::Warn, format!("cannot tell the service manager: {error}"));
+    }
 
     let mut second = interval(Duration::from_secs(1));
     let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
@@ -158,7 +179,18 @@ async fn serve(options: &ServerOptions, registry: Rc<Registry>) -> Result<(), Fa
             }
         }
     }
-    registry.tell(log::Level::Info, "stopping".into());
+    accepting.iter().for_each(JoinHandle::abort);
+    match handover::leave(&registry, &kept).await {
+        Ok(0) => registry.tell(log::Level::Info, "stopping".into()),
+        Ok(streams) => {
+            let text = format!("stopping; {streams} streams go on if this is a restart");
+            registry.tell(log::Level::Info, text);
+        }
+        Err(error) => {
+            let text = format!("stopping; no stream goes on over a restart: {error}");
+            registry.tell(log::Level::Warn, text);
+        }
+    }
     kernel::restore(&mut kernel).await;
     Ok(())
 }
@@ -177,12 +209,30 @@ fn needs_restart(started: &ServerConfig, new: &ServerConfig) -> bool {
     fixed(started) != fixed(new)
 }
 
-/// Sockets for connections and probes at each address.
-fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<(TcpListener, UdpServer)>> {
-    addresses
-        .iter()
-        .map(|&address| Ok((socket::mptcp_listen(address, BACKLOG)?, UdpServer::bind(address)?)))
-        .collect()
+/// What the server that ran before left.
+fn inherit(registry: &Registry, inheritance: io::Result<Option<Inheritance>>) -> Option<Inherited> {
+    let inherited = inheritance.and_then(|left| left.map(Inherited::read).transpose());
+    inherited.unwrap_or_else(|error| {
+        let text = format!("streams of before the restart have ended: {error}");
+        registry.tell(log::Level::Warn, text);
+        None
+    })
+}
+
+/// Sockets for connections and probes at each address; connections may wait already where a listener
+/// was inherited.
+fn listen(
+    addresses: &[SocketAddr],
+    mut inherited: Option<&mut Inherited>,
+) -> io::Result<Vec<(TcpListener, UdpServer)>> {
+    let listen = |&address| {
+        let tcp = match inherited.as_mut().and_then(|inherited| inherited.listener(address)) {
+            Some(listener) => TcpListener::from_std(listener.into())?,
+            None => socket::mptcp_listen(address, BACKLOG)?,
+        };
+        Ok((tcp, UdpServer::bind(address)?))
+    };
+    addresses.iter().map(listen).collect()
 }
 
 /// Keeps the server's own addresses from being targets; later changes are for

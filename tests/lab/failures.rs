@@ -132,6 +132,12 @@ impl<'lab> Users<'lab> {
         Users { lab, target, dialer, _echo, terminal }
     }
 
+    /// Opens a session anew, after the last one ended.
+    #[track_caller]
+    pub fn log_in(&mut self) {
+        self.terminal = Terminal::open(&self.dialer);
+    }
+
     /// Has them notice a failure of the first uplink, during a download and during an upload.
     #[track_caller]
     pub fn notice(&mut self, failure: &Failure, agent: &mut AgentProgram) -> Pauses {

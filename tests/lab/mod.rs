@@ -31,6 +31,7 @@ mod network_state;
 mod process;
 mod programs;
 mod random;
+mod service;
 mod spec;
 mod topology;
 pub mod traffic;
@@ -48,6 +49,7 @@ pub use network_state::NetworkState;
 pub use process::Process;
 pub use programs::{AgentProgram, Program, ServerProgram, binary, ubus_socket};
 pub use random::Random;
+pub use service::Service;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use topology::{
     CORE_V4, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6,

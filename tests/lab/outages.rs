@@ -95,14 +95,19 @@ fn server(_: &()) -> String {
     let mut agent = AgentProgram::start(&lab, &server);
     let mut users = Users::start(&lab);
     let mut text = "Seconds while the server is away, and after its return.\n\n\
-                    | | server's network cut for 60 s | server restarted |\n|---|---|---|\n"
+                    | | network cut for 60 s | killed | restarted by systemd |\n|---|---|---|---|\n"
         .to_owned();
     let columns = [
         server_cut(&lab, &mut agent, &mut users),
+        server_killed(&mut server, &mut agent, &mut users),
         server_restarted(&mut server, &mut agent, &mut users),
     ];
     for (row, name) in ROWS.iter().enumerate() {
-        let _ = writeln!(text, "| {name} | {} | {} |", columns[0][row], columns[1][row]);
+        let _ = writeln!(
+            text,
+            "| {name} | {} |",
+            columns.each_ref().map(|cells| &*cells[row]).join(" | ")
+        );
     }
     text
 }
@@ -176,7 +181,7 @@ fn server_cut(lab: &Lab, agent: &mut AgentProgram, users: &mut Users) -> [String
     ]
 }
 
-fn server_restarted(
+fn server_killed(
     server: &mut ServerProgram,
     agent: &mut AgentProgram,
     users: &mut Users,
@@ -203,6 +208,47 @@ fn server_restarted(
         seconds(first_took),
         seconds(noticed),
         seconds(back.elapsed()),
+    ]
+}
+
+fn server_restarted(
+    server: &mut ServerProgram,
+    agent: &mut AgentProgram,
+    users: &mut Users,
+) -> [String; 6] {
+    server.stop();
+    server.make_service();
+    server.restart();
+    all_well(agent);
+    users.log_in();
+    let transfers = [true, false].map(|is_download| users.transfer(is_download));
+    let call = users.call();
+    let begun = Instant::now();
+    server.stop();
+    server.launch();
+    let key = users.key();
+    let (first, first_took) = dial(users);
+    assert!(first.is_ok(), "{first:?}");
+    wait_tunnelled(users);
+    let tunnelled = begun.elapsed();
+    let flows = transfers.each_ref().map(|transfer| transfer.report().bytes);
+    let pauses = [0, 1].map(|index| {
+        transfers[index].wait_bytes(flows[index] + 10_000_000, SOON);
+        let report = transfers[index].report();
+        seconds(report.longest_pause_since(report.at(begun)))
+    });
+    let udp = call.longest_pause_since(begun);
+    for transfer in transfers {
+        assert!(!transfer.is_finished(), "a connection was lost");
+        assert_eq!(transfer.stop().corrupt_at, None);
+    }
+    [
+        format!("pause for {} and {}", pauses[0], pauses[1]),
+        seconds(key),
+        seconds(udp),
+        seconds(first_took),
+        "-".to_owned(),
+        seconds(tunnelled),
     ]
 }
 

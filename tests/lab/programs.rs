@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{CORE_V4, Lab, Namespace, Process, SERVER_V4, until, wait_for};
+use super::{CORE_V4, Lab, Namespace, Process, SERVER_V4, Service, until, wait_for};
 
 /// How long a program may take to become ready or to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -51,14 +51,21 @@ pub struct Program<'lab> {
     arguments: Vec<String>,
     run_dir: PathBuf,
     process: Option<Process>,
+    service: Option<Service>,
 }
 
 impl Program<'_> {
     /// Starts it without waiting.
     #[track_caller]
     pub fn start(&mut self) {
-        let mut command = Command::new(binary());
-        command.args(&self.arguments);
+        let command = match &mut self.service {
+            Some(service) => service.command(&binary(), &self.arguments),
+            None => {
+                let mut command = Command::new(binary());
+                command.args(&self.arguments);
+                command
+            }
+        };
         self.process = Some(self.lab.spawn(self.namespace, self.name, command));
     }
 
@@ -152,7 +159,8 @@ impl<'lab> ServerProgram<'lab> {
         let arguments =
             ["server", "--config", path_text(&config), "--run-dir", path_text(&run_dir)];
         let arguments = arguments.map(str::to_owned).to_vec();
-        let program = Program { lab, namespace, name, arguments, run_dir, process: None };
+        let program =
+            Program { lab, namespace, name, arguments, run_dir, process: None, service: None };
         let mut server = ServerProgram { program, config };
         server.restart();
         server
@@ -169,6 +177,17 @@ impl<'lab> ServerProgram<'lab> {
     pub fn restart(&mut self) {
         self.program.start();
         self.program.wait_status("answers", LIMIT, |_| true);
+    }
+
+    /// Has it managed as a service from its next start on.
+    pub fn make_service(&mut self) {
+        self.program.service = Some(Service::new(self.program.lab.work()));
+    }
+
+    /// Its manager.
+    #[track_caller]
+    pub fn service(&mut self) -> &mut Service {
+        self.program.service.as_mut().expect("it is no service")
     }
 
     /// Invites a client: gives the pairing URI.
@@ -274,7 +293,15 @@ impl<'lab> AgentProgram<'lab> {
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let namespace = &lab.router;
-        let program = Program { lab, namespace, name: "agent", arguments, run_dir, process: None };
+        let program = Program {
+            lab,
+            namespace,
+            name: "agent",
+            arguments,
+            run_dir,
+            process: None,
+            service: None,
+        };
         AgentProgram { program, config, key_dir }
     }
 

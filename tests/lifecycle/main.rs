@@ -4,6 +4,7 @@
 mod lab;
 
 mod crash;
+mod handover;
 mod interference;
 mod privileges;
 mod reload;

@@ -14,9 +14,11 @@ pub use accept::Acceptor;
 pub use info::{Subflow, is_delivered, is_mptcp, segment_size, subflows};
 pub use pipe::Pipe;
 pub use stream::{
-    CongestionControl, abort, broken, grow_receive_window, mptcp_connect, mptcp_listen,
-    set_congestion_control, shutdown_write, tcp_connect, tcp_connect_over, tproxy_listen,
+    CongestionControl, abort, broken, grow_receive_window, local_address, mptcp_connect,
+    mptcp_listen, reset_when_closed, set_congestion_control, shutdown_write, tcp_connect,
+    tcp_connect_over, tproxy_listen,
 };
+pub use sys::adopt;
 pub use udp::{Datagram, UdpServer, forbid_fragments, path_mtu, report_unreachable, udp_socket};
 
 use std::io;

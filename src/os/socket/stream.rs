@@ -153,6 +153,23 @@ pub fn abort(stream: impl AsFd) {
     }
 }
 
+/// The address a socket is bound to.
+///
+/// # Errors
+/// When it is none of IP.
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    let address = SockRef::from(&socket).local_addr()?.as_socket();
+    address.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Whether a connection is reset, rather than ended, when its last handle is closed.
+///
+/// # Errors
+/// When the connection has ended.
+pub fn reset_when_closed(stream: impl AsFd, reset: bool) -> io::Result<()> {
+    SockRef::from(&stream).set_linger(reset.then_some(Duration::ZERO))
+}
+
 /// Sends the end of the stream (FIN, or DATA_FIN on MPTCP); reading goes on.
 ///
 /// # Errors

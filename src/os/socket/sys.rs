@@ -7,10 +7,21 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void, socklen_t};
 use socket2::SockAddr;
+
+/// Owns a file descriptor that was passed on to this process, if there is one of that number; other
+/// programs that it starts do not inherit it.
+///
+/// To be called before the process opens any itself: a number is to have one owner.
+pub fn adopt(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: fcntl takes any number, and fails where no file is open under it.
+    let set = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: it is open, and whoever started this process left it to us.
+    (set == 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
 
 /// Reads a socket option into `value`; returns how many bytes the kernel filled, at most its
 /// length (kernels older or newer than ours fill fewer or would fill more).
