@@ -12,6 +12,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::netlink::{Listener, Refusal, Requester, errno_text, messages};
 use super::nft::{self, Nft};
 use super::path_manager::{self, PathManager, PmEvent};
+use super::privileges::{self, CapabilitySet};
 use super::{route, rule, sysctl};
 use crate::net::{Endpoint, Limits};
 use crate::reconcile::{Kernel, NftTable, Operation};
@@ -50,10 +51,10 @@ impl KernelHandle {
     /// `PermissionDenied` unless root; otherwise a socket failed. A kernel without MPTCP is no
     /// error: its dumps have no limits.
     pub async fn open() -> io::Result<(KernelHandle, Watch)> {
-        if !rustix::process::geteuid().is_root() {
+        if !privileges::holds(CapabilitySet::NET_ADMIN)? {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                "changing routes and MPTCP endpoints needs root",
+                "changing routes, MPTCP endpoints and limits needs root, or CAP_NET_ADMIN",
             ));
         }
         let path_manager = PathManager::open().await.map_err(context("MPTCP path manager"))?;

@@ -4,6 +4,14 @@ use rustix::io::{self, Errno};
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::{self, CapabilitySets};
 
+/// Whether this thread has these capabilities now.
+///
+/// # Errors
+/// Those of `capget(2)`.
+pub fn holds(capabilities: CapabilitySet) -> io::Result<bool> {
+    Ok(thread::capabilities(None)?.effective.contains(capabilities))
+}
+
 /// Gives up all capabilities but these for good. Programs run from now on, and threads started from
 /// now on, have no others either: capabilities belong to threads, so there must be but one so far.
 ///
