@@ -70,8 +70,7 @@ On the router:
 
 On the server:
   mptcp-bond server                run the server
-  mptcp-bond server init --public HOST:PORT
-                                   write server.toml and the server's key
+  mptcp-bond server init           write server.toml and the server's key, invite the first router
   mptcp-bond server invite NAME    print a pairing URI for one router, good for 24 hours
   mptcp-bond server clients        list routers and open invitations
   mptcp-bond server revoke NAME    shut a router or an invitation out
@@ -91,7 +90,8 @@ Options:
   --stderr           agent, server: log to standard error even if it is no terminal
   --name NAME        pair: the section 'config server' to write; vps
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
-  --public HOST:PORT server init: where routers reach the server
+  --public HOST:PORT server init: where routers reach the server; this host's public address, and
+                     the first of the ports 443, 8443 and 4443 that is free
   --json             status, check, monitor: as JSON
   --watch            status: again each second, until interrupted
 ";
@@ -160,10 +160,10 @@ pub struct ServerOptions {
 pub struct InitOptions {
     /// TOML file to write.
     pub config: PathBuf,
-    /// Where to listen; never empty.
+    /// Where to listen; empty for all addresses.
     pub listen: Vec<SocketAddr>,
-    /// Where routers reach the server.
-    pub public: HostPort,
+    /// Where routers reach the server; `None` is to be found out.
+    pub public: Option<HostPort>,
 }
 
 /// Of `server invite` and `server revoke`.
@@ -469,23 +469,15 @@ impl<'a> Words<'a> {
     }
 
     fn init(&self) -> Result<InitOptions, UsageError> {
-        let public = self.values.get("public").ok_or_else(|| {
-            UsageError("'server init' needs --public HOST:PORT, where routers reach it".into())
-        })?;
-        let public: HostPort = public
-            .to_string_lossy()
-            .parse()
-            .map_err(|right| UsageError(format!("--public must be {right}")))?;
-        let mut listen = self
+        let public = self.values.get("public").map(|word| word.to_string_lossy().parse());
+        let public: Option<HostPort> =
+            public.transpose().map_err(|right| UsageError(format!("--public must be {right}")))?;
+        let listen = self
             .listen
             .iter()
             .map(|word| value::socket_address(&word.to_string_lossy()))
             .collect::<Result<Vec<SocketAddr>, String>>()
             .map_err(|right| UsageError(format!("--listen must be {right}")))?;
-        if listen.is_empty() {
-            listen.push(SocketAddr::from(([0u8; 4], public.port)));
-            listen.push(SocketAddr::from(([0u16; 8], public.port)));
-        }
         Ok(InitOptions { config: self.path("config", SERVER_CONFIG), listen, public })
     }
 

@@ -3,8 +3,7 @@
 mod check;
 mod monitor;
 
-use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -17,6 +16,7 @@ use serde_json::Value;
 use crate::cli::{StatusFormat, StatusOptions, UplinkOptions, exit};
 use crate::config::agent::Role;
 use crate::os::control::{CallError, call_with};
+use crate::os::terminal::{has_colour, is_stdout, is_utf8, variable};
 use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
@@ -173,7 +173,7 @@ struct Terminal;
 
 impl Terminal {
     fn of_stdout() -> Option<Terminal> {
-        io::stdout().is_terminal().then_some(Terminal)
+        is_stdout().then_some(Terminal)
     }
 
     /// Columns and rows; asked for anew each time, for windows are resized.
@@ -209,45 +209,13 @@ fn style(terminal: Option<&Terminal>) -> Style {
         Some(terminal) => terminal.size().0,
         None => variable("COLUMNS").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX),
     };
-    let colour = terminal.is_some()
-        && variable("NO_COLOR").is_none()
-        && variable("TERM").is_some_and(|term| term != "dumb");
-    Style { width, colour, unicode: is_utf8(variable) }
-}
-
-/// An environment variable that is set, and not empty.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Whether the locale's characters are UTF-8: the first of these variables that is set decides
-/// (POSIX.1-2017, 8.2).
-fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
-    locale.is_some_and(|locale| {
-        let locale = locale.to_ascii_lowercase();
-        locale.contains("utf-8") || locale.contains("utf8")
-    })
+    let colour = terminal.is_some() && has_colour();
+    Style { width, colour, unicode: is_utf8() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_locale_decides_on_characters() {
-        let locale = |pairs: &'static [(&str, &str)]| {
-            move |name: &str| {
-                let found = pairs.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| (*value).to_owned())
-            }
-        };
-        assert!(!is_utf8(locale(&[])));
-        assert!(!is_utf8(locale(&[("LANG", "C")])));
-        assert!(is_utf8(locale(&[("LANG", "de_CH.UTF-8")])));
-        assert!(is_utf8(locale(&[("LANG", "C"), ("LC_CTYPE", "C.utf8")])));
-        assert!(!is_utf8(locale(&[("LANG", "C.UTF-8"), ("LC_ALL", "POSIX")])));
-    }
 
     #[test]
     fn what_holds_after_another_role_is_said_in_a_line() {

@@ -67,14 +67,19 @@ fn server_subcommands() {
         Command::ServerInit(InitOptions {
             config: "x.toml".into(),
             listen: listen.iter().map(|text| text.parse().unwrap()).collect(),
-            public: "vps.example.net:8443".parse().unwrap(),
+            public: Some("vps.example.net:8443".parse().unwrap()),
         })
     };
-    let public = ["--public", "vps.example.net:8443", "--config", "x.toml"];
     assert_eq!(
-        command(&[&["server", "init"], &public[..]].concat()),
-        init(&["0.0.0.0:8443", "[::]:8443"])
+        command(&["server", "init"]),
+        Command::ServerInit(InitOptions {
+            config: SERVER_CONFIG.into(),
+            listen: Vec::new(),
+            public: None
+        })
     );
+    let public = ["--public", "vps.example.net:8443", "--config", "x.toml"];
+    assert_eq!(command(&[&["server", "init"], &public[..]].concat()), init(&[]));
     let listen = ["--listen", "192.0.2.1:443", "--listen=[::1]:443"];
     assert_eq!(
         command(&[&["server", "init"], &public[..], &listen[..]].concat()),
@@ -157,7 +162,6 @@ fn mistakes_are_named() {
         (&["uplink", "lte"], "'uplink' needs a ROLE"),
         (&["uplink", "lte", "off", "now"], "unexpected argument \"now\""),
         (&["uplink", "lte", "on"], "ROLE must be bond, backup, overflow, off or default"),
-        (&["server", "init"], "'server init' needs --public HOST:PORT, where routers reach it"),
         (
             &["server", "init", "--public", "vps"],
             "--public must be HOST:PORT such as vps.example.net:443 or [2001:db8::1]:443",

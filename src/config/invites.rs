@@ -63,11 +63,13 @@ impl Invites {
         out
     }
 
-    /// Adds an invitation in place of an earlier one of that name, and drops those that lapsed.
-    pub fn add(&mut self, name: &str, token: &Token, now: u64) {
+    /// Adds an invitation in place of an earlier one of that name, and drops those that lapsed; says
+    /// until when it holds, in seconds since 1970.
+    pub fn add(&mut self, name: &str, token: &Token, now: u64) -> u64 {
         self.list.retain(|invite| invite.expires > now && invite.name != name);
         let expires = now.saturating_add(LIFETIME.as_secs());
         self.list.push(Invite { name: name.to_owned(), token: token.hash(), expires });
+        expires
     }
 
     /// The name that a token was made for. Looks at all, so that the time taken tells nothing.

@@ -26,4 +26,5 @@ pub mod runtime;
 pub mod saved;
 pub mod socket;
 pub mod sysctl;
+pub mod terminal;
 pub mod ubus;

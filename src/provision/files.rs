@@ -2,8 +2,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use zeroize::Zeroizing;
@@ -139,7 +139,7 @@ fn write(
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let suffix = u64::from_ne_bytes(random::<8>()?);
     let temporary = folder.join(format!(".{name}.{suffix:016x}"));
-    let written = write_new(&temporary, contents, mode)
+    let written = write_new(&temporary, contents, mode, folder)
         .and_then(|()| Ok(rustix::fs::renameat_with(CWD, &temporary, CWD, path, flags)?));
     if let Err(error) = written {
         // The error is what matters; a file that was never made cannot be removed either.
@@ -149,30 +149,40 @@ fn write(
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-fn write_new(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, contents: &[u8], mode: u32, folder: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(SECRET_MODE).open(path)?;
     file.write_all(contents)?;
+    hand_over(&file, folder)?;
     // Set, rather than asked for at the opening, where the umask takes away from it.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
 
+/// Gives a file to whom its folder belongs: what root writes for a server that runs as a user of its
+/// own, that server has to read.
+fn hand_over(file: &File, folder: &Path) -> io::Result<()> {
+    let (file_is, folder_is) = (file.metadata()?, fs::metadata(folder)?);
+    let (uid, gid) = (folder_is.uid(), folder_is.gid());
+    if (file_is.uid(), file_is.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    fchown(file, Some(uid), Some(gid))
+}
+
 /// Holds other processes off the server's files until dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    _folder: File,
 }
 
 impl Lock {
     /// Waits for the lock of the folder that a configuration file is in.
     pub fn beside(config: &Path) -> Result<Lock, ProvisionError> {
-        let path: PathBuf = folder(config).join(".lock");
-        let failed = io_error("cannot lock", &path);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(SECRET_MODE);
-        let file = options.open(&path).map_err(&failed)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        let path = folder(config);
+        let failed = io_error("cannot lock", path);
+        let folder = File::open(path).map_err(&failed)?;
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive)
             .map_err(|error| failed(error.into()))?;
-        Ok(Lock { _file: file })
+        Ok(Lock { _folder: folder })
     }
 }

@@ -1,8 +1,11 @@
 //! What an administrator sets up: keys, the server's configuration, invitations, pairing.
 
 pub mod files;
+mod init;
+mod qr;
 mod router;
 mod server;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +20,9 @@ use crate::config::agent::AgentConfig;
 use crate::config::keys::PrivateKey;
 use crate::config::server::ServerConfig;
 
+pub use init::init;
 pub use router::pair;
-pub use server::{EnrolError, clients, enrol, init, invite, invited, revoke};
+pub use server::{EnrolError, clients, enrol, invite, invited, revoke};
 
 /// The agent's private key, in its key folder.
 pub const AGENT_KEY: &str = "agent.key";

@@ -1,17 +1,18 @@
-//! The server's side: `server init`, `invite`, `clients`, `revoke`, and the enrolment of a router.
+//! The server's side: `server invite`, `clients`, `revoke`, and the enrolment of a router.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::{self, Lock};
-use super::{INVITES, ProvisionError, read_server_config, read_server_key};
-use crate::cli::{ClientOptions, ClientsOptions, InitOptions};
+use super::{INVITES, ProvisionError, qr, read_server_config, read_server_key};
+use crate::cli::{ClientOptions, ClientsOptions};
 use crate::config::invites::Invites;
 use crate::config::keys::{PublicKey, Token};
 use crate::config::pairing::PairingUri;
 use crate::config::server::edit::{self, EditError};
-use crate::config::server::{ClientConfig, DEFAULT_KEY_FILE, ServerConfig};
+use crate::config::server::{ClientConfig, ServerConfig};
+use crate::quota::Day;
 
 /// Why a router was not enrolled.
 #[derive(Debug)]
@@ -48,64 +49,6 @@ impl From<ProvisionError> for EnrolError {
     }
 }
 
-/// `server init`: writes the configuration and the key. An existing key is kept, since routers
-/// know it; an existing configuration is never overwritten.
-pub fn init(options: &InitOptions) -> Result<String, ProvisionError> {
-    let path = &options.config;
-    let text = initial_config(options);
-    let config = ServerConfig::parse(&text, &path.display().to_string())?;
-    if path.exists() {
-        return Err(ProvisionError::Refused(format!(
-            "{} is there already and stays as it is; edit it, or delete it to begin anew",
-            path.display()
-        )));
-    }
-    let key_path = config.key_path(path);
-    let (key, new) = files::private_key(&key_path)?;
-    files::create_secret(path, text.as_bytes())?;
-    let (shown, key_shown) = (path.display(), key_path.display());
-    let public = key.public();
-    let flag = config_flag(path);
-    Ok(format!(
-        "Wrote {shown}\n{} {key_shown}\nPublic key {public}\n\n\
-         Next:\n  1. Let TCP and UDP port {} through the firewall.\n  \
-         2. Start the server:    mptcp-bond server{flag}\n  \
-         3. Invite each router:  mptcp-bond server invite NAME{flag}\n",
-        if new { "Wrote" } else { "Kept " },
-        options.public.port,
-    ))
-}
-
-/// The words to add to commands where the configuration is not in its usual place.
-fn config_flag(path: &Path) -> String {
-    if path == Path::new(crate::cli::SERVER_CONFIG) {
-        String::new()
-    } else {
-        format!(" --config {}", path.display())
-    }
-}
-
-fn initial_config(options: &InitOptions) -> String {
-    let listen: Vec<String> =
-        options.listen.iter().map(|address| format!("\"{address}\"")).collect();
-    format!(
-        "# The server of mptcp-bond. Clients are added by 'mptcp-bond server invite'.\n\
-         listen = [{}]            # TCP and UDP\n\
-         public = \"{}\"          # where routers reach it\n\
-         key_file = \"{DEFAULT_KEY_FILE}\"\n\
-         log_level = \"info\"     # error warn info debug\n\n\
-         [policy]\n\
-         # Loopback, private, link-local and metadata addresses are denied unless allowed here.\n\
-         allow = []\n\
-         deny = []\n\n\
-         [limits]\n\
-         streams_per_client = 4096\n\
-         unauthenticated = 256\n",
-        listen.join(", "),
-        options.public
-    )
-}
-
 /// `server invite NAME`: prints a pairing URI. An earlier invitation of that name ends.
 pub fn invite(options: &ClientOptions) -> Result<String, ProvisionError> {
     let (path, name) = (&options.config, &options.name);
@@ -120,13 +63,22 @@ pub fn invite(options: &ClientOptions) -> Result<String, ProvisionError> {
     let token = Token::from_bytes(files::random()?);
     let _lock = Lock::beside(path)?;
     let mut invites = read_invites(path)?;
-    invites.add(name, &token, seconds(SystemTime::now()));
+    let expires = invites.add(name, &token, seconds(SystemTime::now()));
     files::replace_secret(&invites_path(path), invites.to_text().as_bytes())?;
-    let uri = PairingUri { server: config.public, key, token };
+    let uri = PairingUri { server: config.public, key, token }.to_uri();
+    let picture = qr::Look::of_stdout().and_then(|look| qr::picture(&uri, look));
     Ok(format!(
-        "Run this on the router, within 24 hours; it works once:\n\n  mptcp-bond pair '{}'\n",
-        *uri.to_uri()
+        "Run this on the router by {} UTC; it works once:\n\n  mptcp-bond pair '{}'\n{}",
+        date_and_time(expires),
+        *uri,
+        picture.map_or_else(String::new, |picture| format!("\n{picture}")),
     ))
+}
+
+/// Date, hour and minute, such as `2026-11-22 09:05`.
+fn date_and_time(unix_seconds: u64) -> String {
+    let minutes = unix_seconds % (24 * 3600) / 60;
+    format!("{} {:02}:{:02}", Day::of_unix(unix_seconds), minutes / 60, minutes % 60)
 }
 
 /// `server clients`: a table.

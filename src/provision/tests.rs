@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,18 +16,25 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// A server that `init` has set up.
-fn server() -> (TempDir, PathBuf) {
+fn fresh_server() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let config = folder.path().join("etc/server.toml");
     init(&init_options(&config)).unwrap();
     (folder, config)
 }
 
+/// The same, with no invitation left.
+fn server() -> (TempDir, PathBuf) {
+    let (folder, config) = fresh_server();
+    revoke(&named(&config, "router")).unwrap();
+    (folder, config)
+}
+
 fn init_options(config: &Path) -> InitOptions {
     InitOptions {
         config: config.to_owned(),
-        listen: vec!["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()],
-        public: "vps.example.net:443".parse().unwrap(),
+        listen: Vec::new(),
+        public: Some("vps.example.net:443".parse().unwrap()),
     }
 }
 
@@ -45,8 +52,8 @@ fn invited(config: &Path, name: &str) -> PairingUri {
 }
 
 #[test]
-fn init_writes_a_configuration_and_a_key() {
-    let (_folder, path) = server();
+fn init_writes_a_configuration_and_a_key_and_invites_a_router() {
+    let (_folder, path) = fresh_server();
     let config = read_server_config(&path).unwrap();
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.limits, Default::default());
@@ -54,8 +61,11 @@ fn init_writes_a_configuration_and_a_key() {
     assert_eq!(mode(&path), 0o600);
     assert_eq!(mode(&path.with_file_name("server.key")), 0o600);
     assert_eq!(mode(path.parent().unwrap()), 0o700);
-    let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
-    assert_eq!(left, 2, "no temporary file is left");
+    let left = fs::read_dir(path.parent().unwrap()).unwrap().map(|file| file.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, [INVITES, "server.key", "server.toml"], "no temporary file is left");
+    assert!(listed(&path).contains("router  invited, 2"), "{}", listed(&path));
 }
 
 #[test]
@@ -183,6 +193,20 @@ fn a_created_secret_never_replaces_one() {
     assert!(files::create_secret(&path, b"second").is_err());
     assert_eq!(fs::read(&path).unwrap(), b"first");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// Root writes for a server that runs as a user of its own.
+#[test]
+fn files_belong_to_whom_their_folder_belongs() {
+    let (_folder, path) = server();
+    let folder = path.parent().unwrap();
+    std::os::unix::fs::chown(folder, Some(4711), Some(4712)).unwrap();
+    invited(&path, "home");
+    files::replace(&path, &fs::read(&path).unwrap(), 0o600).unwrap();
+    for name in [INVITES, "server.toml"] {
+        let metadata = fs::metadata(folder.join(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (4711, 4712), "{name}");
+    }
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Program<'lab> {
     lab: &'lab Lab,
     namespace: &'lab Namespace,
     name: &'static str,
+    /// Words of a command that runs it; none for itself.
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     run_dir: PathBuf,
     process: Option<Process>,
@@ -58,13 +60,17 @@ impl Program<'_> {
     /// Starts it without waiting.
     #[track_caller]
     pub fn start(&mut self) {
-        let command = match &mut self.service {
-            Some(service) => service.command(&binary(), &self.arguments),
-            None => {
-                let mut command = Command::new(binary());
-                command.args(&self.arguments);
+        let program = [path_text(&binary()).to_owned()];
+        let words: Vec<String> =
+            self.wrapper.iter().chain(&program).chain(&self.arguments).cloned().collect();
+        let command = match (&mut self.service, words.split_first()) {
+            (Some(service), _) => service.command(&words),
+            (None, Some((first, rest))) => {
+                let mut command = Command::new(first);
+                command.args(rest);
                 command
             }
+            (None, None) => unreachable!("the program is among the words"),
         };
         self.process = Some(self.lab.spawn(self.namespace, self.name, command));
     }
@@ -76,6 +82,11 @@ impl Program<'_> {
             Some(process) => process,
             None => panic!("the {} is not running", self.name),
         }
+    }
+
+    /// Lets it be run by a command from the next start on.
+    pub fn wrap(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|word| word.to_string()).collect();
     }
 
     /// SIGTERM, and waits for the end.
@@ -159,8 +170,17 @@ impl<'lab> ServerProgram<'lab> {
         let arguments =
             ["server", "--config", path_text(&config), "--run-dir", path_text(&run_dir)];
         let arguments = arguments.map(str::to_owned).to_vec();
-        let program =
-            Program { lab, namespace, name, arguments, run_dir, process: None, service: None };
+        let wrapper = Vec::new();
+        let program = Program {
+            lab,
+            namespace,
+            name,
+            wrapper,
+            arguments,
+            run_dir,
+            process: None,
+            service: None,
+        };
         let mut server = ServerProgram { program, config };
         server.restart();
         server
@@ -293,10 +313,12 @@ impl<'lab> AgentProgram<'lab> {
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let namespace = &lab.router;
+        let (name, wrapper) = ("agent", Vec::new());
         let program = Program {
             lab,
             namespace,
-            name: "agent",
+            name,
+            wrapper,
             arguments,
             run_dir,
             process: None,

@@ -27,8 +27,8 @@ impl Service {
         Service { path, socket, stored: None, ready: false }
     }
 
-    /// The command that starts the program with what it left.
-    pub fn command(&mut self, program: &Path, arguments: &[String]) -> Command {
+    /// The command that runs a program, given by its words, with what it left.
+    pub fn command(&mut self, words: &[String]) -> Command {
         self.listen();
         self.ready = false;
         let mut command = Command::new("bash");
@@ -44,7 +44,7 @@ impl Service {
             }
             None => "exec \"$0\" \"$@\"".to_owned(),
         };
-        command.args(["-c", &script]).arg(program).args(arguments);
+        command.args(["-c", &script]).args(words);
         command.env("NOTIFY_SOCKET", &self.path);
         command
     }

@@ -208,6 +208,15 @@ fn the_firewall_include_lets_in_what_is_diverted() {
 }
 
 #[test]
+fn the_servers_unit_is_exposed_little() {
+    // Of 10, in tenths.
+    const WORST: &str = "--threshold=20";
+    run(Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", WORST])
+        .arg(project().join("files/systemd/mptcp-bond.service")));
+}
+
+#[test]
 fn unconfigured_the_agent_waits_with_one_line_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let mut agent = Command::new(env!("CARGO_BIN_EXE_mptcp-bond"))

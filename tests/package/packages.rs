@@ -79,7 +79,7 @@ fn the_same_sources_give_the_same_packages() {
     for architecture in ["mipsel_24kc", "mipsel_74kc", "x86_64"] {
         assert!(names.contains(&ipk(1, architecture).as_str()), "{names:?}");
     }
-    assert!(names.contains(&format!("amd64/mptcp-bond_{}_amd64.deb", version()).as_str()));
+    assert!(names.contains(&format!("amd64/mptcp-bond-server_{}_amd64.deb", version()).as_str()));
     assert!(!names.iter().any(|name| name.starts_with("aarch64")), "it has no program");
     for (one, other) in first.iter().zip(&second) {
         assert!(one == other, "{} differs", one.0);
@@ -288,21 +288,38 @@ fn package_managers_install_upgrade_and_remove() {
 
 #[test]
 fn dpkg_installs_and_purges() {
+    const SYSCTL: &str = "cat /proc/sys/net/mptcp/stale_loss_cnt";
     let packages = Packages::make(1);
     let router = router(&[&packages]);
-    let before = router.differences();
+    // The databases of users are written anew by each change, and kept with a backup.
+    router.sh("useradd --system somebody && userdel somebody");
+    let (before, sysctl_before) = (router.differences(), router.sh(SYSCTL));
     // A database of its own, whatever this machine's looks like.
-    router.sh("mkdir -p /tmp/dpkg/info /tmp/dpkg/updates; touch /tmp/dpkg/status");
+    let passwd = "Package: passwd\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n\
+                  Maintainer: x\nDescription: x\n";
+    router.sh("mkdir -p /tmp/dpkg/info /tmp/dpkg/updates");
+    fs::write(router.path("tmp/dpkg/status"), passwd).unwrap();
     let dpkg = |words: &str| router.sh(&format!("/usr/bin/dpkg --admindir=/tmp/dpkg {words} >&2"));
-    dpkg(&format!("--install /tmp/mptcp-bond_{}_amd64.deb", version()));
+    dpkg(&format!("--install /tmp/mptcp-bond-server_{}_amd64.deb", version()));
     assert_eq!(router.sh("/usr/bin/mptcp-bond"), "the program\n");
     let unit = "/usr/lib/systemd/system/mptcp-bond.service";
     assert!(router.sh(&format!("cat {unit}")).contains("ExecStart=/usr/bin/mptcp-bond server\n"));
-    router.sh("mkdir /etc/mptcp-bond; touch /etc/mptcp-bond/server.key");
-    dpkg("--remove mptcp-bond");
+
+    fs::copy(env!("CARGO_BIN_EXE_mptcp-bond"), router.path("usr/bin/mptcp-bond")).unwrap();
+    router.sh("mptcp-bond server init --public vps.example.net:443");
+    assert_eq!(
+        router.sh("cd /etc/mptcp-bond && stat -c '%a %U %n' . *"),
+        "700 mptcp-bond .\n600 mptcp-bond invites.toml\n600 mptcp-bond server.key\n\
+         600 mptcp-bond server.toml\n"
+    );
+    assert_eq!(router.sh(SYSCTL), "1\n");
+    assert_ne!(sysctl_before, "1\n", "it was something else");
+
+    dpkg("--remove mptcp-bond-server");
     router.sh("ls /etc/mptcp-bond/server.key");
-    dpkg("--purge mptcp-bond");
+    dpkg("--purge mptcp-bond-server");
     assert_unchanged(&router, &before);
+    assert_eq!(router.sh(SYSCTL), sysctl_before);
 }
 
 /// The fields of the feed, evaluated by `make` with little in the place of OpenWrt's makefiles; and what

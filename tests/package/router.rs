@@ -171,11 +171,13 @@ impl Router {
     /// All that differs from this machine's file system, but for what package managers keep for
     /// themselves: files with their checksums, folders and links with their permissions.
     pub fn differences(&self) -> BTreeSet<String> {
-        const THEIRS: [&str; 8] = [
+        const THEIRS: [&str; 9] = [
             "./usr/lib/opkg",
             "./usr/lib/apk",
             "./lib/apk",
             "./etc/apk",
+            // Backups of the databases of users.
+            "'./etc/*-'",
             "./var",
             "./run",
             "./tmp",
