@@ -61,7 +61,7 @@ mptcp-bond bonds a router's uplinks with the MPTCP of the Linux kernel.
 
 On the router:
   mptcp-bond agent                 run the agent
-  mptcp-bond pair 'URI'            connect to the server that printed this URI
+  mptcp-bond pair 'URI'            connect to the server that printed this URI, and check
   mptcp-bond status                show uplinks, server and connections
   mptcp-bond check                 try everything out: what does not work, why, and what to do
   mptcp-bond monitor               show what happens, as it happens
@@ -72,8 +72,8 @@ On the server:
   mptcp-bond server                run the server
   mptcp-bond server init           write server.toml and the server's key, invite the first router
   mptcp-bond server invite NAME    print a pairing URI for one router, good for 24 hours
-  mptcp-bond server clients        list routers and open invitations
-  mptcp-bond server revoke NAME    shut a router or an invitation out
+  mptcp-bond server clients        list routers, what they carried, and open invitations
+  mptcp-bond server revoke NAME    shut a router or an invitation out, at once
 
 Anywhere:
   mptcp-bond self-test             show whether the program works on this processor and kernel
@@ -83,8 +83,8 @@ Anywhere:
 Options:
   --config FILE      agent, check, pair: /etc/config/mptcpd
                      server ...: /etc/mptcp-bond/server.toml
-  --run-dir DIR      agent, server, status, check, monitor, uplink: where the control socket is;
-                     /var/run/mptcp-bond
+  --run-dir DIR      agent, server, server clients, server revoke, pair, status, check, monitor,
+                     uplink: where the control socket is; /var/run/mptcp-bond
   --key-dir DIR      agent, pair: where the router's key is; /etc/mptcp-bond
   --ubus-socket FILE agent: where OpenWrt's ubusd listens; /var/run/ubus/ubus.sock
   --stderr           agent, server: log to standard error even if it is no terminal
@@ -92,7 +92,7 @@ Options:
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
   --public HOST:PORT server init: where routers reach the server; this host's public address, and
                      the first of the ports 443, 8443 and 4443 that is free
-  --json             status, check, monitor: as JSON
+  --json             server clients, status, check, monitor: as JSON
   --watch            status: again each second, until interrupted
 ";
 
@@ -110,9 +110,14 @@ pub enum Command {
     /// `server clients`
     ServerClients(ClientsOptions),
     /// `server revoke NAME`
-    ServerRevoke(ClientOptions),
+    ServerRevoke(RevokeOptions),
     /// `pair URI`
-    Pair(PairOptions),
+    Pair {
+        /// With whom, and where to write it.
+        options: PairOptions,
+        /// Folder of the agent's control socket.
+        run_dir: PathBuf,
+    },
     /// `status`
     Status(StatusOptions),
     /// `check`
@@ -166,7 +171,7 @@ pub struct InitOptions {
     pub public: Option<HostPort>,
 }
 
-/// Of `server invite` and `server revoke`.
+/// Of `server invite`, and more of `server revoke`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
     /// TOML file.
@@ -175,11 +180,24 @@ pub struct ClientOptions {
     pub name: String,
 }
 
+/// Of `server revoke`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokeOptions {
+    /// Who.
+    pub client: ClientOptions,
+    /// Folder of the server's control socket.
+    pub run_dir: PathBuf,
+}
+
 /// Of `server clients`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientsOptions {
     /// TOML file.
     pub config: PathBuf,
+    /// Folder of the server's control socket.
+    pub run_dir: PathBuf,
+    /// Print JSON.
+    pub json: bool,
 }
 
 /// Of `pair`.
@@ -314,9 +332,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "agent" => (&["config", "run-dir", "key-dir", "ubus-socket", "stderr"], &[]),
         "server" => (&["config", "run-dir", "stderr"], &[]),
         "server init" => (&["config", "listen", "public"], &[]),
-        "server invite" | "server revoke" => (&["config"], &["NAME"]),
-        "server clients" => (&["config"], &[]),
-        "pair" => (&["config", "key-dir", "name"], &["URI"]),
+        "server invite" => (&["config"], &["NAME"]),
+        "server revoke" => (&["config", "run-dir"], &["NAME"]),
+        "server clients" => (&["config", "run-dir", "json"], &[]),
+        "pair" => (&["config", "key-dir", "run-dir", "name"], &["URI"]),
         "status" => (&["run-dir", "json", "watch"], &[]),
         "check" => (&["config", "run-dir", "json"], &[]),
         "monitor" => (&["run-dir", "json"], &[]),
@@ -432,11 +451,18 @@ impl<'a> Words<'a> {
             }),
             "server init" => Command::ServerInit(self.init()?),
             "server invite" => Command::ServerInvite(self.client()?),
-            "server revoke" => Command::ServerRevoke(self.client()?),
+            "server revoke" => Command::ServerRevoke(RevokeOptions {
+                client: self.client()?,
+                run_dir: self.path("run-dir", RUN_DIR),
+            }),
             "server clients" => Command::ServerClients(ClientsOptions {
                 config: self.path("config", SERVER_CONFIG),
+                run_dir: self.path("run-dir", RUN_DIR),
+                json: self.has("json"),
             }),
-            "pair" => Command::Pair(self.pair()?),
+            "pair" => {
+                Command::Pair { options: self.pair()?, run_dir: self.path("run-dir", RUN_DIR) }
+            }
             "status" => {
                 let format = match (self.has("json"), self.has("watch")) {
                     (true, true) => {

@@ -1,7 +1,8 @@
-//! `mptcp-bond status`, `check` and `uplink`: what a person asks of a running agent or server.
+//! `mptcp-bond status`, `check`, `pair` and `uplink`: what a person asks of a running agent or server.
 
 mod check;
 mod monitor;
+mod pair;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::os::terminal::{has_colour, is_stdout, is_utf8, variable};
 use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
+pub use pair::pair;
 
 /// Time between two pictures of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Command::ServerInvite(options) => provision::print(provision::invite(&options)),
         Command::ServerClients(options) => provision::print(provision::clients(&options)),
         Command::ServerRevoke(options) => provision::print(provision::revoke(&options)),
-        Command::Pair(options) => provision::print(provision::pair(&options, agent::enrol)),
+        Command::Pair { options, run_dir } => client::pair(&options, &run_dir, agent::enrol),
         Command::Status(options) => client::run(&options),
         Command::Check(options) => client::check(&options),
         Command::Monitor(options) => client::monitor(&options),

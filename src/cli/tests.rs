@@ -87,10 +87,15 @@ fn server_subcommands() {
     );
     let home = ClientOptions { config: SERVER_CONFIG.into(), name: "home".into() };
     assert_eq!(command(&["server", "invite", "home"]), Command::ServerInvite(home.clone()));
-    assert_eq!(command(&["server", "revoke", "home"]), Command::ServerRevoke(home));
+    let revoke = RevokeOptions { client: home, run_dir: RUN_DIR.into() };
+    assert_eq!(command(&["server", "revoke", "home"]), Command::ServerRevoke(revoke));
     assert_eq!(
-        command(&["server", "clients", "--config", "x"]),
-        Command::ServerClients(ClientsOptions { config: "x".into() })
+        command(&["server", "clients", "--config", "x", "--json"]),
+        Command::ServerClients(ClientsOptions {
+            config: "x".into(),
+            run_dir: RUN_DIR.into(),
+            json: true
+        })
     );
 }
 
@@ -99,12 +104,15 @@ fn pair() {
     let text = uri().to_uri();
     assert_eq!(
         command(&["pair", &text]),
-        Command::Pair(PairOptions {
-            uri: uri(),
-            config: AGENT_CONFIG.into(),
-            key_dir: KEY_DIR.into(),
-            name: "vps".into(),
-        })
+        Command::Pair {
+            options: PairOptions {
+                uri: uri(),
+                config: AGENT_CONFIG.into(),
+                key_dir: KEY_DIR.into(),
+                name: "vps".into(),
+            },
+            run_dir: RUN_DIR.into(),
+        }
     );
     assert!(error(&["pair"]).contains("needs a URI"));
     assert!(error(&["pair", "http://x"]).contains("not a pairing URI"));

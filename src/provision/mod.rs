@@ -1,5 +1,6 @@
 //! What an administrator sets up: keys, the server's configuration, invitations, pairing.
 
+mod clients;
 pub mod files;
 mod init;
 mod qr;
@@ -14,20 +15,24 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::accounts::Accounts;
 use crate::cli::{Fatal, exit};
 use crate::config::ConfigError;
 use crate::config::agent::AgentConfig;
 use crate::config::keys::PrivateKey;
 use crate::config::server::ServerConfig;
 
+pub use clients::clients;
 pub use init::init;
 pub use router::pair;
-pub use server::{EnrolError, clients, enrol, invite, invited, revoke};
+pub use server::{EnrolError, enrol, invite, invited, revoke};
 
 /// The agent's private key, in its key folder.
 pub const AGENT_KEY: &str = "agent.key";
 /// The open invitations, beside the server's configuration.
 pub const INVITES: &str = "invites.toml";
+/// What the clients carried each day, beside the server's configuration.
+pub const TRAFFIC: &str = "traffic.json";
 
 /// Why something could not be set up.
 #[derive(Debug)]
@@ -122,6 +127,13 @@ pub fn read_agent_config(path: &Path) -> Result<AgentConfig, ProvisionError> {
 /// Reads and resolves the server's configuration.
 pub fn read_server_config(path: &Path) -> Result<ServerConfig, ProvisionError> {
     Ok(ServerConfig::parse(&files::read_text(path)?, &path.display().to_string())?)
+}
+
+/// Reads what the clients of a server carried, if that was ever saved.
+pub fn read_accounts(path: &Path) -> Result<Accounts, ProvisionError> {
+    let Some(_) = files::read_if_present(path)? else { return Ok(Accounts::default()) };
+    let content = |what| ProvisionError::Content { path: path.to_owned(), what };
+    Accounts::parse(&files::read_text(path)?).map_err(|error| content(format!("damaged: {error}")))
 }
 
 /// Reads the agent's private key.

@@ -1,17 +1,20 @@
-//! The server's side: `server invite`, `clients`, `revoke`, and the enrolment of a router.
+//! The server's side: `server invite`, `revoke`, and the enrolment of a router.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
 
 use super::files::{self, Lock};
 use super::{INVITES, ProvisionError, qr, read_server_config, read_server_key};
-use crate::cli::{ClientOptions, ClientsOptions};
+use crate::cli::{ClientOptions, RevokeOptions};
 use crate::config::invites::Invites;
 use crate::config::keys::{PublicKey, Token};
 use crate::config::pairing::PairingUri;
 use crate::config::server::edit::{self, EditError};
 use crate::config::server::{ClientConfig, ServerConfig};
+use crate::os::control::{CallError, call_with};
 use crate::quota::Day;
 
 /// Why a router was not enrolled.
@@ -81,36 +84,10 @@ fn date_and_time(unix_seconds: u64) -> String {
     format!("{} {:02}:{:02}", Day::of_unix(unix_seconds), minutes / 60, minutes % 60)
 }
 
-/// `server clients`: a table.
-pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
-    let config = read_server_config(&options.config)?;
-    let invites = read_invites(&options.config)?;
-    let now = seconds(SystemTime::now());
-    let mut rows = vec![["NAME", "KEY", "FORWARDS"].map(str::to_owned)];
-    for client in &config.clients {
-        let ports: Vec<String> = client.forwards.iter().map(u16::to_string).collect();
-        let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
-        rows.push([client.name.clone(), client.public_key.fingerprint(), ports]);
-    }
-    for invite in invites.list.iter().filter(|invite| invite.expires > now) {
-        let left = Duration::from_secs(invite.expires - now).as_secs() / 60;
-        let open = format!("invited, {} h {} min left", left / 60, left % 60);
-        rows.push([invite.name.clone(), open, "-".to_owned()]);
-    }
-    if rows.len() == 1 {
-        return Ok("No clients yet; 'mptcp-bond server invite NAME' invites one.\n".into());
-    }
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
-    };
-    let (first, second) = (width(0), width(1));
-    Ok(rows.iter().map(|[a, b, c]| format!("{a:first$}  {b:second$}  {c}\n")).collect())
-}
-
 /// `server revoke NAME`: takes away a client, an invitation, or both.
-pub fn revoke(options: &ClientOptions) -> Result<String, ProvisionError> {
-    let (path, name) = (&options.config, &options.name);
-    let _lock = Lock::beside(path)?;
+pub fn revoke(options: &RevokeOptions) -> Result<String, ProvisionError> {
+    let ClientOptions { config: path, name } = &options.client;
+    let lock = Lock::beside(path)?;
     let mut invites = read_invites(path)?;
     let invited = invites.remove(name);
     let text = files::read_text(path)?;
@@ -122,13 +99,23 @@ pub fn revoke(options: &ClientOptions) -> Result<String, ProvisionError> {
     if invited {
         files::replace_secret(&invites_path(path), invites.to_text().as_bytes())?;
     }
+    drop(lock);
     match (without.is_some(), invited) {
-        (true, _) => Ok(format!(
-            "Revoked '{name}'. A running server ends its session when it reloads: kill -HUP it.\n"
-        )),
+        (true, _) => Ok(format!("Revoked '{name}'. {}\n", tell_server(&options.run_dir)?)),
         (false, true) => Ok(format!("Revoked the invitation of '{name}'.\n")),
         (false, false) => Err(ProvisionError::Refused(format!(
             "there is no client and no invitation '{name}'; 'mptcp-bond server clients' lists them"
+        ))),
+    }
+}
+
+/// Has a running server read its configuration again; says what that means for a revoked client.
+fn tell_server(run_dir: &Path) -> Result<&'static str, ProvisionError> {
+    match call_with(run_dir, "reload", Value::Null) {
+        Ok(_) => Ok("Its session and connections have ended."),
+        Err(CallError::NotRunning(_)) => Ok("No server runs here that would have to be told."),
+        Err(error) => Err(ProvisionError::Remote(format!(
+            "the client is revoked, but the server does not know yet: {error}; restart it"
         ))),
     }
 }
@@ -179,7 +166,7 @@ fn invites_path(config: &Path) -> PathBuf {
     config.with_file_name(INVITES)
 }
 
-fn read_invites(config: &Path) -> Result<Invites, ProvisionError> {
+pub(super) fn read_invites(config: &Path) -> Result<Invites, ProvisionError> {
     let path = invites_path(config);
     let bytes = files::read_if_present(&path)?.unwrap_or_default();
     Ok(Invites::parse(&String::from_utf8_lossy(&bytes), &path.display().to_string())?)
@@ -194,6 +181,6 @@ fn edit_error(path: &Path, error: EditError) -> ProvisionError {
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

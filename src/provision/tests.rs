@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::router::pair_with;
 use super::*;
-use crate::cli::{ClientOptions, ClientsOptions, InitOptions, PairOptions};
+use crate::cli::{ClientOptions, ClientsOptions, InitOptions, PairOptions, RevokeOptions};
 use crate::config::keys::{PublicKey, Token};
 use crate::config::pairing::PairingUri;
 
@@ -26,7 +26,7 @@ fn fresh_server() -> (TempDir, PathBuf) {
 /// The same, with no invitation left.
 fn server() -> (TempDir, PathBuf) {
     let (folder, config) = fresh_server();
-    revoke(&named(&config, "router")).unwrap();
+    revoked(&config, "router").unwrap();
     (folder, config)
 }
 
@@ -43,7 +43,13 @@ fn named(config: &Path, name: &str) -> ClientOptions {
 }
 
 fn listed(config: &Path) -> String {
-    clients(&ClientsOptions { config: config.to_owned() }).unwrap()
+    let run_dir = config.with_file_name("run");
+    clients(&ClientsOptions { config: config.to_owned(), run_dir, json: false }).unwrap()
+}
+
+fn revoked(config: &Path, name: &str) -> Result<String, ProvisionError> {
+    let run_dir = config.with_file_name("run");
+    revoke(&RevokeOptions { client: named(config, name), run_dir })
 }
 
 fn invited(config: &Path, name: &str) -> PairingUri {
@@ -109,7 +115,7 @@ fn an_invitation_enrols_once() {
 
     assert!(matches!(enrol(&path, &uri.token, &theirs, now), Err(EnrolError::Token)));
     assert_eq!(enrol(&path, &uri.token, &ours, now).unwrap(), "home", "asked again");
-    assert!(listed(&path).contains(&format!("home  {}  -", ours.fingerprint())));
+    assert!(listed(&path).contains(&format!("home  {}  no server  0", ours.fingerprint())));
 }
 
 #[test]
@@ -134,17 +140,17 @@ fn revoking_takes_away_client_and_invitation() {
     let (_folder, path) = server();
     let before = fs::read_to_string(&path).unwrap();
     let uri = invited(&path, "home");
-    revoke(&named(&path, "home")).unwrap();
+    revoked(&path, "home").unwrap();
     let key = PublicKey([1; 32]);
     let now = SystemTime::now();
     assert!(matches!(enrol(&path, &uri.token, &key, now), Err(EnrolError::Token)));
 
     let uri = invited(&path, "home");
     enrol(&path, &uri.token, &key, now).unwrap();
-    revoke(&named(&path, "home")).unwrap();
+    revoked(&path, "home").unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), before);
     assert!(listed(&path).starts_with("No clients yet"));
-    assert_eq!(revoke(&named(&path, "home")).unwrap_err().exit_code(), 65);
+    assert_eq!(revoked(&path, "home").unwrap_err().exit_code(), 65);
 }
 
 #[test]

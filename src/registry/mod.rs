@@ -14,8 +14,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use litemap::LiteMap;
 
+use crate::accounts::{Accounts, Bytes};
 use crate::config::keys::{PrivateKey, PublicKey};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
+use crate::quota::Day;
 use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use gate::Gate;
 use sessions::Sessions;
@@ -150,6 +152,8 @@ pub struct Registry {
     pub gate: Rc<Gate>,
     /// When the server started.
     pub started: Instant,
+    /// What each client has carried on each day.
+    pub accounts: RefCell<Accounts>,
     clients: RefCell<LiteMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
     own_addresses: RefCell<Vec<IpAddr>>,
@@ -172,6 +176,7 @@ impl Registry {
             key,
             sessions: RefCell::default(),
             started: Instant::now(),
+            accounts: RefCell::default(),
             clients: RefCell::default(),
             streams: Rc::default(),
             own_addresses: RefCell::default(),
@@ -199,10 +204,14 @@ impl Registry {
     pub fn reconfigure(&self, config: ServerConfig) {
         *self.policy.borrow_mut() = policy_with(&config, &self.own_addresses.borrow());
         let old = self.config.replace(Rc::new(config));
+        let new = self.config.borrow().clone();
         for client in &old.clients {
             if self.client_of(&client.public_key).is_none() {
                 self.sessions.borrow_mut().revoke(&client.public_key);
                 self.tell(log::Level::Info, format!("client {}: revoked", client.name));
+            }
+            if new.clients.iter().all(|other| other.name != client.name) {
+                self.accounts.borrow_mut().forget(&client.name, Instant::now());
             }
         }
         for client in self.clients.borrow().values() {
@@ -314,12 +323,15 @@ impl Registry {
         all
     }
 
-    /// Samples all rates; to be called about once a second.
+    /// Samples all rates and accounts for what was carried; to be called about once a second.
     pub fn measure(&self, now: Instant) {
         for stream in self.streams.open.borrow().values() {
             stream.counters.measure(now);
         }
+        let today = Day::of_unix(unix_seconds());
         for (name, traffic) in self.traffic() {
+            let total = Bytes { down: traffic.down_bytes, up: traffic.up_bytes };
+            self.accounts.borrow_mut().count(&name, total, today, now);
             let client = self.client(&name);
             client.down.rate.borrow_mut().sample(now, traffic.down_bytes);
             client.up.rate.borrow_mut().sample(now, traffic.up_bytes);

@@ -1,5 +1,6 @@
 //! `mptcp-bond server`: the aggregation server that routers' tunnels end at.
 
+mod accounts;
 mod control;
 mod handover;
 mod host;
@@ -24,7 +25,7 @@ use crate::cli::{Fatal, ServerOptions};
 use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
-use crate::os::control::{Control, Refusal};
+use crate::os::control::{Cause as RefusalCause, Control, Refusal};
 use crate::os::handover::Inheritance;
 use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
@@ -36,6 +37,7 @@ use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
+use accounts::AccountsFile;
 use handover::Inherited;
 
 /// Connections the kernel holds until they are accepted.
@@ -129,6 +131,11 @@ async fn serve(
         registry.tell(log::Level::Warn, format!("cannot tell the service manager: {error}"));
     }
 
+    let mut accounts = AccountsFile::new(&options.config);
+    let (saved, problem) = accounts.load();
+    *registry.accounts.borrow_mut() = saved;
+    problem.into_iter().for_each(|text| registry.tell(log::Level::Error, text));
+
     let mut second = interval(Duration::from_secs(1));
     let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
@@ -137,6 +144,7 @@ async fn serve(
         tokio::select! {
             now = second.tick() => {
                 registry.measure(now.into_std());
+                save(&registry, &mut accounts, now.into_std(), false);
                 registry.sessions.borrow_mut().forget_expired(now.into_std());
                 let expired = now.into_std().checked_sub(HELLO_LIMIT);
                 for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
@@ -145,33 +153,20 @@ async fn serve(
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => match read_server_config(&options.config) {
-                Ok(new) => {
-                    let restart = needs_restart(&config, &new);
-                    logging::set_level(new.log_level);
-                    registry.reconfigure(new);
-                    registry.tell(log::Level::Info, "configuration reloaded".into());
-                    tell_without_effect(&registry);
-                    if restart {
-                        let text = "listen, metrics_listen, key_file and unauthenticated take \
-                                    effect at the next start";
-                        registry.tell(log::Level::Warn, text.into());
-                    }
-                    facts.config_error = None;
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    let told = format!("configuration not reloaded, the old one stays: {text}");
-                    registry.tell(log::Level::Error, told);
-                    facts.config_error = Some(text);
-                }
-            },
+            _ = hangup.recv() => {
+                // The error is logged, and shown by the status.
+                let _ = reload(options, &registry, &config, &mut facts);
+            }
             Some(request) = requests.recv() => {
                 let result = match request.method.as_str() {
                     "status" => {
                         let status = status::snapshot(&registry, &facts);
                         status.answer(request.params).map_err(Refusal::parameters)
                     }
+                    "clients" => Ok(status::clients_json(&registry)),
+                    "reload" => reload(options, &registry, &config, &mut facts)
+                        .map(|()| "{}".to_owned())
+                        .map_err(|error| Refusal::new(RefusalCause::Configuration, error)),
                     other => Err(Refusal::no_method(other)),
                 };
                 // Who asked may be gone.
@@ -191,8 +186,52 @@ async fn serve(
             registry.tell(log::Level::Warn, text);
         }
     }
+    registry.measure(Instant::now());
+    save(&registry, &mut accounts, Instant::now(), true);
     kernel::restore(&mut kernel).await;
     Ok(())
+}
+
+/// Puts the configuration file in force; `started` is the configuration that the server began with.
+///
+/// # Errors
+/// What is wrong with the file; the configuration before it stays in force.
+fn reload(
+    options: &ServerOptions,
+    registry: &Registry,
+    started: &ServerConfig,
+    facts: &mut status::Facts,
+) -> Result<(), String> {
+    let new = match read_server_config(&options.config) {
+        Ok(new) => new,
+        Err(error) => {
+            let text = error.to_string();
+            let told = format!("configuration not reloaded, the old one stays: {text}");
+            registry.tell(log::Level::Error, told);
+            facts.config_error = Some(text.clone());
+            return Err(text);
+        }
+    };
+    let restart = needs_restart(started, &new);
+    logging::set_level(new.log_level);
+    registry.reconfigure(new);
+    registry.tell(log::Level::Info, "configuration reloaded".into());
+    tell_without_effect(registry);
+    if restart {
+        let text =
+            "listen, metrics_listen, key_file and unauthenticated take effect at the next start";
+        registry.tell(log::Level::Warn, text.into());
+    }
+    facts.config_error = None;
+    Ok(())
+}
+
+/// Saves what the clients carried, if it is time for that, or at once.
+fn save(registry: &Registry, file: &mut AccountsFile, now: Instant, at_once: bool) {
+    let text = registry.accounts.borrow_mut().to_be_saved(now, at_once);
+    if let Some(Err(error)) = text.map(|text| file.save(&text)) {
+        registry.tell(log::Level::Warn, error);
+    }
 }
 
 fn tell_without_effect(registry: &Registry) {

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
-use crate::config::server::ServerConfig;
+use serde_json::{Map, Value, json};
+
+use crate::config::server::{ClientConfig, ServerConfig};
 use crate::net::Limits;
 use crate::os::counters::mptcp_counters;
+use crate::quota::Day;
 use crate::registry::{Registry, unix_seconds};
 use crate::status::{
     ClientStatus, ConnectionStatus, Connections, Failure, KernelStatus, LimitsStatus,
@@ -75,9 +78,11 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
 
 fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<ClientStatus> {
     let traffic = registry.traffic();
+    let (accounts, today) = (registry.accounts.borrow(), Day::of_unix(unix_seconds()));
     let status = |name: &str| {
         let client = registry.client(name);
         let traffic = traffic.get(name).copied().unwrap_or_default();
+        let today = accounts.on(name, today);
         ClientStatus {
             name: name.to_owned(),
             connected: client.connected.get() > 0,
@@ -88,6 +93,8 @@ fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<Clie
             up_bps: traffic.up_bps,
             down_bytes: traffic.down_bytes,
             up_bytes: traffic.up_bytes,
+            today_down_bytes: today.down,
+            today_up_bytes: today.up,
             since_seconds: client
                 .since
                 .get()
@@ -95,4 +102,14 @@ fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<Clie
         }
     };
     config.clients.iter().map(|client| status(&client.name)).collect()
+}
+
+/// What `server clients` shows of each client beside its configuration.
+pub fn clients_json(registry: &Registry) -> String {
+    let (config, accounts) = (registry.config.borrow(), registry.accounts.borrow());
+    let clients = config.clients.iter().map(|ClientConfig { name, .. }| {
+        let connected = registry.client(name).connected.get() > 0;
+        (name.clone(), json!({ "connected": connected, "days": accounts.days(name) }))
+    });
+    Value::Object(clients.collect::<Map<_, _>>()).to_string()
 }

@@ -521,6 +521,10 @@ pub struct ClientStatus {
     pub down_bytes: u64,
     /// Bytes received from it since the start.
     pub up_bytes: u64,
+    /// Bytes sent to it today (UTC), over restarts.
+    pub today_down_bytes: u64,
+    /// Bytes received from it today (UTC), over restarts.
+    pub today_up_bytes: u64,
     /// Seconds since it connected or was lost; none if it never connected.
     pub since_seconds: Option<u64>,
 }

@@ -175,6 +175,8 @@ fn server() -> ServerSnapshot {
             up_bps: 1_200_000,
             down_bytes: 9_870_000_000,
             up_bytes: 120_000_000,
+            today_down_bytes: 4_200_000_000,
+            today_up_bytes: 40_000_000,
             since_seconds: Some(11_000),
         },
         ClientStatus { name: "van".into(), ..Default::default() },

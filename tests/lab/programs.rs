@@ -289,6 +289,16 @@ impl<'lab> AgentProgram<'lab> {
     /// Pairs a router with the server, without starting the agent.
     #[track_caller]
     pub fn paired(lab: &'lab Lab, server: &ServerProgram, uci: &str) -> AgentProgram<'lab> {
+        let agent = AgentProgram::unpaired(lab);
+        agent.pair(server, "vps");
+        let paired = fs::read_to_string(&agent.config).expect("read the agent's configuration");
+        fs::write(&agent.config, format!("{paired}\n{uci}")).expect("write the configuration");
+        agent
+    }
+
+    /// Configures a router without a server, without starting the agent.
+    #[track_caller]
+    pub fn unpaired(lab: &'lab Lab) -> AgentProgram<'lab> {
         let directory = lab.work().join("agent");
         let [config, key_dir, run_dir] = ["mptcpd", "keys", "run"].map(|name| directory.join(name));
         for directory in [&key_dir, &run_dir] {
@@ -300,16 +310,11 @@ impl<'lab> AgentProgram<'lab> {
             text += &format!("\nconfig uplink '{device}'\n\toption device '{device}'\n");
         }
         fs::write(&config, text).expect("write the agent's configuration");
-        let (config_text, key_text) = (path_text(&config), path_text(&key_dir));
-        let uri = server.invite("router");
-        run(&lab.router, &["pair", &uri, "--config", config_text, "--key-dir", key_text]);
-        let paired = fs::read_to_string(&config).expect("read the agent's configuration");
-        fs::write(&config, format!("{paired}\n{uci}")).expect("write the agent's configuration");
         let ubus = ubus_socket(lab);
         #[rustfmt::skip]
         let arguments = [
-            "agent", "--config", config_text, "--run-dir", path_text(&run_dir),
-            "--key-dir", key_text, "--ubus-socket", path_text(&ubus), "--stderr",
+            "agent", "--config", path_text(&config), "--run-dir", path_text(&run_dir),
+            "--key-dir", path_text(&key_dir), "--ubus-socket", path_text(&ubus), "--stderr",
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let namespace = &lab.router;
@@ -327,7 +332,7 @@ impl<'lab> AgentProgram<'lab> {
         AgentProgram { program, config, key_dir }
     }
 
-    /// Pairs the router with another server, as the configuration's section `name`.
+    /// Pairs the router with a server, as the configuration's section `name`.
     #[track_caller]
     pub fn pair(&self, server: &ServerProgram, name: &str) {
         let (config, keys) = (path_text(&self.config), path_text(&self.key_dir));

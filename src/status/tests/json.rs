@@ -140,6 +140,8 @@ clients[].name
 clients[].sessions
 clients[].since_seconds
 clients[].streams
+clients[].today_down_bytes
+clients[].today_up_bytes
 clients[].up_bps
 clients[].up_bytes
 config_error

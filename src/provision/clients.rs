@@ -1,0 +1,128 @@
+//! `server clients`.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::server::{read_invites, seconds};
+use super::{ProvisionError, TRAFFIC, read_accounts, read_server_config};
+use crate::accounts::{DAYS, DayTraffic};
+use crate::cli::ClientsOptions;
+use crate::config::invites::Invite;
+use crate::config::server::ClientConfig;
+use crate::config::value::show_bytes;
+use crate::os::control::{CallError, call_with};
+use crate::quota::Day;
+
+/// What is known of a client beside its configuration.
+#[derive(Default, Deserialize)]
+struct Known {
+    /// None where no server runs.
+    connected: Option<bool>,
+    days: Vec<DayTraffic>,
+}
+
+/// Lists clients and open invitations, as a table or as JSON.
+///
+/// # Errors
+/// Configuration, invitations or accounts cannot be read, or a running server does not answer.
+pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
+    let config = read_server_config(&options.config)?;
+    let now = seconds(SystemTime::now());
+    let mut invites = read_invites(&options.config)?.list;
+    invites.retain(|invite| invite.expires > now);
+    let mut known = match call_with(&options.run_dir, "clients", Value::Null) {
+        Ok(answer) => serde_json::from_str(&answer)
+            .map_err(|error| ProvisionError::Remote(format!("the server's answer: {error}")))?,
+        Err(CallError::NotRunning(_)) => saved(options, &config.clients)?,
+        Err(error) => return Err(ProvisionError::Remote(error.to_string())),
+    };
+    let clients: Vec<(&ClientConfig, Known)> = config
+        .clients
+        .iter()
+        .map(|client| (client, known.remove(&client.name).unwrap_or_default()))
+        .collect();
+    match options.json {
+        true => Ok(format!("{}\n", to_json(&clients, &invites))),
+        false => Ok(to_table(&clients, &invites, now)),
+    }
+}
+
+/// What the file says where no server runs.
+fn saved(
+    options: &ClientsOptions,
+    clients: &[ClientConfig],
+) -> Result<BTreeMap<String, Known>, ProvisionError> {
+    let accounts = read_accounts(&options.config.with_file_name(TRAFFIC))?;
+    let known = clients.iter().map(|ClientConfig { name, .. }| {
+        (name.clone(), Known { connected: None, days: accounts.days(name).to_vec() })
+    });
+    Ok(known.collect())
+}
+
+fn to_json(clients: &[(&ClientConfig, Known)], invites: &[Invite]) -> Value {
+    let clients = clients.iter().map(|(client, known)| {
+        json!({
+            "name": client.name,
+            "public_key": client.public_key.to_string(),
+            "forwards": client.forwards,
+            "connected": known.connected,
+            "days": known.days,
+        })
+    });
+    let invites = invites
+        .iter()
+        .map(|invite| json!({ "name": invite.name, "expires_unix_seconds": invite.expires }));
+    json!({ "clients": clients.collect::<Value>(), "invitations": invites.collect::<Value>() })
+}
+
+fn to_table(clients: &[(&ClientConfig, Known)], invites: &[Invite], now: u64) -> String {
+    let month = format!("{DAYS} DAYS");
+    let mut rows = vec![["NAME", "KEY", "STATE", "TODAY", &month, "FORWARDS"].map(str::to_owned)];
+    for (client, known) in clients {
+        let carried = |from: Option<Day>| {
+            let days = known.days.iter().filter(|day| from.is_none_or(|from| day.date >= from));
+            show_bytes(days.map(|day| day.down_bytes.saturating_add(day.up_bytes)).sum())
+        };
+        let state = match known.connected {
+            Some(true) => "connected",
+            Some(false) => "away",
+            None => "no server",
+        };
+        let ports: Vec<String> = client.forwards.iter().map(u16::to_string).collect();
+        rows.push([
+            client.name.clone(),
+            client.public_key.fingerprint(),
+            state.to_owned(),
+            carried(Some(Day::of_unix(now))),
+            carried(None),
+            if ports.is_empty() { "-".to_owned() } else { ports.join(" ") },
+        ]);
+    }
+    for invite in invites {
+        let left = (invite.expires - now) / 60;
+        let open = format!("invited, {} h {} min left", left / 60, left % 60);
+        rows.push([&invite.name, &open, "-", "-", "-", "-"].map(str::to_owned));
+    }
+    if rows.len() == 1 {
+        return "No clients yet; 'mptcp-bond server invite NAME' invites one.\n".into();
+    }
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    let mut table = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        table.push_str(line.trim_end());
+        table.push('\n');
+    }
+    table
+}
