@@ -1,5 +1,7 @@
 //! The server's half of a connection: from an authenticated stream to the target it asks for.
 
+pub mod bare;
+
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;

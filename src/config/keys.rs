@@ -119,9 +119,7 @@ impl Token {
 
     /// What the server keeps of it: the SHA-256. A token is random, so salt would add nothing.
     pub fn hash(&self) -> TokenHash {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, &self.0).as_ref());
-        TokenHash(hash)
+        TokenHash::of(&self.0)
     }
 
     /// The token in base64 for URIs, unpadded.
@@ -148,9 +146,30 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The SHA-256 of a token. Compared in constant time; printed in hexadecimal.
+/// The SHA-256 of a token, or of a cookie. Compared in constant time; printed in hexadecimal.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// The hash of a random secret.
+    pub fn of(secret: &[u8]) -> TokenHash {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, secret).as_ref());
+        TokenHash(hash)
+    }
+
+    /// The hash of a cookie of RFC 8803 in base64.
+    ///
+    /// # Errors
+    /// How a cookie has to be written.
+    pub fn of_cookie(text: &str) -> Result<TokenHash, String> {
+        let cookie = STANDARD.decode(text).map(Zeroizing::new).ok();
+        // Shorter ones can be guessed; in a TLV there are whole words.
+        let cookie = cookie.filter(|it| (16..=64).contains(&it.len()) && it.len() % 4 == 0);
+        let right = "16 to 64 random bytes, a multiple of 4, in base64: 'openssl rand -base64 24'";
+        cookie.map(|cookie| TokenHash::of(&cookie)).ok_or_else(|| right.to_owned())
+    }
+}
 
 impl PartialEq for TokenHash {
     fn eq(&self, other: &TokenHash) -> bool {

@@ -137,6 +137,17 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub(crate) fn boolean(&mut self, entry: &Entry<'_>) -> Option<bool> {
+        match entry.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => {
+                self.wrong(entry, "true or false");
+                None
+            }
+        }
+    }
+
     /// A list of strings.
     pub(crate) fn array<T>(
         &mut self,

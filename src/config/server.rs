@@ -13,7 +13,7 @@ pub use super::policy::{Denied, Policy};
 
 pub use parse::DEFAULT_KEY_FILE;
 
-use super::keys::PublicKey;
+use super::keys::{PublicKey, TokenHash};
 use super::value::HostPort;
 
 /// How long a session's keys serve new streams where `session_lifetime` is not given.
@@ -36,6 +36,10 @@ pub struct ServerConfig {
     pub limits: ServerLimits,
     /// Clients that may connect; names, keys and forwards are unique.
     pub clients: Vec<ClientConfig>,
+    /// Whether bare clients of RFC 8803 are served.
+    pub allow_plain_convert: bool,
+    /// Those clients; names are unique, and none is a client's.
+    pub bare_clients: Vec<BareClient>,
     /// Where the status is served over HTTP.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -93,4 +97,13 @@ pub struct ClientConfig {
     pub public_key: PublicKey,
     /// Ports of the server the client may have forwarded to it.
     pub forwards: Vec<u16>,
+}
+
+/// A `[[convert]]`: a client that speaks plain TCP Convert (RFC 8803).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BareClient {
+    /// Name in logs and accounts.
+    pub name: String,
+    /// The hash of the cookie that it shows.
+    pub cookie: TokenHash,
 }

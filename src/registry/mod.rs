@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use litemap::LiteMap;
 
 use crate::accounts::{Accounts, Bytes};
-use crate::config::keys::{PrivateKey, PublicKey};
+use crate::config::keys::{PrivateKey, PublicKey, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
 use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
@@ -192,6 +192,13 @@ impl Registry {
     pub fn client_of(&self, key: &PublicKey) -> Option<ClientConfig> {
         let config = self.config.borrow();
         config.clients.iter().find(|client| client.public_key == *key).cloned()
+    }
+
+    /// The name of the bare client with this cookie, where there may be such clients.
+    pub fn bare_client(&self, cookie: &TokenHash) -> Option<String> {
+        let config = self.config.borrow();
+        let known = config.bare_clients.iter().find(|client| client.cookie == *cookie)?;
+        config.allow_plain_convert.then(|| known.name.clone())
     }
 
     /// A client's counters.

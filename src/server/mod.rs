@@ -325,6 +325,12 @@ async fn greet(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pas
         Ok(byte) => match ConnectionKind::from_first_byte(byte) {
             Some(ConnectionKind::Control) => control::serve(registry, tcp, peer, pass).await,
             Some(ConnectionKind::Stream) => converter::serve(registry, tcp, peer, pass).await,
+            // Of whatever version: the magic number behind it tells.
+            Some(ConnectionKind::Convert) | None
+                if registry.config.borrow().allow_plain_convert =>
+            {
+                converter::bare::serve(registry, tcp, peer, pass, byte).await;
+            }
             Some(ConnectionKind::Convert) | None => registry.refuse(Cause::NotOurs, peer.ip()),
         },
     }

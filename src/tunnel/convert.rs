@@ -191,6 +191,8 @@ pub enum ConvertError {
     UnknownTlv(u8),
     /// The target's address is unspecified, multicast or broadcast, or its port is 0.
     BadTarget,
+    /// The TCP options of a Connect TLV have lengths that cannot be.
+    BadOptions,
     /// A request without a Connect TLV.
     NoConnect,
     /// The message to be written has more than [`MESSAGE_MAX`] bytes.
@@ -209,6 +211,7 @@ impl fmt::Display for ConvertError {
             ConvertError::Duplicate(kind) => write!(f, "Convert TLV {kind} is there twice"),
             ConvertError::UnknownTlv(kind) => write!(f, "Convert TLV {kind} is not supported"),
             ConvertError::BadTarget => f.write_str("Convert request to a target that cannot be"),
+            ConvertError::BadOptions => f.write_str("Convert request with damaged TCP options"),
             ConvertError::NoConnect => f.write_str("Convert request without a target"),
             ConvertError::TooLong => f.write_str("Convert message longer than 1020 bytes"),
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use litemap::LiteMap;
 use toml::de::DeValue;
 
-use super::{ClientConfig, Policy, ServerConfig, ServerLimits};
-use crate::config::keys::PublicKey;
+use super::{BareClient, ClientConfig, Policy, ServerConfig, ServerLimits};
+use crate::config::keys::{PublicKey, TokenHash};
 use crate::config::reader::{self, Entry, Table};
 use crate::config::value::{self, HostPort};
 use crate::config::{ConfigError, policy};
@@ -33,6 +33,9 @@ fn resolve(root: &mut Table<'_>) -> Option<ServerConfig> {
     let policy = root.optional("policy", |t, e| t.table(e, read_policy));
     let limits = root.optional("limits", |t, e| t.table(e, read_limits));
     let clients = root.optional("client", read_clients).unwrap_or_default();
+    let allow_plain_convert = root.optional("allow_plain_convert", |t, e| t.boolean(&e));
+    let bare_clients = root.optional("convert", read_bare_clients).unwrap_or_default();
+    report_bare_clients(root, allow_plain_convert, &bare_clients, &clients);
     report_shared_ports(root, listen.as_deref().unwrap_or_default(), &clients);
     Some(ServerConfig {
         listen: listen?,
@@ -42,6 +45,8 @@ fn resolve(root: &mut Table<'_>) -> Option<ServerConfig> {
         policy: policy.unwrap_or_default(),
         limits: limits.unwrap_or_default(),
         clients: clients.into_iter().map(|(_, client)| client).collect(),
+        allow_plain_convert: allow_plain_convert.unwrap_or(false),
+        bare_clients: bare_clients.into_iter().map(|(_, client)| client).collect(),
         metrics_listen,
     })
 }
@@ -157,6 +162,58 @@ fn read_client(table: &mut Table<'_>) -> Option<ClientConfig> {
         public_key: public_key?,
         forwards: forwards.unwrap_or_default(),
     })
+}
+
+/// The bare clients, each with its line.
+fn read_bare_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, BareClient)>> {
+    let DeValue::Array(array) = entry.value else {
+        table.wrong(&entry, "[[convert]] blocks");
+        return None;
+    };
+    let clients = array.iter().filter_map(|element| {
+        let line = table.lines.at(element.span().start);
+        let entry = Entry { key: entry.key, line, value: element.get_ref() };
+        Some((line, table.table(entry, read_bare_client)?))
+    });
+    Some(clients.collect())
+}
+
+fn read_bare_client(table: &mut Table<'_>) -> Option<BareClient> {
+    let name = table.required("name", |t, e| t.parsed(e, value::client_name));
+    let cookie = table.required("cookie", |t, e| {
+        let text = if let DeValue::String(text) = e.value { text.as_ref() } else { "" };
+        let cookie = TokenHash::of_cookie(text);
+        // A secret, even if it is a wrong one.
+        cookie.map_err(|right| t.problem(e.line, format!("'convert.cookie' must be {right}"))).ok()
+    });
+    Some(BareClient { name: name?, cookie: cookie? })
+}
+
+/// Names and cookies tell clients apart; cookies are for those who allow them.
+fn report_bare_clients(
+    root: &mut Table<'_>,
+    allowed: Option<bool>,
+    bare_clients: &[(usize, BareClient)],
+    clients: &[(usize, ClientConfig)],
+) {
+    if allowed == Some(true) && bare_clients.is_empty() {
+        root.problem(
+            root.line,
+            "allow_plain_convert needs a [[convert]] block with name and cookie",
+        );
+    }
+    for (index, (line, client)) in bare_clients.iter().enumerate() {
+        let name = &client.name;
+        let before = bare_clients.get(..index).unwrap_or_default();
+        let taken = clients.iter().any(|(_, other)| other.name == *name)
+            || before.iter().any(|(_, other)| other.name == *name);
+        if taken {
+            root.problem(*line, format!("[[convert]]: there is a client '{name}' already"));
+        }
+        if before.iter().any(|(_, other)| other.cookie == client.cookie) {
+            root.problem(*line, format!("[[convert]]: '{name}' has the cookie of another client"));
+        }
+    }
 }
 
 /// A port can be forwarded to one client, and not where the server itself listens.

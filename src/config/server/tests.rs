@@ -33,6 +33,10 @@ forwards = [2222, 0x1f90]
 [[client]]
 name = \"office\"
 public_key = \"{KEY2}\"
+
+[[convert]]
+name = \"plain\"
+cookie = \"AAECAwQFBgcICQoLDA0ODw==\"
 "
     )
 }
@@ -70,9 +74,38 @@ fn everything_is_read() {
                 session_lifetime: Duration::from_secs(600),
             },
             clients: vec![client("home", KEY, &[2222, 8080]), client("office", KEY2, &[])],
+            allow_plain_convert: false,
+            bare_clients: vec![BareClient {
+                name: "plain".into(),
+                cookie: TokenHash::of(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+            }],
             metrics_listen: Some("127.0.0.1:9000".parse().unwrap()),
         }
     );
+}
+
+#[test]
+fn bare_clients_have_names_and_cookies_of_their_own() {
+    let base = "listen = '[::]:443'\npublic = 'a.example:443'\n";
+    let block =
+        |name: &str, cookie: &str| format!("[[convert]]\nname = '{name}'\ncookie = '{cookie}'\n");
+    let (one, two) = ("AAECAwQFBgcICQoLDA0ODw==", "BBECAwQFBgcICQoLDA0ODw==");
+    assert!(
+        parse(&format!("allow_plain_convert = true\n{base}{}", block("a", one)))
+            .allow_plain_convert
+    );
+    let wrong = |text: &str| problems(&format!("{base}{text}"))[0].clone();
+    assert!(wrong("allow_plain_convert = true\n").contains("needs a [[convert]] block"));
+    assert!(wrong("allow_plain_convert = 1\n").contains("must be true or false"));
+    assert!(wrong(&(block("a", one) + &block("a", two))).contains("a client 'a' already"));
+    assert!(wrong(&(block("a", one) + &block("b", one))).contains("the cookie of another client"));
+    for cookie in ["AAECAwQFBgcICQoLDA0O", "no base64 at all", "AAEC"] {
+        let problem = wrong(&block("a", cookie));
+        assert!(
+            problem.contains("16 to 64 random bytes") && !problem.contains(cookie),
+            "{problem}"
+        );
+    }
 }
 
 #[test]
@@ -180,7 +213,7 @@ fn wrong_values_are_named() {
         (
             "listen",
             "listn",
-            "1: unknown key 'listn'; the file has listen, public, key_file, log_level, metrics_listen, policy, limits, client",
+            "1: unknown key 'listn'; the file has listen, public, key_file, log_level, metrics_listen, policy, limits, client, allow_plain_convert, convert",
         ),
         (
             "unauthenticated",
