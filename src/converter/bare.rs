@@ -12,7 +12,7 @@ use crate::config::keys::TokenHash;
 use crate::os::socket;
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
-use crate::relay::{self, IdleLimits, message};
+use crate::relay::{self, IdleLimits, Unsent, message};
 use crate::tunnel::convert::{
     ConvertError, ErrorCode, Failure, HEADER_LEN, MAGIC, Message, Tlv, message_length,
 };
@@ -123,7 +123,8 @@ async fn convert(
     };
     message::send(tcp, &encode(&Message::connected())?).await?;
     let (counters, limits) = (&stream.counters, IdleLimits::default());
-    if let Err(failure) = relay::plain(&target, tcp, Vec::new(), counters, limits).await {
+    if let Err(failure) = relay::plain(&target, tcp, &mut Unsent::default(), counters, limits).await
+    {
         log::debug!("bare stream of {name} to {}: {failure}", stream.target);
         if let Some(cause) = failure.cause() {
             registry.fail(cause);
