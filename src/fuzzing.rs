@@ -8,7 +8,7 @@ use crate::config::invites::Invites;
 use crate::config::pairing::PairingUri;
 use crate::config::server::ServerConfig;
 use crate::config::uci;
-use crate::os::{conntrack, control, dns, http, neighbour, nft, path_manager, route, rule};
+use crate::os::{conntrack, control, dns, neighbour, nft, path_manager, route, rule};
 use crate::quota::Usage;
 use crate::tunnel::Cipher;
 use crate::tunnel::control::{ClientMessage, ServerMessage};
@@ -19,7 +19,7 @@ use crate::tunnel::probe::UnverifiedProbe;
 use crate::tunnel::record::Opened;
 use crate::tunnel::session::{SessionId, SessionKeys, StreamSecret};
 use crate::tunnel::stream::UnverifiedPreamble;
-use crate::ubus;
+use crate::{ubus, web};
 
 /// Takes anything, and panics only for a defect.
 pub type Decoder = fn(&[u8]);
@@ -32,7 +32,7 @@ pub const DECODERS: [(&str, Decoder); 16] = [
     ("dns", dns::read_anything),
     ("handshake", handshake),
     ("hello", hello),
-    ("http", http::read_anything),
+    ("http", web::read_anything),
     ("netlink", netlink),
     ("preamble", preamble),
     ("probe", probe),

@@ -53,8 +53,10 @@ impl Ring {
         self.0.push_back(sample);
     }
 
-    fn bps(&self, way: usize) -> Vec<u64> {
-        let bytes = self.0.iter().filter_map(|sample| sample.get(way));
+    /// The last samples, `last` at most, of one direction.
+    fn bps(&self, way: usize, last: usize) -> Vec<u64> {
+        let first = self.0.len().saturating_sub(last);
+        let bytes = self.0.iter().skip(first).filter_map(|sample| sample.get(way));
         bytes.map(|&bytes| u64::from(bytes) * 8).collect()
     }
 }
@@ -134,14 +136,22 @@ impl History {
         }
     }
 
-    /// What there is of the uplinks, by name.
-    pub fn tell(&self, span: Span) -> LiteMap<&str, Told> {
+    /// The number of the last sample: who comes again knows by it how many are new.
+    pub fn end(&self, span: Span) -> u64 {
+        match span {
+            Span::Seconds => self.seconds,
+            Span::Minutes => self.seconds / MINUTE,
+        }
+    }
+
+    /// The last samples of the uplinks, `last` at most, by name.
+    pub fn tell(&self, span: Span, last: usize) -> LiteMap<&str, Told> {
         let told = |series: &Series| {
             let ring = match span {
                 Span::Seconds => &series.seconds,
                 Span::Minutes => &series.minutes,
             };
-            Told { rx_bps: ring.bps(0), tx_bps: ring.bps(1) }
+            Told { rx_bps: ring.bps(0, last), tx_bps: ring.bps(1, last) }
         };
         self.by_name.iter().map(|(name, series)| (name.as_str(), told(series))).collect()
     }
@@ -168,7 +178,7 @@ mod tests {
     }
 
     fn rx(history: &History, span: Span) -> Vec<u64> {
-        history.tell(span)[&"wan"].rx_bps.clone()
+        history.tell(span, MINUTES)[&"wan"].rx_bps.clone()
     }
 
     #[test]
@@ -176,8 +186,16 @@ mod tests {
         let history =
             history(&[(1000, 5000, 0), (2001, 5100, 7), (2900, 6000, 7), (3002, 6100, 7)]);
         assert_eq!(rx(&history, Span::Seconds), [0, 800, 8000]);
-        assert_eq!(history.tell(Span::Seconds)[&"wan"].tx_bps, [0, 56, 0]);
+        assert_eq!(history.tell(Span::Seconds, MINUTES)[&"wan"].tx_bps, [0, 56, 0]);
         assert_eq!(rx(&history, Span::Minutes), [0; 0]);
+    }
+
+    #[test]
+    fn who_comes_again_is_told_what_is_new() {
+        let history = history(&[(1000, 0, 0), (2000, 100, 0), (3000, 300, 0)]);
+        assert_eq!((history.end(Span::Seconds), history.end(Span::Minutes)), (3, 0));
+        assert_eq!(history.tell(Span::Seconds, 2)[&"wan"].rx_bps, [800, 1600]);
+        assert_eq!(history.tell(Span::Seconds, 0)[&"wan"].rx_bps, [0; 0]);
     }
 
     #[test]
@@ -219,6 +237,6 @@ mod tests {
         history.count(at(3), &wan(1000, 0));
         assert_eq!(rx(&history, Span::Seconds), [0, 0, 0]);
         history.count(at(4), &LiteMap::new());
-        assert!(history.tell(Span::Seconds).is_empty());
+        assert!(history.tell(Span::Seconds, MINUTES).is_empty());
     }
 }

@@ -62,6 +62,9 @@ pub mod check;
 pub mod monitor;
 
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+pub mod web;
+
+#[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod controller;
 
 pub mod os;

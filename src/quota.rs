@@ -25,6 +25,8 @@ const EXISTS_SINCE: u64 = 1_767_225_600;
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Periods remembered of each uplink: one that a wrong clock began makes way again.
 const PERIODS: usize = 3;
+/// Days remembered of each uplink.
+const DAYS: usize = 62;
 /// Uplinks remembered that are not configured (any more).
 const STRANGERS: usize = 16;
 
@@ -56,6 +58,15 @@ struct Count {
     bytes: u64,
 }
 
+/// Bytes carried on a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayCount {
+    /// The day, such as `2026-11-01`.
+    pub day: Day,
+    /// Bytes received and sent.
+    pub bytes: u64,
+}
+
 /// One uplink's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Account {
@@ -64,6 +75,9 @@ struct Account {
     reading: Option<Reading>,
     /// The count in force, and those in force before, the latest first.
     counts: Vec<Count>,
+    /// The last days on which the clock was right, the oldest first.
+    #[serde(default)]
+    days: Vec<DayCount>,
     /// Since when the clock has shown an earlier period.
     #[serde(skip)]
     behind: Option<Instant>,
@@ -180,11 +194,13 @@ impl Usage {
                 reset_day,
                 reading: None,
                 counts: Vec::new(),
+                days: Vec::new(),
                 behind: None,
             });
             account.turn(reset_day, today, now);
             if let Some(reading) = readings.get(&uplink.name) {
-                account.add(reading);
+                let more = account.add(reading);
+                account.add_to_day(today, more);
             }
         }
         let is_stranger = |name: &String| !uplinks.iter().any(|uplink| uplink.name == *name);
@@ -199,6 +215,11 @@ impl Usage {
         let count = account.current()?;
         let until = count.since.map(|since| since.next_period(account.reset_day));
         Some(Standing { bytes: count.bytes, since: count.since, until })
+    }
+
+    /// What an uplink has carried on each of the last days, the oldest first.
+    pub fn days(&self, uplink: &str) -> &[DayCount] {
+        self.accounts.get(uplink).map_or(&[], |account| &account.days)
     }
 
     /// The quotas that are reached, by uplink.
@@ -290,8 +311,9 @@ impl Account {
         self.counts.truncate(PERIODS);
     }
 
-    /// Counts on from the last reading: all of a device that began anew, nothing of another one.
-    fn add(&mut self, reading: &Reading) {
+    /// Counts on from the last reading: all of a device that began anew, nothing of another one. Gives
+    /// what is new.
+    fn add(&mut self, reading: &Reading) -> u64 {
         let more = match &self.reading {
             Some(last) if last.device == reading.device => {
                 let same = last.index == reading.index && last.bytes <= reading.bytes;
@@ -303,5 +325,21 @@ impl Account {
             count.bytes = count.bytes.saturating_add(more);
         }
         self.reading = Some(reading.clone());
+        more
+    }
+
+    fn add_to_day(&mut self, today: Option<Day>, more: u64) {
+        let Some(day) = today else { return };
+        let place = match self.days.binary_search_by_key(&day, |count| count.day) {
+            Ok(place) => place,
+            Err(place) => {
+                self.days.insert(place, DayCount { day, bytes: 0 });
+                place
+            }
+        };
+        if let Some(count) = self.days.get_mut(place) {
+            count.bytes = count.bytes.saturating_add(more);
+        }
+        self.days.drain(..self.days.len().saturating_sub(DAYS));
     }
 }

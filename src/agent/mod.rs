@@ -5,6 +5,7 @@
 mod check;
 mod enrol;
 mod hearing;
+mod http;
 mod inquiries;
 mod kernel;
 mod link;
@@ -17,13 +18,13 @@ mod ubus;
 mod usage;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -39,11 +40,12 @@ use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::privileges::{CapabilitySet, keep_only};
 use crate::os::socket::Subflow;
-use crate::os::{http, log as logging, runtime, socket};
+use crate::os::{log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
 use crate::status::{EVENTS_SHOWN, EventLog};
+use crate::web::metrics;
 pub use enrol::enrol;
 use hearing::Hearing;
 use inquiries::Inquiries;
@@ -109,7 +111,7 @@ struct Agent {
     history: History,
     subflow_search: SubflowSearch,
     usage_files: UsageFiles,
-    http: Option<(SocketAddr, AbortHandle)>,
+    http: http::Listeners,
     owner: mpsc::Sender<Request>,
     events: EventLog,
     monitor: Monitor,
@@ -152,7 +154,7 @@ impl Agent {
             history: History::new(now),
             subflow_search: SubflowSearch::default(),
             usage_files: UsageFiles::new(&options.run_dir, &options.key_dir),
-            http: None,
+            http: http::Listeners::new(&options.key_dir, owner.clone()),
             owner,
             events: EventLog::new(EVENTS_SHOWN),
             monitor: Monitor::default(),
@@ -177,7 +179,7 @@ impl Agent {
         for interval in [&mut look, &mut traffic_look] {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        self.put_in_force().await;
+        self.put_in_force();
         self.resume_usage();
         let interfaces = timeout(NETIFD_WAIT, inputs.interfaces.recv()).await;
         if let Ok(Some(Event::Interfaces(interfaces))) = interfaces {
@@ -390,6 +392,8 @@ impl Agent {
         if let Some(missing) = self.subflow_search.missing(&self.proxy, expected, now) {
             self.handle(Event::MissingSubflows(missing)).await;
         }
+        // The LAN's devices and addresses come and go.
+        self.keep_http();
     }
 
     async fn reload(&mut self) -> Result<(), Refusal> {
@@ -398,7 +402,7 @@ impl Agent {
                 self.config_error = None;
                 self.tell(log::Level::Info, "configuration reloaded".into());
                 self.handle(Event::Configured(Box::new(config))).await;
-                self.put_in_force().await;
+                self.put_in_force();
                 Ok(())
             }
             Err(error) => {
@@ -412,34 +416,11 @@ impl Agent {
     }
 
     /// Whatever of the configuration does not concern the controller.
-    async fn put_in_force(&mut self) {
+    fn put_in_force(&mut self) {
         let config = self.controller.config();
-        let http_listen = config.http_listen;
         logging::set_level(config.log_level);
         self.proxy.set_on_server_loss(config.on_server_loss);
-        self.set_http(http_listen).await;
-    }
-
-    async fn set_http(&mut self, address: Option<SocketAddr>) {
-        if self.http.as_ref().map(|(address, _)| *address) == address {
-            return;
-        }
-        if let Some((_, task)) = self.http.take() {
-            task.abort();
-        }
-        let Some(address) = address else { return };
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                let task = runtime::spawn(http::serve(listener, self.owner.clone()));
-                self.http = Some((address, task.abort_handle()));
-            }
-            Err(error) => {
-                let text = format!(
-                    "cannot serve the status on {address}: {error}; change option 'http_listen'"
-                );
-                self.tell(log::Level::Error, text);
-            }
-        }
+        self.keep_http();
     }
 
     async fn answer(&mut self, request: Request) {
@@ -452,6 +433,8 @@ impl Agent {
         let result = match request.method.as_str() {
             "status" => status::snapshot(self).answer(request.params).map_err(Refusal::parameters),
             "connections" => Ok(status::connections_json(self)),
+            "metrics" => Ok(Value::from(metrics(&status::snapshot(self))).to_string()),
+            "page" => Ok(Value::from(status::page(self)).to_string()),
             "history" => status::history_json(self, request.params),
             "uplink" => self.set_role(request.params).await,
             "reload" => self.reload().await.map(|()| "{}".to_owned()),

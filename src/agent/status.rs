@@ -20,9 +20,10 @@ use crate::registry::unix_seconds;
 use crate::status::{
     AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
     LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkStatus,
-    UsageStatus, agent_state, kernel_counters,
+    UsageStatus, agent_state, kernel_counters, render_html,
 };
 use crate::uplink::Uplink;
+use crate::web;
 
 /// The agent as it is now.
 pub fn snapshot(agent: &Agent) -> Snapshot {
@@ -54,6 +55,12 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
     }))
 }
 
+/// The status page.
+pub fn page(agent: &Agent) -> String {
+    let snapshot = snapshot(agent);
+    web::page(&snapshot.to_json(), &render_html(&snapshot))
+}
+
 /// The agent's connections as JSON.
 pub fn connections_json(agent: &Agent) -> String {
     let (connections, _) = connections(agent, Instant::now());
@@ -62,9 +69,12 @@ pub fn connections_json(agent: &Agent) -> String {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct HistoryParams {
     /// `seconds` unless given.
     span: Option<String>,
+    /// So many of the last samples; all unless given.
+    last: Option<u32>,
 }
 
 /// What each uplink carried, by name, as JSON.
@@ -74,16 +84,31 @@ struct HistoryParams {
 pub fn history_json(agent: &Agent, params: Value) -> Result<String, Refusal> {
     let params = serde_json::from_value::<Option<HistoryParams>>(params)
         .map_err(|error| Refusal::parameters(format!("'history' takes a span: {error}")))?;
-    let HistoryParams { span } = params.unwrap_or_default();
+    let HistoryParams { span, last } = params.unwrap_or_default();
     let span = span.as_deref().unwrap_or("seconds");
-    let Some(wanted) = Span::of_name(span) else {
-        let text = format!("there is no span '{span}'; it must be 'seconds' or 'minutes'");
-        return Err(Refusal::parameters(text));
+    let last = last.and_then(|last| usize::try_from(last).ok()).unwrap_or(usize::MAX);
+    let mut answer = json!({ "time_unix_seconds": unix_seconds(), "span": span });
+    let uplinks: serde_json::Map<_, _> = match Span::of_name(span) {
+        Some(wanted) => {
+            answer["end"] = agent.history.end(wanted).into();
+            let told = agent.history.tell(wanted, last).into_iter();
+            told.map(|(name, told)| (name.to_owned(), json!(told))).collect()
+        }
+        None if span == "days" => {
+            let uplinks = agent.controller.config().uplinks.iter();
+            let days = |name: &str| {
+                let days = agent.controller.days(name);
+                json!({ "days": days.get(days.len().saturating_sub(last)..).unwrap_or_default() })
+            };
+            uplinks.map(|uplink| (uplink.name.clone(), days(&uplink.name))).collect()
+        }
+        None => {
+            let text =
+                format!("there is no span '{span}'; it must be 'seconds', 'minutes' or 'days'");
+            return Err(Refusal::parameters(text));
+        }
     };
-    let told = agent.history.tell(wanted).into_iter();
-    let uplinks: serde_json::Map<_, _> =
-        told.map(|(name, told)| (name.to_owned(), json!(told))).collect();
-    let answer = json!({ "time_unix_seconds": unix_seconds(), "span": span, "uplinks": uplinks });
+    answer["uplinks"] = uplinks.into();
     Ok(answer.to_string())
 }
 

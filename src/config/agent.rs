@@ -29,7 +29,7 @@ pub struct AgentConfig {
     /// What happens to UDP 443 from the LAN.
     pub quic: Quic,
     /// Where the status is served over HTTP.
-    pub http_listen: Option<SocketAddr>,
+    pub http_listen: Option<HttpListen>,
     /// What is asked for over an uplink on which the server does not answer.
     pub check_url: Option<HttpUrl>,
     /// Servers; the first that answers is used.
@@ -70,6 +70,24 @@ impl AgentConfig {
             lines.push(format!("forward '{}': ports are not forwarded yet", forward.name));
         }
         lines
+    }
+}
+
+/// `option http_listen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// On this address; who asks needs a token, unless it is a loopback address.
+    Address(SocketAddr),
+    /// On this port of the LAN's devices, and of no other.
+    Lan(u16),
+}
+
+impl fmt::Display for HttpListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HttpListen::Address(address) => address.fmt(f),
+            HttpListen::Lan(port) => write!(f, "lan:{port}"),
+        }
     }
 }
 

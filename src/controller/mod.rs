@@ -355,8 +355,7 @@ impl Controller {
         if self.config.idle_reason().is_some() {
             return Desired::default();
         }
-        let lan = self.config.lan.iter().filter_map(|interface| self.netifd.device(interface));
-        let lan: Vec<String> = lan.map(str::to_owned).collect();
+        let lan = self.lan_devices();
         desired::desired(&desired::Input {
             config: &self.config,
             uplinks: &self.uplinks,

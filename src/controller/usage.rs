@@ -8,7 +8,7 @@ use super::{Action, Controller};
 use crate::config::agent::Role;
 use crate::failover::InForce;
 use crate::net::Counters;
-use crate::quota::{Cap, Reading, Save, Standing, Usage};
+use crate::quota::{Cap, DayCount, Reading, Save, Standing, Usage};
 
 impl Controller {
     /// Continues what an earlier agent counted.
@@ -19,6 +19,11 @@ impl Controller {
     /// What an uplink has carried in this period of its quota.
     pub fn usage(&self, uplink: &str) -> Option<Standing> {
         self.usage.standing(uplink)
+    }
+
+    /// What an uplink has carried on each of the last days, the oldest first.
+    pub fn days(&self, uplink: &str) -> &[DayCount] {
+        self.usage.days(uplink)
     }
 
     /// The quota that an uplink has reached.

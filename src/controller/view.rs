@@ -21,6 +21,12 @@ impl Controller {
         &self.config
     }
 
+    /// The names of the LAN's devices; of an interface that has none at the moment, none.
+    pub fn lan_devices(&self) -> Vec<String> {
+        let lan = self.config.lan.iter().filter_map(|interface| self.netifd.device(interface));
+        lan.map(str::to_owned).collect()
+    }
+
     /// The role set at run time for an uplink, in place of the configured one.
     pub fn manual_role(&self, uplink: &str) -> Option<Role> {
         self.roles.of(uplink)

@@ -1,242 +1,149 @@
-//! The status over HTTP/1.1, and nothing else: `GET /api/v1/status`.
+//! HTTP/1.1 for those who look on: one request a connection.
+//!
+//! Whoever asks must not hold up the connections that the program is there for. So requests are taken
+//! at a pace, what they read is kept for a moment, and of the connections the oldest makes way.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 
-use super::control::{Request, ask};
+use super::control::{Cause, Request, ask};
+use super::runtime;
 use super::socket::Acceptor;
+use crate::web::{Access, Answer, Content, HEAD_LIMIT, Head, Site, Wanted, route};
 
-/// The one resource.
-const STATUS_PATH: &str = "/api/v1/status";
-/// Bytes of a request's head.
-const HEAD_LIMIT: usize = 8 * 1024;
-/// Header fields of a request.
-const FIELDS_LIMIT: usize = 64;
-/// Connections served at once; further ones are told to come back.
+/// Connections served at once; for a further one, the oldest is cut off.
 const CONNECTIONS_LIMIT: usize = 64;
+/// Pause after each connection taken; others wait in the listener's queue.
+const PACE: Duration = Duration::from_millis(10);
 /// How long a client may take to ask, and again to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What was read is the answer to the same question for so long.
+const ANSWER_AGE: Duration = Duration::from_millis(100);
 /// How long, and for how many bytes, a client is listened to after its answer. A connection closed
 /// on unread data is reset, and the client might lose its answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
-/// Serves the status on `listener`, asking `owner` for it, until the returned future is dropped.
-pub async fn serve(listener: TcpListener, owner: mpsc::Sender<Request>) {
-    // Names other than these, on an address only this host reaches, come from a web page that had
-    // its own name resolved to it (DNS rebinding).
-    let local_names_only = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_LIMIT));
-    let mut connections = JoinSet::new();
+/// What is served, to whom, and who knows it.
+struct Service {
+    site: Site,
+    access: Access,
+    owner: mpsc::Sender<Request>,
+    /// The last answer that was read, to what, and when.
+    kept: Mutex<Option<(Wanted, Instant, Rc<str>)>>,
+}
+
+/// Serves on `listener`, asking `owner`, until the returned future is dropped.
+pub async fn serve(
+    listener: TcpListener,
+    site: Site,
+    access: Access,
+    owner: mpsc::Sender<Request>,
+) {
+    let service = Rc::new(Service { site, access, owner, kept: Mutex::default() });
+    let mut connections = Connections::default();
     let mut acceptor = Acceptor::new(listener);
     loop {
-        while connections.try_join_next().is_some() {}
         let (stream, _) = acceptor.next().await;
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            let busy = Answer::error(503, "too many connections").bytes(true);
-            let _ = stream.try_write(&busy);
-            continue;
-        };
-        let owner = owner.clone();
-        connections.spawn(async move {
+        let service = service.clone();
+        let task = runtime::spawn(async move {
             // Whatever goes wrong with a connection concerns its client alone.
-            let _ = serve_connection(stream, local_names_only, &owner).await;
-            drop(place);
+            let _ = service.serve(stream).await;
         });
+        connections.add(task.abort_handle());
+        sleep(PACE).await;
     }
 }
 
-async fn serve_connection(
-    mut stream: TcpStream,
-    local_names_only: bool,
-    owner: &mpsc::Sender<Request>,
-) -> std::io::Result<()> {
-    let asked = match timeout(CLIENT_TIMEOUT, read_request(&mut stream)).await {
-        Err(_) => Err(Answer::error(408, "no request in time")),
-        Ok(Err(error)) => return Err(error),
-        Ok(Ok(None)) => return Ok(()),
-        Ok(Ok(Some(asked))) => asked,
-    };
-    let (answer, with_body) = match asked {
-        Err(answer) => (answer, true),
-        Ok(asked) => {
-            let answer = match route(&asked, local_names_only) {
-                Err(answer) => answer,
-                Ok(()) => {
-                    match ask(owner, "status".to_owned(), serde_json::Value::Null, None).await {
-                        Ok(status) => Answer { code: 200, allow: false, body: status },
-                        Err(refusal) => Answer::error(503, &refusal.text),
-                    }
-                }
-            };
-            (answer, asked.method != "HEAD")
+/// Connections being served, the oldest first; they end with this.
+#[derive(Default)]
+struct Connections(VecDeque<AbortHandle>);
+
+impl Connections {
+    fn add(&mut self, task: AbortHandle) {
+        self.0.retain(|task| !task.is_finished());
+        if self.0.len() >= CONNECTIONS_LIMIT
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
         }
-    };
-    timeout(CLIENT_TIMEOUT, stream.write_all(&answer.bytes(with_body))).await??;
-    stream.shutdown().await?;
-    let (time, bytes) = LINGER;
-    let mut rest = stream.take(bytes as u64);
-    let _ = timeout(time, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-    Ok(())
+        self.0.push_back(task);
+    }
 }
 
-/// What matters of a request's head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Asked {
-    method: String,
-    /// Path without the query.
-    path: String,
-    /// Host asked for; none only in HTTP/1.0.
-    host: Option<String>,
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Service {
+    async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
+        let head = match timeout(CLIENT_TIMEOUT, read_head(&mut stream)).await {
+            Err(_) => Err(Answer::error(408, "no request in time")),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(head))) => head,
+        };
+        let (answer, with_body) = match head {
+            Err(answer) => (answer, true),
+            Ok(head) => (self.answer(&head).await, head.method != "HEAD"),
+        };
+        timeout(CLIENT_TIMEOUT, stream.write_all(&answer.bytes(with_body))).await??;
+        stream.shutdown().await?;
+        let (time, bytes) = LINGER;
+        let mut rest = stream.take(bytes as u64);
+        let _ = timeout(time, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+        Ok(())
+    }
+
+    async fn answer(&self, head: &Head) -> Answer {
+        let wanted = match route(head, &self.access, self.site) {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        // Those who ask the same wait here for the first of them.
+        let mut kept = self.kept.lock().await;
+        if let Some((known, read, body)) = kept.as_ref()
+            && *known == wanted
+            && read.elapsed() < ANSWER_AGE
+        {
+            return Answer::of(wanted.content, body.to_string());
+        }
+        let result = ask(&self.owner, wanted.method.to_owned(), wanted.params.clone(), None).await;
+        let body = match result {
+            Ok(json) if wanted.content == Content::Json => json,
+            Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
+            Err(refusal) if refusal.cause == Cause::Parameters => {
+                return Answer::error(400, &refusal.text);
+            }
+            Err(refusal) => return Answer::error(503, &refusal.text),
+        };
+        let content = wanted.content;
+        *kept = Some((wanted, Instant::now(), body.as_str().into()));
+        Answer::of(content, body)
+    }
 }
 
 /// Reads a request's head; `None` when the client goes away before it is complete.
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<Option<Result<Asked, Answer>>> {
-    let mut head = Vec::with_capacity(1024);
+async fn read_head(stream: &mut TcpStream) -> io::Result<Option<Result<Head, Answer>>> {
+    let mut bytes = Vec::with_capacity(1024);
     loop {
-        let left = HEAD_LIMIT.saturating_sub(head.len());
-        if (&mut *stream).take(left as u64).read_buf(&mut head).await? == 0 {
+        let left = HEAD_LIMIT.saturating_sub(bytes.len());
+        if (&mut *stream).take(left as u64).read_buf(&mut bytes).await? == 0 {
             return Ok(None);
         }
-        match parse(&head) {
-            Ok(None) if head.len() >= HEAD_LIMIT => {
-                let text = format!("the request's head is longer than {HEAD_LIMIT} bytes");
-                return Ok(Some(Err(Answer::error(431, &text))));
-            }
-            Ok(None) => {}
-            Ok(Some(asked)) => return Ok(Some(Ok(asked))),
-            Err(answer) => return Ok(Some(Err(answer))),
+        if let Some(head) = Head::parse(&bytes).transpose() {
+            return Ok(Some(head));
         }
     }
-}
-
-/// Parses a request's head (RFC 9112); `None` while it is incomplete.
-fn parse(head: &[u8]) -> Result<Option<Asked>, Answer> {
-    let bad = |text: &str| Answer::error(400, text);
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_LIMIT];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Answer::error(431, "too many header fields"));
-        }
-        Err(httparse::Error::Version) => return Err(Answer::error(505, "this is HTTP/1.1")),
-        Err(error) => return Err(bad(&format!("no valid request: {error}"))),
-    }
-    let (Some(method), Some(target), Some(version)) =
-        (request.method, request.path, request.version)
-    else {
-        return Err(bad("no valid request"));
-    };
-    let mut hosts = request
-        .headers
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("host"))
-        .map(|field| std::str::from_utf8(field.value).map(str::trim));
-    let host = match (hosts.next(), hosts.next()) {
-        (None, _) if version == 0 => None,
-        (Some(Ok(host)), None) => Some(host),
-        (None, _) => return Err(bad("no Host field")),
-        _ => return Err(bad("the Host field is not one name")),
-    };
-    // A target in absolute form names the host itself, and Host is to be ignored.
-    let (host, path) = match target.get(..7) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("http://") => {
-            let rest = target.get(7..).unwrap_or_default();
-            match rest.find('/') {
-                Some(slash) => (rest.get(..slash), rest.get(slash..).unwrap_or_default()),
-                None => (Some(rest), "/"),
-            }
-        }
-        _ => (host, target),
-    };
-    let path = path.split('?').next().unwrap_or_default();
-    let (method, path) = (method.to_owned(), path.to_owned());
-    Ok(Some(Asked { method, path, host: host.map(str::to_owned) }))
-}
-
-/// Whether a request is one for the status.
-fn route(asked: &Asked, local_names_only: bool) -> Result<(), Answer> {
-    if local_names_only && asked.host.as_deref().is_some_and(|host| !is_local(host)) {
-        let text = "this address is served to localhost, 127.0.0.1 and [::1] alone";
-        return Err(Answer::error(421, text));
-    }
-    if asked.path != STATUS_PATH {
-        return Err(Answer::error(404, "there is nothing but /api/v1/status"));
-    }
-    if !matches!(asked.method.as_str(), "GET" | "HEAD") {
-        let answer = Answer::error(405, "the status can only be read");
-        return Err(Answer { allow: true, ..answer });
-    }
-    Ok(())
-}
-
-/// Whether `host`, with or without a port, names this host by itself.
-fn is_local(host: &str) -> bool {
-    if let Ok(address) = host.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return address.is_loopback();
-    }
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name.eq_ignore_ascii_case("localhost")
-}
-
-/// An answer; its body is JSON.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
-    code: u16,
-    allow: bool,
-    body: String,
-}
-
-impl Answer {
-    fn error(code: u16, text: &str) -> Answer {
-        let body = serde_json::json!({ "error": text }).to_string();
-        Answer { code, allow: false, body }
-    }
-
-    fn bytes(&self, with_body: bool) -> Vec<u8> {
-        let reason = match self.code {
-            200 => "OK",
-            400 => "Bad Request",
-            404 => "Not Found",
-            405 => "Method Not Allowed",
-            408 => "Request Timeout",
-            421 => "Misdirected Request",
-            431 => "Request Header Fields Too Large",
-            503 => "Service Unavailable",
-            _ => "HTTP Version Not Supported",
-        };
-        let allow = if self.allow { "Allow: GET, HEAD\r\n" } else { "" };
-        let length = self.body.len() + 1;
-        let body = if with_body { format!("{}\n", self.body) } else { String::new() };
-        format!(
-            "HTTP/1.1 {} {reason}\r\n{allow}Content-Type: application/json\r\n\
-             Content-Length: {length}\r\nCache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{body}",
-            self.code
-        )
-        .into_bytes()
-    }
-}
-
-/// Reads anything as a request's head.
-#[cfg(any(test, fuzzing))]
-pub fn read_anything(bytes: &[u8]) {
-    let _ = parse(bytes);
 }
 
 #[cfg(test)]

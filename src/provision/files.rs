@@ -57,20 +57,29 @@ pub fn read_text(path: &Path) -> Result<String, ProvisionError> {
 
 /// Reads a private key. A file that others may read is refused: whoever read it has the key.
 pub fn read_private_key(path: &Path) -> Result<PrivateKey, ProvisionError> {
-    let text = Zeroizing::new(read(path)?);
-    let mode = fs::metadata(path).map_err(io_error("cannot read", path))?.permissions().mode();
-    let content = |what: String| ProvisionError::Content { path: path.to_owned(), what };
-    if mode & 0o077 != 0 {
-        let mode = mode & 0o777;
-        return Err(content(format!(
-            "has mode {mode:o}, so others may have read the key; run 'chmod 600' on it, or delete it \
-             for a new one"
-        )));
-    }
+    let text = read_secret(path, "key")?;
     std::str::from_utf8(&text)
         .map_err(|_| "a private key in base64".to_owned())
         .and_then(PrivateKey::from_file)
-        .map_err(|right| content(format!("damaged; it must hold {right}")))
+        .map_err(|right| ProvisionError::Content {
+            path: path.to_owned(),
+            what: format!("damaged; it must hold {right}"),
+        })
+}
+
+/// Reads a file that nobody but its owner may read; `what` it holds.
+pub fn read_secret(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, ProvisionError> {
+    let text = Zeroizing::new(read(path)?);
+    let mode = fs::metadata(path).map_err(io_error("cannot read", path))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let mode = mode & 0o777;
+        let what = format!(
+            "has mode {mode:o}, so others may have read the {what}; run 'chmod 600' on it, or delete \
+             it for a new one"
+        );
+        return Err(ProvisionError::Content { path: path.to_owned(), what });
+    }
+    Ok(text)
 }
 
 /// Reads a private key, or makes one where there is none; says whether it is new.

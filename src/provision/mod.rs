@@ -2,6 +2,7 @@
 
 mod clients;
 pub mod files;
+mod http_token;
 mod init;
 mod qr;
 mod router;
@@ -23,6 +24,7 @@ use crate::config::keys::PrivateKey;
 use crate::config::server::ServerConfig;
 
 pub use clients::clients;
+pub use http_token::{HTTP_TOKEN, http_token};
 pub use init::init;
 pub use router::pair;
 pub use server::{EnrolError, enrol, invite, invited, revoke};

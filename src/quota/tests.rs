@@ -305,3 +305,29 @@ proptest! {
         world.save_due();
     }
 }
+
+#[test]
+fn each_day_has_its_bytes_also_after_a_restart() {
+    let mut world = World::new("2026-11-29");
+    world.carry(3 * GB, "2026-11-30");
+    world.carry(GB, "2026-12-01");
+    world.restart("boot 1");
+    world.carry(2 * GB, "2026-12-01");
+    let days = |world: &World| -> Vec<(String, u64)> {
+        let days = world.usage.days("lte").iter();
+        days.map(|count| (count.day.to_string(), count.bytes / GB)).collect()
+    };
+    let expected = [("2026-11-29", 0), ("2026-11-30", 3), ("2026-12-01", 3)];
+    assert_eq!(days(&world), expected.map(|(day, bytes)| (day.to_owned(), bytes)));
+    world.clock = 0;
+    world.reading.bytes += GB;
+    world.count();
+    assert_eq!(days(&world).len(), 3, "a clock that is wrong makes no day");
+    let last = noon("2026-12-01");
+    for day in 1..200 {
+        world.clock = last + day * 86_400;
+        world.count();
+    }
+    assert_eq!(world.usage.days("lte").len(), DAYS);
+    assert_eq!(world.usage.days("wan"), []);
+}

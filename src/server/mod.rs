@@ -7,13 +7,16 @@ mod host;
 mod kernel;
 mod status;
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,18 +28,19 @@ use crate::cli::{Fatal, ServerOptions};
 use crate::config::server::ServerConfig;
 use crate::converter;
 use crate::os::addresses::OwnAddresses;
-use crate::os::control::{Cause as RefusalCause, Control, Refusal};
+use crate::os::control::{Cause as RefusalCause, Control, Refusal, Request};
 use crate::os::handover::Inheritance;
 use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{self, http, log as logging, runtime};
-use crate::provision::{read_server_config, read_server_key};
+use crate::provision::{HTTP_TOKEN, http_token, read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
+use crate::web::{Access, Place, Reach, Site, metrics};
 use accounts::AccountsFile;
 use handover::Inherited;
 
@@ -88,14 +92,10 @@ async fn serve(
     };
     let (owner, mut requests) = mpsc::channel(16);
     runtime::spawn(control.serve(owner.clone()));
-    if let Some(address) = config.metrics_listen {
-        match TcpListener::bind(address).await {
-            Ok(listener) => drop(runtime::spawn(http::serve(listener, owner))),
-            Err(error) => {
-                let text = format!("cannot serve the status on {address}: {error}");
-                registry.tell(log::Level::Error, text);
-            }
-        }
+    if let Some(address) = config.metrics_listen
+        && let Err(error) = serve_metrics(address, &config.key_path(&options.config), owner)
+    {
+        registry.tell(log::Level::Error, error);
     }
     // Before anything starts a thread.
     if let Err(error) = keep_only(kernel::privileges(kernel.as_ref())) {
@@ -167,6 +167,10 @@ async fn serve(
                     "reload" => reload(options, &registry, &config, &mut facts)
                         .map(|()| "{}".to_owned())
                         .map_err(|error| Refusal::new(RefusalCause::Configuration, error)),
+                    "metrics" => {
+                        let metrics = metrics(&status::snapshot(&registry, &facts));
+                        Ok(Value::from(metrics).to_string())
+                    }
                     other => Err(Refusal::no_method(other)),
                 };
                 // Who asked may be gone.
@@ -232,6 +236,26 @@ fn save(registry: &Registry, file: &mut AccountsFile, now: Instant, at_once: boo
     if let Some(Err(error)) = text.map(|text| file.save(&text)) {
         registry.tell(log::Level::Warn, error);
     }
+}
+
+/// Serves the metrics over HTTP; beyond this host it takes the token beside the key.
+fn serve_metrics(
+    address: SocketAddr,
+    key: &Path,
+    owner: mpsc::Sender<Request>,
+) -> Result<(), String> {
+    let failed =
+        |error: &dyn Display| format!("the metrics are not served: {error}; see 'metrics_listen'");
+    let access = match Place::of(address).reach() {
+        Reach::Anybody => {
+            let token = http_token(&key.with_file_name(HTTP_TOKEN));
+            Access::Token(token.map_err(|error| failed(&error))?)
+        }
+        Reach::Loopback | Reach::Lan => Access::Loopback,
+    };
+    let listener = socket::tcp_listen(address, None).map_err(|error| failed(&error))?;
+    runtime::spawn(http::serve(listener, Site::Server, access, owner));
+    Ok(())
 }
 
 fn tell_without_effect(registry: &Registry) {

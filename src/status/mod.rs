@@ -24,7 +24,7 @@ mod text;
 pub use counters::{Counter, kernel_counters};
 pub use events::{Event, EventLog, Level, Throttle};
 pub use rate::RateMeter;
-pub use render::{Style, render};
+pub use render::{Style, render, render_html};
 pub use summary::agent_state;
 pub use text::printable;
 
@@ -156,6 +156,36 @@ pub enum AgentState {
     Unconfigured,
     /// `option enabled '0'`.
     Disabled,
+}
+
+impl AgentState {
+    /// All of them.
+    pub const ALL: [AgentState; 9] = [
+        AgentState::Connecting,
+        AgentState::Bonding,
+        AgentState::Single,
+        AgentState::Fallback,
+        AgentState::Offline,
+        AgentState::Direct,
+        AgentState::Blocked,
+        AgentState::Unconfigured,
+        AgentState::Disabled,
+    ];
+
+    /// The word itself.
+    pub fn word(self) -> &'static str {
+        match self {
+            AgentState::Connecting => "connecting",
+            AgentState::Bonding => "bonding",
+            AgentState::Single => "single",
+            AgentState::Fallback => "fallback",
+            AgentState::Offline => "offline",
+            AgentState::Direct => "direct",
+            AgentState::Blocked => "blocked",
+            AgentState::Unconfigured => "unconfigured",
+            AgentState::Disabled => "disabled",
+        }
+    }
 }
 
 /// An uplink's health.

@@ -1,4 +1,4 @@
-//! Lines and tables of coloured text that never exceed the terminal's width.
+//! Lines and tables, as coloured text that never exceeds the terminal's width, or as HTML.
 
 use super::render::Style;
 use super::text::{head, printable, width};
@@ -20,6 +20,17 @@ pub(crate) enum Paint {
 }
 
 impl Paint {
+    /// The class in HTML.
+    fn class(self) -> &'static str {
+        match self {
+            Paint::Plain | Paint::Bold => "",
+            Paint::Dim => "quiet",
+            Paint::Green => "good",
+            Paint::Yellow => "warn",
+            Paint::Red => "bad",
+        }
+    }
+
     /// The parameters of ECMA-48's SGR sequence.
     fn sgr(self) -> &'static str {
         match self {
@@ -71,12 +82,19 @@ impl Column {
 /// A page being written, line by line.
 pub(crate) struct Page {
     style: Style,
+    html: bool,
     out: String,
 }
 
 impl Page {
     pub(crate) fn new(style: Style) -> Page {
-        Page { style, out: String::new() }
+        Page { style, html: false, out: String::new() }
+    }
+
+    /// A page in HTML, which breaks its lines by itself.
+    pub(crate) fn html() -> Page {
+        let style = Style { width: usize::MAX, colour: true, unicode: true };
+        Page { style, html: true, out: String::new() }
     }
 
     pub(crate) fn finish(self) -> String {
@@ -89,11 +107,16 @@ impl Page {
     }
 
     pub(crate) fn blank(&mut self) {
-        self.out.push('\n');
+        if !self.html {
+            self.out.push('\n');
+        }
     }
 
     /// Writes a line, cut at the terminal's width.
     pub(crate) fn line(&mut self, spans: &[Span]) {
+        if self.html {
+            return self.element("p", "", spans);
+        }
         let ellipsis = if self.style.unicode { "…" } else { "..." };
         let shown: Vec<(String, Paint)> = spans
             .iter()
@@ -122,6 +145,9 @@ impl Page {
     /// Writes a text after a label, broken between words where the line would be too long.
     pub(crate) fn paragraph(&mut self, label: &str, text: &str, paint: Paint) {
         const INDENT: &str = "    ";
+        if self.html {
+            return self.element("p", "", &[Span::new(format!("{label}{text}"), paint)]);
+        }
         let label = printable(label, self.style.unicode).into_owned();
         let text = printable(text, self.style.unicode).into_owned();
         let mut line = label;
@@ -154,6 +180,9 @@ impl Page {
     /// Writes a table with a line of titles. Columns without any content are left out, and so are
     /// expendable ones until the rest fits.
     pub(crate) fn table(&mut self, columns: &[Column], rows: &[Vec<Span>]) {
+        if self.html {
+            return self.html_table(columns, rows);
+        }
         let unicode = self.style.unicode;
         let shown_width = |span: &Span| width(&printable(&span.text, unicode));
         let content = |index: usize| rows.iter().filter_map(move |row| row.get(index));
@@ -198,6 +227,60 @@ impl Page {
             self.line(&line);
         }
     }
+}
+
+impl Page {
+    /// Writes an HTML element whose contents are text.
+    fn element(&mut self, name: &str, attributes: &str, spans: &[Span]) {
+        self.out.extend(["<", name, attributes, ">"]);
+        for Span { text, paint } in spans {
+            let text = escaped(&printable(text, true));
+            match (paint, paint.class()) {
+                (Paint::Bold, _) => self.out.extend(["<b>", &text, "</b>"]),
+                (_, "") => self.out.push_str(&text),
+                (_, class) => {
+                    self.out.extend(["<span class=\"", class, "\">", &text, "</span>"]);
+                }
+            }
+        }
+        self.out.extend(["</", name, ">\n"]);
+    }
+
+    fn html_table(&mut self, columns: &[Column], rows: &[Vec<Span>]) {
+        let empty = Span::plain("");
+        let side = |column: &Column| if column.right { " class=\"n\"" } else { "" };
+        self.out.push_str("<table><thead><tr>");
+        for column in columns {
+            let attributes = format!(" scope=\"col\"{}", side(column));
+            self.element("th", &attributes, &[Span::plain(column.title)]);
+        }
+        self.out.push_str("</tr></thead>\n");
+        for row in rows {
+            self.out.push_str("<tr>");
+            for (index, column) in columns.iter().enumerate() {
+                let span = row.get(index).unwrap_or(&empty);
+                self.element("td", side(column), std::slice::from_ref(span));
+            }
+            self.out.push_str("</tr>\n");
+        }
+        self.out.push_str("</table>\n");
+    }
+}
+
+/// Text as HTML has it, also within quotation marks.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// The width below which a table cannot be read.

@@ -27,7 +27,15 @@ pub struct Style {
 /// Renders a snapshot as lines of text. Whatever stands in its strings, the terminal only sees
 /// printable characters and, with `colour`, this module's own colours.
 pub fn render(snapshot: &Snapshot, style: Style) -> String {
-    let mut page = Page::new(style);
+    write(Page::new(style), snapshot)
+}
+
+/// Renders a snapshot as HTML: paragraphs and tables. Whatever stands in its strings is text.
+pub fn render_html(snapshot: &Snapshot) -> String {
+    write(Page::html(), snapshot)
+}
+
+fn write(mut page: Page, snapshot: &Snapshot) -> String {
     match snapshot {
         Snapshot::Agent(agent) => agent_page(&mut page, agent),
         Snapshot::Server(server) => server_page(&mut page, server),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use litemap::LiteMap;
 
 use super::{
-    AgentConfig, Attachment, BypassConfig, CipherChoice, ForwardConfig, MAX_UPLINKS, OnServerLoss,
-    Quic, Quota, QuotaAction, Role, ServerConfig, UplinkConfig,
+    AgentConfig, Attachment, BypassConfig, CipherChoice, ForwardConfig, HttpListen, MAX_UPLINKS,
+    OnServerLoss, Quic, Quota, QuotaAction, Role, ServerConfig, UplinkConfig,
 };
 use crate::config::uci::{self, Item, Section, Value};
 use crate::config::{ConfigError, Problems, value};
@@ -108,12 +108,24 @@ fn read_agent(fields: &mut Fields<'_>, config: &mut AgentConfig) {
     );
     config.quic =
         fields.choice("quic", config.quic, &[("allow", Quic::Allow), ("reject", Quic::Reject)]);
-    config.http_listen = fields.parsed("http_listen", value::socket_address);
+    config.http_listen = fields.parsed("http_listen", http_listen);
     // UCI cannot tell an empty value from none.
     let check_url = |text: &str| if text == "off" { Ok(None) } else { text.parse().map(Some) };
     if let Some(check_url) = fields.parsed("check_url", check_url) {
         config.check_url = check_url;
     }
+}
+
+fn http_listen(text: &str) -> Result<HttpListen, String> {
+    match text.strip_prefix("lan:") {
+        Some(port) => value::port(port).ok().map(HttpListen::Lan),
+        None => value::socket_address(text).ok().map(HttpListen::Address),
+    }
+    .ok_or_else(|| {
+        "lan:PORT for the LAN's devices alone, or ADDRESS:PORT such as 127.0.0.1:8484 or \
+         [::1]:8484, with a port from 1 to 65535"
+            .into()
+    })
 }
 
 fn read_server(fields: &mut Fields<'_>) -> Option<ServerConfig> {

@@ -73,7 +73,7 @@ fn everything_is_read() {
             lan: vec!["lan".into(), "br-guest".into()],
             on_server_loss: OnServerLoss::Block,
             quic: Quic::Reject,
-            http_listen: Some("127.0.0.1:8484".parse().unwrap()),
+            http_listen: Some(HttpListen::Address("127.0.0.1:8484".parse().unwrap())),
             check_url: Some(HttpUrl {
                 text: "http://[2001:db8::7]:8080/204".into(),
                 server: HostPort { host: "2001:db8::7".into(), port: 8080 },
@@ -189,7 +189,7 @@ fn wrong_values_are_named() {
         (
             "127.0.0.1:8484",
             "8484",
-            "8: section 'agent' (agent): option 'http_listen' is '8484'; it must be ADDRESS:PORT such as 127.0.0.1:8484 or [::1]:8484, with a port from 1 to 65535",
+            "8: section 'agent' (agent): option 'http_listen' is '8484'; it must be lan:PORT for the LAN's devices alone, or ADDRESS:PORT such as 127.0.0.1:8484 or [::1]:8484, with a port from 1 to 65535",
         ),
         (
             "VPS.example.net",

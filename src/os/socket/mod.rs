@@ -16,7 +16,7 @@ pub use pipe::Pipe;
 pub use stream::{
     CongestionControl, abort, broken, grow_receive_window, local_address, mptcp_connect,
     mptcp_listen, reset_when_closed, set_congestion_control, shutdown_write, tcp_connect,
-    tcp_connect_over, tproxy_listen,
+    tcp_connect_over, tcp_listen, tproxy_listen,
 };
 pub use sys::adopt;
 pub use udp::{Datagram, UdpServer, forbid_fragments, path_mtu, report_unreachable, udp_socket};

@@ -109,6 +109,20 @@ pub fn mptcp_listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener
     listen(mptcp_socket(address)?, address, backlog)
 }
 
+/// Listens for plain TCP connections, on one device alone where it is given. An IPv6 address takes IPv6
+/// only.
+///
+/// # Errors
+/// Which device or address could not be had and why.
+pub fn tcp_listen(address: SocketAddr, device: Option<&str>) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 128;
+    let socket = stream_socket(address, Protocol::TCP)?;
+    if let Some(device) = device {
+        bind_device(&socket, device)?;
+    }
+    listen(socket, address, BACKLOG)
+}
+
 /// Listens for TCP connections that nft's TPROXY diverts; the local address of an accepted
 /// connection is its original destination.
 ///
