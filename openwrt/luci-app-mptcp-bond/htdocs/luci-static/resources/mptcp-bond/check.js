@@ -45,6 +45,7 @@ function row(finding) {
 function showReport(report) {
 	const findings = report.findings ?? [];
 	const problems = findings.filter(finding => finding.result != 'ok');
+	const others = findings.filter(finding => finding.result == 'ok');
 	const titles = [ _('Subject'), _('Check'), _('Result'), _('Found') ];
 
 	/* What is wrong comes first. */
@@ -55,7 +56,7 @@ function showReport(report) {
 		E('div', { 'class': 'mptcp-bond-scroll' }, [
 			E('table', { 'class': 'table' }, [
 				E('tr', { 'class': 'tr table-titles' }, titles.map(title => E('th', { 'class': 'th' }, [ title ]))),
-				...problems.concat(findings.filter(finding => finding.result == 'ok')).map(row)
+				...problems.concat(others).map(row)
 			])
 		])
 	]);

@@ -97,22 +97,24 @@ return baseclass.extend({
 	/* In its two largest units. */
 	duration(seconds) {
 		const parts = [
-			[ Math.floor(seconds / 86400), _('d', 'days') ],
-			[ Math.floor(seconds / 3600) % 24, _('h', 'hours') ],
-			[ Math.floor(seconds / 60) % 60, _('min', 'minutes') ],
-			[ Math.floor(seconds) % 60, _('s', 'seconds') ]
+			[ Math.floor(seconds / 86400), _('%d d') ],
+			[ Math.floor(seconds / 3600) % 24, _('%d h') ],
+			[ Math.floor(seconds / 60) % 60, _('%d min') ],
+			[ Math.floor(seconds) % 60, _('%d s') ]
 		];
-		const first = parts.findIndex(([ count ]) => count > 0);
+		const first = (seconds < 1) ? 3 : parts.findIndex(([ count ]) => count > 0);
 
-		if (first < 0)
-			return '0 %s'.format(parts[3][1]);
-
-		return parts.slice(first, first + 2).filter(([ count ]) => count > 0)
-			.map(([ count, unit ]) => '%d %s'.format(count, unit)).join(' ');
+		return parts.slice(first, first + 2).filter(([ count ], index) => index == 0 || count > 0)
+			.map(([ count, unit ]) => unit.format(count)).join(' ');
 	},
 
 	/* A coloured word. */
 	label({ label, style }) {
-		return E('span', { 'class': 'label mptcp-bond-label %s'.format(style) }, [ label ]);
+		return E('span', {
+			'class': 'label %s'.format(style),
+			/* Some themes' own colour for it is that of a notice. */
+			'style': (style == 'important')
+				? 'background-color:var(--error-color-high, #c9302c);color:var(--on-error-color, #fff)' : null
+		}, [ label ]);
 	}
 });

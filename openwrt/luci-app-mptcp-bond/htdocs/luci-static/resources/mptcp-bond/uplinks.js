@@ -48,20 +48,13 @@ class Card {
 	update(uplink, index) {
 		this.swatch.style.background = graph.color(index);
 		dom.content(this.state, [ text.label(text.uplinkState(uplink)) ]);
-		dom.content(this.reason, [ this.reasonOf(uplink) ]);
+		dom.content(this.reason, [ uplink.reason ]);
 		dom.content(this.down, [ text.rate(uplink.rx_bps) ]);
 		dom.content(this.up, [ text.rate(uplink.tx_bps) ]);
 		dom.content(this.facts, this.factsOf(uplink).flatMap(([ name, value ]) =>
 			[ E('dt', {}, [ name ]), E('dd', {}, [ value ]) ]));
 		dom.content(this.usage, this.usageOf(uplink.usage));
 		this.updateRole(uplink);
-	}
-
-	/* What the agent says, with the time that it has been so. */
-	reasonOf(uplink) {
-		const since = text.duration(uplink.since_seconds ?? 0);
-
-		return uplink.reason ? _('%s, for %s').format(uplink.reason, since) : _('for %s').format(since);
 	}
 
 	factsOf(uplink) {
@@ -74,7 +67,8 @@ class Card {
 			[ _('RTT'), text.milliseconds(uplink.rtt_ms) ],
 			[ _('Loss'), text.percent(uplink.loss_percent) ],
 			[ _('Subflows'), uplink.subflows ?? '–' ],
-			[ _('Untunnelled'), list(uplink.untunnelled) ]
+			[ _('Untunnelled'), list(uplink.untunnelled) ],
+			[ _('Unchanged for'), text.duration(uplink.since_seconds ?? 0) ]
 		];
 	}
 

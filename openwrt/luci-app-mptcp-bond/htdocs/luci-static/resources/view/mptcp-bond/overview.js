@@ -7,6 +7,7 @@
 'require mptcp-bond.check as check';
 'require mptcp-bond.graph as graph';
 'require mptcp-bond.notices as notices';
+'require mptcp-bond.style as style';
 'require mptcp-bond.text as text';
 'require mptcp-bond.uplinks as uplinks';
 
@@ -94,11 +95,11 @@ function connections(status) {
 function events(status) {
 	const latest = (status.events ?? []).slice(-EVENTS).reverse();
 
-	return table([ _('Age'), _('Level'), _('Event') ], latest.map(event => [
-		text.duration(event.age_seconds),
+	return E('ul', { 'class': 'mptcp-bond-events' }, latest.map(event => E('li', {}, [
+		E('span', {}, [ _('%s ago').format(text.duration(event.age_seconds)) ]),
 		text.label({ label: levels[event.level]?.label() ?? event.level, style: levels[event.level]?.style ?? '' }),
-		event.text
-	]), _('No events'));
+		E('span', {}, [ event.text ])
+	])));
 }
 
 return view.extend({
@@ -157,8 +158,7 @@ return view.extend({
 		]);
 		poll.add(refresh, INTERVAL);
 
-		return this.refresh().then(() => E('div', { 'class': 'mptcp-bond' }, [
-			E('link', { 'rel': 'stylesheet', 'href': L.resource('mptcp-bond/style.css') }),
+		return Promise.all([ style.load(), this.refresh() ]).then(() => E('div', { 'class': 'mptcp-bond' }, [
 			E('div', { 'class': 'mptcp-bond-top' }, [
 				E('h2', {}, [ _('MPTCP bonding') ]),
 				E('button', {

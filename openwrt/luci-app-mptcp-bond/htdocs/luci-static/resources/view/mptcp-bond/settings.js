@@ -6,6 +6,7 @@
 'require ui';
 'require mptcp-bond.agent as agent';
 'require mptcp-bond.notices as notices';
+'require mptcp-bond.style as style';
 'require mptcp-bond.text as text';
 'require mptcp-bond.values as values';
 
@@ -261,30 +262,40 @@ return view.extend({
 		return Promise.all([
 			uci.load('mptcpd'),
 			L.resolveDefault(uci.load('network')),
-			agent.status().catch(failure => failure)
+			style.load()
 		]);
 	},
 
 	async pair(field) {
-		if (!field.triggerValidation() || field.getValue() === '')
-			return;
+		const judgement = values.pairingUri(field.getValue());
+
+		if (judgement !== true)
+			return this.say('danger', E('p', {}, [ judgement ]));
 
 		try {
-			const answer = await agent.pair(field.getValue().trim());
+			const answer = await agent.pair(field.getValue());
 
 			field.setValue('');
 			uci.unload('mptcpd');
 			await this.map.load();
 			await this.map.renderContents();
 			this.say('success', E('pre', {}, [ answer.report ]));
+			await this.judge();
 		}
 		catch (failure) {
 			this.say('danger', E('p', {}, [ failure.message ]));
 		}
 	},
 
-	say(style, words) {
-		dom.content(this.told, [ E('div', { 'class': 'alert-message %s'.format(style) }, [ words ]) ]);
+	say(kind, words) {
+		dom.content(this.told, [ E('div', { 'class': 'alert-message %s'.format(kind) }, [ words ]) ]);
+	},
+
+	/* Shows what keeps settings from taking effect. */
+	judge() {
+		return agent.status().then(notices.ofConfiguration, notices.ofFailure).then(found => {
+			dom.content(this.notices, found);
+		});
 	},
 
 	renderPairing() {
@@ -314,7 +325,7 @@ return view.extend({
 		]);
 	},
 
-	async render([ , , status ]) {
+	async render() {
 		const map = this.map = new form.Map('mptcpd');
 
 		uplinkSections(map);
@@ -323,14 +334,13 @@ return view.extend({
 		forwardSections(map);
 		agentSection(map);
 		map.tabbed = true;
+		this.notices = E('div', { 'aria-live': 'polite' });
 
-		const rendered = await map.render();
-		const problems = (status instanceof Error) ? notices.ofFailure(status) : notices.ofConfiguration(status);
+		const [ rendered ] = await Promise.all([ map.render(), this.judge() ]);
 
 		return E('div', { 'class': 'mptcp-bond' }, [
-			E('link', { 'rel': 'stylesheet', 'href': L.resource('mptcp-bond/style.css') }),
 			E('h2', {}, [ _('MPTCP bonding') ]),
-			...problems,
+			this.notices,
 			this.renderPairing(),
 			rendered
 		]);
