@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -54,14 +55,28 @@ fn one_access_group_has_the_rights_for_all_calls() {
     }
 }
 
+/// What `luci.mk` finds, with something in its place that prints it.
 #[test]
-fn the_makefile_is_one_that_openwrt_finds() {
-    let makefile = fs::read_to_string(package().join("Makefile")).unwrap();
-    assert!(
-        makefile.contains("# call BuildPackage - OpenWrt buildroot signature\n"),
-        "for the feed's scanner"
+fn the_makefile_is_one_for_openwrt() {
+    let path = package().join("Makefile");
+    let signature = "# call BuildPackage - OpenWrt buildroot signature";
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.lines().any(|line| line == signature), "the feed's scanner looks for it");
+    let top = tempfile::tempdir().unwrap();
+    fs::write(top.path().join("rules.mk"), "").unwrap();
+    fs::create_dir_all(top.path().join("feeds/luci")).unwrap();
+    let printing = "all:\n\t@echo '$(PKG_NAME) $(PKG_VERSION) $(LUCI_PKGARCH) $(LUCI_DEPENDS) \
+                    $(LUCI_MINIFY_JS)$(LUCI_MINIFY_CSS)'\n";
+    fs::write(top.path().join("feeds/luci/luci.mk"), printing).unwrap();
+    let mut make = Command::new("make");
+    make.arg("--no-print-directory").arg("-C").arg(package());
+    make.arg(format!("TOPDIR={}", top.path().display()));
+    let output = make.output().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("luci-app-mptcp-bond {version} all +luci-base +mptcp-bond 00\n"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
     );
-    assert!(makefile.contains(&format!("PKG_VERSION:={}\n", env!("CARGO_PKG_VERSION"))));
-    let depends = makefile.lines().find_map(|line| line.strip_prefix("LUCI_DEPENDS:="));
-    assert_eq!(depends, Some("+luci-base +mptcp-bond"));
 }

@@ -287,6 +287,35 @@ fn package_managers_install_upgrade_and_remove() {
 }
 
 #[test]
+fn pages_for_luci_are_a_package_for_all_architectures() {
+    let packages = Packages::make(1);
+    let router = router(&[&packages]);
+    let before = router.differences();
+    let ipk = packages.path(&format!("all/luci-app-mptcp-bond_{}-r1_all.ipk", version()));
+    let control = "tar -xzOf \"$0\" ./control.tar.gz | tar -xzO ./control";
+    let fields = run(Command::new("sh").args(["-c", control]).arg(&ipk));
+    for field in
+        ["\nDepends: luci-base, mptcp-bond\n", "\nArchitecture: all\n", "\nSection: luci\n"]
+    {
+        assert!(fields.contains(field), "no {field:?} in {fields}");
+    }
+    assert!(!fields.contains("Conflicts"), "{fields}");
+    router.sh("mkdir /tmp/luci-modulecache; touch /tmp/luci-indexcache.json");
+    router.sh(&format!("opkg install /tmp/{} >&2", ipk.file_name().unwrap().display()));
+    for file in ["luci/menu.d/luci-app-mptcp-bond.json", "rpcd/acl.d/luci-app-mptcp-bond.json"] {
+        assert!(router.path(&format!("usr/share/{file}")).is_file(), "{file}");
+    }
+    assert!(router.path("www/luci-static/resources/view/mptcp-bond/overview.js").is_file());
+    assert_eq!(
+        router.sh("ls -d /tmp/luci-* | grep cache || true"),
+        "",
+        "LuCI looks at its menus again"
+    );
+    router.sh("opkg remove luci-app-mptcp-bond >&2");
+    assert_unchanged(&router, &before);
+}
+
+#[test]
 fn dpkg_installs_and_purges() {
     const SYSCTL: &str = "cat /proc/sys/net/mptcp/stale_loss_cnt";
     let packages = Packages::make(1);
