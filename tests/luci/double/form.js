@@ -219,6 +219,10 @@ class Map {
 		return this.renderContents();
 	}
 
+	reset() {
+		return this.renderContents();
+	}
+
 	async renderContents() {
 		dom.content(this.node, this.children.map(child => child.render()));
 

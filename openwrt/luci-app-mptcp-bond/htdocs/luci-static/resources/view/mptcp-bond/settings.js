@@ -20,11 +20,11 @@ function interfaces() {
 	return uci.sections('network', 'interface').map(section => section['.name']).filter(name => name != 'loopback');
 }
 
-/* An option's setting in another section of its type; true where there is none of that setting. */
-function unlikeOthers(section_id, type, differs) {
-	const same = uci.sections('mptcpd', type).find(section => section['.name'] != section_id && !differs(section));
+/* Whether no other section of its type claims the same. */
+function unique(section_id, type, claims) {
+	const other = uci.sections('mptcpd', type).find(section => section['.name'] != section_id && claims(section));
 
-	return same ? _('That is used by "%s" already.').format(same['.name']) : true;
+	return other ? _('That is used by "%s" already.').format(other['.name']) : true;
 }
 
 /* The first judgement that is not true. */
@@ -42,8 +42,8 @@ function first(...judgements) {
 function value(section, name, title, description, validate, placeholder) {
 	const option = section.option(form.Value, name, title, description);
 
-	option.validate = function(section_id, text) {
-		return validate.call(this, text, section_id);
+	option.validate = function(section_id, entered) {
+		return validate.call(this, entered, section_id);
 	};
 	option.placeholder = placeholder;
 
@@ -64,7 +64,7 @@ function choice(section, name, title, description, choices, normal) {
 function list(section, name, title, description, validate, placeholder) {
 	const option = section.option(form.DynamicList, name, title, description);
 
-	option.validate = (section_id, text) => validate(text);
+	option.validate = (section_id, entered) => validate(entered);
 	option.placeholder = placeholder;
 
 	return option;
@@ -114,12 +114,12 @@ function serverSections(map) {
 	section.sortable = true;
 	section.nodescriptions = true;
 
-	const address = value(section, 'address', _('Address'), _('Host name or IP address.'), function(text, name) {
+	const address = value(section, 'address', _('Address'), _('Host name or IP address.'), function(entered, name) {
 		const claim = (host, port) => '%s %s'.format(host?.toLowerCase(), port || '443');
-		const mine = claim(text, this.section.formvalue(name, 'port'));
+		const mine = claim(entered, this.section.formvalue(name, 'port'));
 
-		return first(() => values.host(text),
-			() => unlikeOthers(name, 'server', other => claim(other.address, other.port) != mine));
+		return first(() => values.host(entered),
+			() => unique(name, 'server', other => claim(other.address, other.port) == mine));
 	}, 'vps.example.net');
 
 	address.rmempty = false;
@@ -134,14 +134,14 @@ function serverSections(map) {
 		{ 'auto': 'auto', 'aes-128-gcm': 'aes-128-gcm', 'chacha20-poly1305': 'chacha20-poly1305', 'none': 'none' }, 'auto');
 }
 
-/* An interface or a device that may be this uplink's. */
-function unclaimed(section_id, name, text) {
+/* Whether an interface or a device may be this uplink's. */
+function unclaimed(section_id, name, entered) {
 	const lan = uci.sections('mptcpd', 'agent').flatMap(section => L.toArray(section.lan));
 
-	if (lan.includes(text))
+	if (lan.includes(entered))
 		return _('That is the LAN.');
 
-	return unlikeOthers(section_id, 'uplink', other => other[name]?.toLowerCase() != text.toLowerCase());
+	return unique(section_id, 'uplink', other => other[name]?.toLowerCase() == entered.toLowerCase());
 }
 
 function uplinkSections(map) {
@@ -173,13 +173,13 @@ function uplinkSections(map) {
 	by.write = by.remove = () => {};
 
 	const netif = value(section, 'interface', _('Interface'), null,
-		(text, name) => first(() => values.interface(text), () => unclaimed(name, 'interface', text)));
+		(entered, name) => first(() => values.interface(entered), () => unclaimed(name, 'interface', entered)));
 
 	interfaces().forEach(name => netif.value(name));
 	netif.depends('_by', 'interface');
 
 	const device = value(section, 'device', _('Device'), null,
-		(text, name) => first(() => values.device(text), () => unclaimed(name, 'device', text)), 'eth1');
+		(entered, name) => first(() => values.device(entered), () => unclaimed(name, 'device', entered)), 'eth1');
 
 	device.depends('_by', 'device');
 
@@ -248,9 +248,9 @@ function forwardSections(map) {
 	section.addremove = true;
 	section.nodescriptions = true;
 
-	const listen = value(section, 'listen', _('Port of the server'), null, (text, name) => first(
-		() => values.port(text),
-		() => unlikeOthers(name, 'forward', other => other.listen != text)), '2222');
+	const listen = value(section, 'listen', _('Port of the server'), null, (entered, name) => first(
+		() => values.port(entered),
+		() => unique(name, 'forward', other => other.listen == entered)), '2222');
 	const target = value(section, 'target', _('Target on the LAN'), null, values.lanTarget, '192.168.1.10:22');
 
 	for (const option of [ listen, target ])
@@ -278,7 +278,7 @@ return view.extend({
 			field.setValue('');
 			uci.unload('mptcpd');
 			await this.map.load();
-			await this.map.renderContents();
+			await this.map.reset();
 			this.say('success', E('pre', {}, [ answer.report ]));
 			await this.judge();
 		}
