@@ -6,18 +6,20 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::config::keys::PublicKey;
 use crate::os::socket;
 use crate::registry::gate::Pass;
-use crate::registry::streams::{Opened, State, Stream};
+use crate::registry::streams::{Opened, Stream};
 use crate::registry::{Cause, Interruption, Registry};
-use crate::relay::{self, IdleLimits, Records, Unsent, message};
+use crate::relay::{Ended, Records, Relay, State, Unsent, Workers, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -40,8 +42,14 @@ struct Authenticated {
     opener: Opener,
 }
 
-/// Serves a connection that began with a stream's first byte.
-pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
+/// Serves a connection that began with a stream's first byte; one of `workers` relays it.
+pub async fn serve(
+    registry: Rc<Registry>,
+    workers: Rc<Workers>,
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    pass: Pass,
+) {
     let mut preamble = [FIRST_BYTE; PREAMBLE_LEN];
     let read = match preamble.split_first_mut() {
         Some((_, rest)) => tcp.read_exact(rest).await,
@@ -60,12 +68,14 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
     };
     pass.vouch();
     let (client, key) = (stream.client.clone(), stream.key);
+    // Each in a frame of its own, so that there is but one of them at a time.
+    let convert = Box::pin(convert(&registry, stream, &tcp, peer));
     let opened = tokio::select! {
-        opened = convert(&registry, stream, &tcp, peer) => opened,
+        opened = convert => opened,
         _ = registry.interrupted(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
     };
     match opened {
-        Ok(Some(opened)) => relay(registry, tcp, opened).await,
+        Ok(Some(opened)) => Box::pin(relay(registry, workers, tcp, opened)).await,
         Ok(None) => {}
         Err(error) => {
             log::debug!("stream of {client} from {peer}: {error}");
@@ -80,21 +90,36 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
 
 /// Relays between a client and its target to the end; a stream that the server's end interrupts is
 /// left in the registry.
-pub async fn relay(registry: Rc<Registry>, tcp: TcpStream, mut opened: Opened) {
-    let Opened { client, key, peer, target, stream, state } = &mut opened;
-    let (counters, limits) = (&stream.counters, IdleLimits::default());
-    let relayed = async {
-        match state {
-            State::Plain(unsent) => relay::plain(target, &tcp, unsent, counters, limits).await,
-            State::Sealed(records) => relay::sealed(target, &tcp, records, counters, limits).await,
+pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream, opened: Opened) {
+    let Opened { client, key, peer, target, stream, state } = opened;
+    let seat = workers.seat();
+    let (lan, tunnel) = match (seat.adopt(target), seat.adopt(tcp)) {
+        (Ok(lan), Ok(tunnel)) => (lan, Arc::new(tunnel)),
+        (Err(error), _) | (_, Err(error)) => {
+            return log::debug!("stream of {client} to {}: {error}", stream.target);
         }
     };
-    let relayed = tokio::select! {
-        relayed = relayed => relayed,
-        interruption = registry.interrupted(client, key) => return match interruption {
-            Interruption::Stopping => registry.pause(tcp, opened),
-            Interruption::Revoked => socket::abort(&tcp),
-        },
+    let (interrupt, interruption) = oneshot::channel();
+    let relay = Relay { lan, tunnel, state, counters: stream.counters.clone() };
+    let mut relaying = seat.relay(relay, interruption);
+    let (ended, stopping) = tokio::select! {
+        ended = &mut relaying => (ended, false),
+        interruption = registry.interrupted(&client, &key) => {
+            drop(interrupt);
+            (relaying.await, interruption == Interruption::Stopping)
+        }
+    };
+    let relayed = match ended {
+        Ended::Done(relayed) => relayed,
+        Ended::Interrupted(Relay { lan: target, tunnel, state, .. }) => {
+            return match Arc::into_inner(tunnel) {
+                Some(tcp) if stopping => {
+                    registry.pause(tcp, Opened { client, key, peer, target, stream, state });
+                }
+                Some(tcp) => socket::abort(&tcp),
+                None => {}
+            };
+        }
     };
     // The relay has passed the end on.
     let Err(failure) = relayed else { return };

@@ -7,18 +7,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::config::agent::OnServerLoss;
 use crate::os::runtime;
 use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
-use crate::relay::{self, Counters, IdleLimits, Records, Unsent, message};
+use crate::relay::{self, Counters, Ended, Records, Relay, Seat, State, Unsent, Workers, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
@@ -43,13 +44,13 @@ pub struct Connection {
     /// When.
     pub since: Instant,
     /// Bytes moved.
-    pub counters: Counters,
-    tunnel: RefCell<Option<Rc<TcpStream>>>,
+    pub counters: Arc<Counters>,
+    tunnel: RefCell<Option<Arc<TcpStream>>>,
 }
 
 impl Connection {
     /// Its connection to the server, once there is one.
-    pub fn tunnel(&self) -> Option<Rc<TcpStream>> {
+    pub fn tunnel(&self) -> Option<Arc<TcpStream>> {
         self.tunnel.borrow().clone()
     }
 }
@@ -82,6 +83,7 @@ fn count(cell: &Cell<u64>) {
 /// Takes diverted connections and relays them.
 pub struct Proxy {
     pool: Rc<Pool>,
+    workers: Workers,
     on_server_loss: Cell<OnServerLoss>,
     server_answers: watch::Sender<bool>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
@@ -129,7 +131,7 @@ impl fmt::Display for Trouble {
 
 /// A stream on which the server has answered that the target is connected.
 struct Opened {
-    tunnel: Rc<TcpStream>,
+    tunnel: Arc<TcpStream>,
     cipher: Cipher,
     sealer: Sealer,
     opener: Opener,
@@ -138,10 +140,11 @@ struct Opened {
 }
 
 impl Proxy {
-    /// A proxy that takes its streams from `pool`.
-    pub fn new(pool: Rc<Pool>, on_server_loss: OnServerLoss) -> Rc<Proxy> {
+    /// A proxy that takes its streams from `pool` and relays on `workers`.
+    pub fn new(pool: Rc<Pool>, workers: Workers, on_server_loss: OnServerLoss) -> Rc<Proxy> {
         Rc::new(Proxy {
             pool,
+            workers,
             on_server_loss: Cell::new(on_server_loss),
             server_answers: watch::Sender::new(true),
             connections: RefCell::default(),
@@ -174,7 +177,7 @@ impl Proxy {
     pub fn subflows(&self, limit: usize) -> Vec<Subflow> {
         let connections = self.connections.borrow();
         let tunnels = connections.values().rev().filter_map(|connection| connection.tunnel());
-        let of = |tunnel: Rc<TcpStream>| socket::subflows(&*tunnel).unwrap_or_default();
+        let of = |tunnel: Arc<TcpStream>| socket::subflows(&*tunnel).unwrap_or_default();
         tunnels.take(limit).flat_map(of).collect()
     }
 
@@ -205,12 +208,11 @@ impl Proxy {
             client,
             target,
             since: Instant::now(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             tunnel: RefCell::new(None),
         });
         self.connections.borrow_mut().insert(id, connection.clone());
-        if let Err(trouble) = self.relay(&lan, &connection).await {
-            socket::abort(&lan);
+        if let Err(trouble) = self.relay(lan, &connection).await {
             if let Some(cause) = trouble.cause() {
                 self.tally.fail(cause);
             }
@@ -221,15 +223,18 @@ impl Proxy {
         self.connections.borrow_mut().remove(&id);
     }
 
-    async fn relay(&self, lan: &TcpStream, connection: &Connection) -> Result<(), Trouble> {
+    /// Relays to the end; where that fails, `lan` has been reset.
+    async fn relay(&self, lan: TcpStream, connection: &Connection) -> Result<(), Trouble> {
         let mut early = Vec::new();
+        // In a frame of its own, which is given back before there is one for the relay.
+        let open = Box::pin(self.open(&lan, connection, &mut early));
         let opened = tokio::select! {
-            opened = self.open(lan, connection, &mut early) => opened,
-            error = socket::broken(lan) => Err(Trouble::Client(error)),
+            opened = open => opened,
+            error = socket::broken(&lan) => Err(Trouble::Client(error)),
             () = self.server_lost() => Err(Trouble::NoStream(NoStream::ServerLost)),
         };
         let trouble = match opened {
-            Ok(opened) => return relay_tunnelled(lan, connection, opened).await,
+            Ok(opened) => return self.relay_tunnelled(lan, connection, opened).await,
             Err(trouble) => trouble,
         };
         // Otherwise the kernel would bring the request to a server that comes back.
@@ -241,7 +246,10 @@ impl Proxy {
                 log::debug!("{}: {error}: untunnelled", connection.target);
                 self.relay_direct(lan, connection, &early).await
             }
-            trouble => Err(trouble),
+            trouble => {
+                socket::abort(&lan);
+                Err(trouble)
+            }
         }
     }
 
@@ -282,7 +290,7 @@ impl Proxy {
     /// said by then.
     async fn relay_direct(
         &self,
-        lan: &TcpStream,
+        lan: TcpStream,
         connection: &Connection,
         early: &[u8],
     ) -> Result<(), Trouble> {
@@ -292,38 +300,63 @@ impl Proxy {
             message::send(&target, early).await?;
             Ok(target)
         };
-        let target = tokio::select! {
+        let connected = tokio::select! {
             connected = connect => {
-                connected.map_err(|error| Trouble::Refused(Failure::from_io(&error)))?
+                connected.map_err(|error| Trouble::Refused(Failure::from_io(&error)))
             }
-            error = socket::broken(lan) => return Err(Trouble::Client(error)),
+            error = socket::broken(&lan) => Err(Trouble::Client(error)),
         };
+        let target = connected.inspect_err(|_| socket::abort(&lan))?;
         connection.counters.add_to_tunnel(early.len());
-        let (counters, limits) = (&connection.counters, IdleLimits::default());
-        let relayed = relay::plain(lan, &target, &mut Unsent::default(), counters, limits).await;
-        relayed.map_err(Trouble::Relay)
+        let seat = self.workers.seat();
+        let lan = seat.adopt(lan).map_err(Trouble::Client)?;
+        let target = Arc::new(seat.adopt(target).map_err(Trouble::Tunnel)?);
+        run(&seat, lan, target, connection, State::Plain(Unsent::default())).await
+    }
+
+    /// Relays between the client and a stream on which the server has answered.
+    async fn relay_tunnelled(
+        &self,
+        lan: TcpStream,
+        connection: &Connection,
+        opened: Opened,
+    ) -> Result<(), Trouble> {
+        let Opened { tunnel, cipher, sealer, opener, carried } = opened;
+        let seat = self.workers.seat();
+        let lan = seat.adopt(lan).map_err(Trouble::Client)?;
+        connection.tunnel.take();
+        // Nobody else keeps it for longer than a look.
+        let tunnel = Arc::try_unwrap(tunnel).map_err(|_| io::ErrorKind::ResourceBusy.into());
+        let tunnel = tunnel.and_then(|tunnel| seat.adopt(tunnel)).map_err(Trouble::Tunnel)?;
+        let tunnel = Arc::new(tunnel);
+        *connection.tunnel.borrow_mut() = Some(tunnel.clone());
+        let state = match cipher {
+            Cipher::None => State::Plain(Unsent { to_lan: carried, ..Unsent::default() }),
+            _ => State::Sealed(Box::new(Records::new(sealer, opener, carried))),
+        };
+        run(&seat, lan, tunnel, connection, state).await
     }
 }
 
-/// Relays between the client and a stream on which the server has answered.
-async fn relay_tunnelled(
-    lan: &TcpStream,
+/// Relays on the thread that the streams were moved to.
+fn run<'a>(
+    seat: &'a Seat<'_>,
+    lan: TcpStream,
+    tunnel: Arc<TcpStream>,
     connection: &Connection,
-    opened: Opened,
-) -> Result<(), Trouble> {
-    let Opened { tunnel, cipher, sealer, opener, carried } = opened;
-    let (counters, limits) = (&connection.counters, IdleLimits::default());
-    let relayed = match cipher {
-        Cipher::None => {
-            let mut unsent = Unsent { to_lan: carried, ..Unsent::default() };
-            relay::plain(lan, &tunnel, &mut unsent, counters, limits).await
+    state: State,
+) -> impl Future<Output = Result<(), Trouble>> + use<'a> {
+    let (uninterrupted, interruption) = oneshot::channel();
+    let relay = Relay { lan, tunnel, state, counters: connection.counters.clone() };
+    let relaying = seat.relay(relay, interruption);
+    async move {
+        let ended = relaying.await;
+        drop(uninterrupted);
+        match ended {
+            Ended::Done(relayed) => relayed.map_err(Trouble::Relay),
+            Ended::Interrupted(_) => Ok(()),
         }
-        _ => {
-            let mut records = Records::new(sealer, opener, carried);
-            relay::sealed(lan, &tunnel, &mut records, counters, limits).await
-        }
-    };
-    relayed.map_err(Trouble::Relay)
+    }
 }
 
 /// Sends the request and what the client has said so far, and waits for the server's answer; what
@@ -335,7 +368,7 @@ async fn ask(
     early: &mut Vec<u8>,
 ) -> Result<Opened, Trouble> {
     let Stream { tcp, cipher, mut sealer, mut opener, preamble, session: _ } = stream;
-    let tunnel = Rc::new(tcp);
+    let tunnel = Arc::new(tcp);
     *connection.tunnel.borrow_mut() = Some(tunnel.clone());
     let request = Message::connect(connection.target).encode();
     let request = request.map_err(|error| Trouble::Tunnel(io::Error::other(error)))?;

@@ -44,6 +44,7 @@ use crate::os::{log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
 use crate::registry::unix_seconds;
+use crate::relay::Workers;
 use crate::status::{EVENTS_SHOWN, EventLog};
 use crate::web::metrics;
 pub use enrol::enrol;
@@ -139,7 +140,8 @@ impl Agent {
         let (link, link_inputs) = Link::new(&options.key_dir);
         let (inquiries, opinions) = Inquiries::new();
         let interfaces = ubus::start(&options.ubus_socket, owner.clone());
-        let proxy = Proxy::new(link.pool(), config.on_server_loss);
+        let workers = Workers::start().map_err(Fatal::os)?;
+        let proxy = Proxy::new(link.pool(), workers, config.on_server_loss);
         let ports = listen(&proxy).map_err(Fatal::os)?;
         let now = Instant::now();
         let agent = Agent {

@@ -21,10 +21,13 @@ use crate::tunnel::session::{ClientSession, RETIREMENT, ServerSession, SessionId
 const SOON: Duration = Duration::from_secs(10);
 const KEY: PublicKey = PublicKey([8; 32]);
 
-fn run(test: impl AsyncFnOnce()) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limited = async { timeout(Duration::from_secs(60), test()).await.unwrap() };
-    LocalSet::new().block_on(&runtime, limited);
+/// Runs a test with relays on the test's own thread and on others.
+fn run(test: impl AsyncFn(usize)) {
+    for threads in [0, 2] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let limited = async { timeout(Duration::from_secs(60), test(threads)).await.unwrap() };
+        LocalSet::new().block_on(&runtime, limited);
+    }
 }
 
 fn config(allow: &str, streams: u32, with_client: bool) -> ServerConfig {
@@ -47,18 +50,20 @@ struct World {
     target: TcpListener,
     /// How many streams the server shall break before it answers on one.
     breaks: Rc<Cell<u32>>,
+    workers: Rc<Workers>,
 }
 
-async fn world(config: ServerConfig, on_server_loss: OnServerLoss) -> World {
+async fn world(threads: usize, config: ServerConfig, on_server_loss: OnServerLoss) -> World {
     let registry = Registry::new(PathBuf::new(), config, PrivateKey::from_bytes([7; 32]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
     let breaks = Rc::new(Cell::new(0));
-    let (there, left) = (registry.clone(), breaks.clone());
+    let workers = Rc::new(Workers::with_threads(threads).unwrap());
+    let (there, relaying, left) = (registry.clone(), workers.clone(), breaks.clone());
     spawn_local(async move {
         loop {
             let (mut tcp, peer) = listener.accept().await.unwrap();
-            let (registry, left) = (there.clone(), left.clone());
+            let (registry, workers, left) = (there.clone(), relaying.clone(), left.clone());
             let place = spawn_local(std::future::pending::<()>()).abort_handle();
             let (pass, _) = registry.gate.admit(peer.ip(), place, Instant::now());
             spawn_local(async move {
@@ -71,15 +76,16 @@ async fn world(config: ServerConfig, on_server_loss: OnServerLoss) -> World {
                     left.set(left.get() - 1);
                     return socket::abort(&tcp);
                 }
-                serve(registry, tcp, peer, pass).await;
+                serve(registry, workers, tcp, peer, pass).await;
             });
         }
     });
     let trunk = Rc::new(Trunk::default());
     trunk.set_paths(vec![Outlet { slot: 0, source: server.ip(), device: "lo".into() }]);
-    let proxy = Proxy::new(Pool::new(trunk.clone()), on_server_loss);
+    let of_agent = Workers::with_threads(threads).unwrap();
+    let proxy = Proxy::new(Pool::new(trunk.clone()), of_agent, on_server_loss);
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    World { registry, trunk, proxy, server, target, breaks }
+    World { registry, trunk, proxy, server, target, breaks, workers }
 }
 
 impl World {
@@ -128,24 +134,25 @@ async fn assert_reset(client: &mut TcpStream) {
 }
 
 #[test]
-fn what_waits_for_the_ends_of_a_stream_is_small() {
-    run(async || {
-        let it = world(config("", 10, true), OnServerLoss::Block).await;
+fn what_waits_for_a_relay_to_end_is_small() {
+    run(async |threads| {
+        let it = world(threads, config("", 10, true), OnServerLoss::Block).await;
         let address = it.target.local_addr().unwrap();
         let connect = async || TcpStream::connect(address).await.unwrap();
         let place = spawn_local(std::future::pending::<()>()).abort_handle();
         let (pass, _) = it.registry.gate.admit(address.ip(), place, Instant::now());
-        let at_server = serve(it.registry.clone(), connect().await, address, pass);
-        assert!(size_of_val(&at_server) <= 5 * 1024, "{} bytes", size_of_val(&at_server));
+        let (registry, workers) = (it.registry.clone(), it.workers.clone());
+        let at_server = serve(registry, workers, connect().await, address, pass);
+        assert!(size_of_val(&at_server) <= 1024, "{} bytes", size_of_val(&at_server));
         let at_agent = it.proxy.clone().serve(connect().await, address);
-        assert!(size_of_val(&at_agent) <= 4 * 1024, "{} bytes", size_of_val(&at_agent));
+        assert!(size_of_val(&at_agent) <= 1280, "{} bytes", size_of_val(&at_agent));
     });
 }
 
 #[test]
 fn a_connection_is_carried_and_counted() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         let mut client = it.client().await;
         let mut target = it.accept().await;
@@ -156,13 +163,15 @@ fn a_connection_is_carried_and_counted() {
         target.read_exact(&mut [0; 1000]).await.unwrap();
         target.write_all(&[2; 5000]).await.unwrap();
         client.read_exact(&mut [0; 5000]).await.unwrap();
+        // What is written is counted next, perhaps on another thread.
+        let traffic = |it: &World| it.registry.traffic().get("home").copied().unwrap();
+        it.until(|it| (traffic(it).down_bytes, traffic(it).up_bytes) == (5000, 1000)).await;
+        let counters = |it: &World| it.proxy.connections()[0].counters.clone();
+        it.until(|it| (counters(it).to_lan(), counters(it).to_tunnel()) == (5000, 1000)).await;
         it.registry.measure(Instant::now());
         it.proxy.measure(Instant::now());
-        let traffic = it.registry.traffic().get("home").copied().unwrap();
-        assert_eq!((traffic.down_bytes, traffic.up_bytes), (5000, 1000));
+        let (traffic, counters) = (traffic(&it), counters(&it));
         assert!(traffic.down_bps > traffic.up_bps && traffic.up_bps > 0, "{traffic:?}");
-        let counters = &it.proxy.connections()[0].counters;
-        assert_eq!((counters.to_lan(), counters.to_tunnel()), (5000, 1000));
         assert!(counters.to_lan_bps() > counters.to_tunnel_bps() && counters.to_tunnel_bps() > 0);
         assert_eq!(it.registry.client("home").streams.get(), 1);
 
@@ -178,8 +187,8 @@ fn a_connection_is_carried_and_counted() {
 
 #[test]
 fn what_a_client_says_early_arrives_once_although_streams_break() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         it.breaks.set(1);
         let mut client = it.client().await;
@@ -201,8 +210,8 @@ fn what_a_client_says_early_arrives_once_although_streams_break() {
 
 #[test]
 fn a_session_the_server_does_not_know_is_replaced_or_given_up() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, false);
         let mut client = it.client().await;
         it.until(|it| it.proxy.tally.retried.get() == 1).await;
@@ -214,8 +223,8 @@ fn a_session_the_server_does_not_know_is_replaced_or_given_up() {
 
 #[test]
 fn refusals_of_target_policy_and_limits_are_told_apart() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 1, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 1, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         let _first = it.client().await;
         let _target = it.accept().await;
@@ -240,8 +249,8 @@ fn refusals_of_target_policy_and_limits_are_told_apart() {
 
 #[test]
 fn own_addresses_are_denied_also_after_a_reload() {
-    run(async || {
-        let it = world(config("", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("", 9, true), OnServerLoss::Block).await;
         let [own, public, other] = ["198.51.100.9:80", "192.0.2.1:22", "198.51.100.10:80"]
             .map(|text| text.parse().unwrap());
         assert!(it.registry.permits(public).is_err(), "where routers reach the server");
@@ -259,8 +268,8 @@ fn own_addresses_are_denied_also_after_a_reload() {
 
 #[test]
 fn a_revoked_client_is_cut_off_at_once() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         let mut client = it.client().await;
         let mut target = it.accept().await;
@@ -274,8 +283,8 @@ fn a_revoked_client_is_cut_off_at_once() {
 
 #[test]
 fn without_a_tunnel_connections_go_untunnelled_or_are_reset() {
-    run(async || {
-        let it = world(config("", 9, true), OnServerLoss::Direct).await;
+    run(async |threads| {
+        let it = world(threads, config("", 9, true), OnServerLoss::Direct).await;
         let mut client = it.client().await;
         let mut target = it.accept().await;
         target.write_all(b"direct").await.unwrap();
@@ -290,8 +299,8 @@ fn without_a_tunnel_connections_go_untunnelled_or_are_reset() {
 #[test]
 fn no_connection_waits_for_a_server_that_is_lost() {
     for on_server_loss in [OnServerLoss::Direct, OnServerLoss::Block] {
-        run(async || {
-            let mut it = world(config("", 9, true), on_server_loss).await;
+        run(async |threads| {
+            let mut it = world(threads, config("", 9, true), on_server_loss).await;
             // It accepts, and says nothing.
             let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
             it.server = silent.local_addr().unwrap();
@@ -316,8 +325,8 @@ fn no_connection_waits_for_a_server_that_is_lost() {
 
 #[test]
 fn what_a_client_says_early_reaches_the_target_untunnelled_too() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Direct).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Direct).await;
         it.give_session(1, true);
         it.breaks.set(1);
         let mut client = it.client().await;
@@ -338,8 +347,8 @@ fn what_a_client_says_early_reaches_the_target_untunnelled_too() {
 
 #[test]
 fn a_client_that_only_opens_streams_is_stopped() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         let warm = &it.registry.client("home").warm;
         warm.set(WARM_LIMIT - 1);
@@ -355,8 +364,8 @@ fn a_client_that_only_opens_streams_is_stopped() {
 
 #[test]
 fn a_session_that_was_replaced_serves_what_it_opened() {
-    run(async || {
-        let it = world(config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
+    run(async |threads| {
+        let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;
         it.give_session(1, true);
         let mut client = it.client().await;
         let mut target = it.accept().await;
@@ -382,10 +391,10 @@ fn a_session_that_was_replaced_serves_what_it_opened() {
 
 #[test]
 fn all_clients_together_have_a_limit() {
-    run(async || {
+    run(async |threads| {
         let mut config = config("\"127.0.0.1\"", 9, true);
         config.limits.streams = 1;
-        let it = world(config, OnServerLoss::Block).await;
+        let it = world(threads, config, OnServerLoss::Block).await;
         it.give_session(1, true);
         let first = (it.client().await, it.accept().await);
         assert_reset(&mut it.client().await).await;

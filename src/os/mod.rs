@@ -28,3 +28,4 @@ pub mod socket;
 pub mod sysctl;
 pub mod terminal;
 pub mod ubus;
+pub mod worker;

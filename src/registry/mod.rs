@@ -138,7 +138,7 @@ pub enum Interruption {
     Stopping,
 }
 
-/// The shared state; all tasks run on one thread.
+/// The shared state, which the program's own thread has for itself.
 pub struct Registry {
     /// The configuration's file.
     pub config_file: PathBuf,

@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
 
 use super::Client;
 use crate::config::keys::PublicKey;
-use crate::relay::{Counters, Records, Unsent};
+use crate::relay::{Counters, State};
 
 /// A stream in use.
 pub struct Opened {
@@ -28,14 +29,6 @@ pub struct Opened {
     pub state: State,
 }
 
-/// What the relay needs, and leaves when it is interrupted.
-pub enum State {
-    /// Without encryption.
-    Plain(Unsent),
-    /// With it.
-    Sealed(Box<Records>),
-}
-
 /// An open stream; it is counted until it is dropped.
 pub struct Stream {
     registry: Rc<Streams>,
@@ -44,7 +37,7 @@ pub struct Stream {
     /// Where it goes.
     pub target: SocketAddr,
     /// Bytes moved; "LAN" is the target's side.
-    pub counters: Rc<Counters>,
+    pub counters: Arc<Counters>,
 }
 
 /// A stream as the status shows it.
@@ -58,7 +51,7 @@ pub struct StreamView {
     /// When it was opened.
     pub since: Instant,
     /// Bytes moved.
-    pub counters: Rc<Counters>,
+    pub counters: Arc<Counters>,
 }
 
 /// All streams of a server.
@@ -80,7 +73,7 @@ impl Streams {
         client.streams.set(client.streams.get().saturating_add(1));
         let id = self.total.get();
         self.total.set(id.wrapping_add(1));
-        let counters = Rc::new(Counters::default());
+        let counters = Arc::new(Counters::default());
         let view = StreamView {
             client: name.to_owned(),
             peer,

@@ -15,19 +15,22 @@ mod plain;
 mod pool;
 mod sealed;
 mod window;
+mod workers;
 
 #[cfg(test)]
 mod tests;
 
 pub use plain::{Unsent, plain};
 pub use sealed::{Records, sealed};
+pub use workers::{Ended, Relay, Relaying, Seat, State, Workers};
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -49,41 +52,54 @@ const NUDGE_ACTIVE: Duration = Duration::from_secs(1);
 /// How often otherwise, and how long "lately" is.
 const NUDGE_IDLE: Duration = Duration::from_secs(10);
 
-/// Payload bytes moved so far, readable while the relay runs.
+/// Payload bytes moved so far, readable while the relay runs, on another thread perhaps.
 #[derive(Debug, Default)]
-pub struct Counters {
-    to_tunnel: Cell<u64>,
-    to_lan: Cell<u64>,
-    rates: RefCell<Rates>,
-}
+pub struct Counters(Mutex<Moved>);
 
 #[derive(Debug, Default)]
-struct Rates {
-    to_tunnel: RateMeter,
-    to_lan: RateMeter,
+struct Moved {
+    to_tunnel: u64,
+    to_lan: u64,
+    to_tunnel_rate: RateMeter,
+    to_lan_rate: RateMeter,
 }
 
 impl Counters {
+    fn moved(&self) -> MutexGuard<'_, Moved> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts payload that was written to a side.
+    fn add(&self, to: Side, bytes: usize) {
+        let mut moved = self.moved();
+        let counter = match to {
+            Side::Lan => &mut moved.to_lan,
+            Side::Tunnel => &mut moved.to_tunnel,
+        };
+        *counter = counter.saturating_add(bytes as u64);
+    }
+
     /// Payload bytes from the LAN side into the tunnel.
     pub fn to_tunnel(&self) -> u64 {
-        self.to_tunnel.get()
+        self.moved().to_tunnel
     }
 
     /// Counts payload that went into the tunnel ahead of the relay.
     pub fn add_to_tunnel(&self, bytes: usize) {
-        self.to_tunnel.set(self.to_tunnel.get().saturating_add(bytes as u64));
+        self.add(Side::Tunnel, bytes);
     }
 
     /// Payload bytes from the tunnel to the LAN side.
     pub fn to_lan(&self) -> u64 {
-        self.to_lan.get()
+        self.moved().to_lan
     }
 
     /// Takes a sample for the rates; to be called about once a second.
     pub fn measure(&self, now: std::time::Instant) {
-        let mut rates = self.rates.borrow_mut();
-        rates.to_tunnel.sample(now, self.to_tunnel());
-        rates.to_lan.sample(now, self.to_lan());
+        let mut moved = self.moved();
+        let Moved { to_tunnel, to_lan, .. } = *moved;
+        moved.to_tunnel_rate.sample(now, to_tunnel);
+        moved.to_lan_rate.sample(now, to_lan);
     }
 
     /// Bits a second in both directions, at the last sample.
@@ -93,12 +109,12 @@ impl Counters {
 
     /// Bits a second from the LAN side into the tunnel, at the last sample.
     pub fn to_tunnel_bps(&self) -> u64 {
-        self.rates.borrow().to_tunnel.bps()
+        self.moved().to_tunnel_rate.bps()
     }
 
     /// Bits a second from the tunnel to the LAN side, at the last sample.
     pub fn to_lan_bps(&self) -> u64 {
-        self.rates.borrow().to_lan.bps()
+        self.moved().to_lan_rate.bps()
     }
 }
 
@@ -291,11 +307,7 @@ impl<'a> Progress<'a> {
 
     /// Counts payload that was written to a side.
     fn moved(&self, to: Side, bytes: usize) {
-        let counter = match to {
-            Side::Lan => &self.counters.to_lan,
-            Side::Tunnel => &self.counters.to_tunnel,
-        };
-        counter.set(counter.get().saturating_add(bytes as u64));
+        self.counters.add(to, bytes);
         let now = Instant::now();
         if to == Side::Lan {
             self.window.received(bytes, now);

@@ -26,7 +26,7 @@ enum Mode {
 
 const MODES: [Mode; 2] = [Mode::Plain, Mode::Sealed];
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limited = async { timeout(Duration::from_secs(100), future).await.unwrap() };
     LocalSet::new().block_on(&runtime, limited)

@@ -16,8 +16,8 @@ use crate::converter;
 use crate::os::handover::{self, Inheritance};
 use crate::os::{runtime, socket};
 use crate::registry::Registry;
-use crate::registry::streams::{Opened, State};
-use crate::relay::{Records, Unsent};
+use crate::registry::streams::Opened;
+use crate::relay::{Records, State, Unsent, Workers};
 use crate::tunnel::Cipher;
 use crate::tunnel::record::{Opener, Position, Sealer};
 
@@ -137,7 +137,12 @@ impl SavedStream {
     }
 
     /// Goes on with it.
-    fn resume(&self, registry: &Rc<Registry>, tcp: OwnedFd, target: OwnedFd) -> io::Result<()> {
+    fn resume(
+        &self,
+        registry: &Rc<Registry>,
+        workers: &Rc<Workers>,
+        [tcp, target]: [OwnedFd; 2],
+    ) -> io::Result<()> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let (tcp, target) = (connection(tcp)?, connection(target)?);
         let opened = Opened {
@@ -148,7 +153,7 @@ impl SavedStream {
             stream: registry.resume_stream(&self.client, self.peer, self.target),
             state: self.state.state().ok_or_else(invalid)?,
         };
-        runtime::spawn(converter::relay(registry.clone(), tcp, opened));
+        runtime::spawn(converter::relay(registry.clone(), workers.clone(), tcp, opened));
         Ok(())
     }
 }
@@ -182,12 +187,12 @@ impl Inherited {
     }
 
     /// Goes on with the streams; returns how many.
-    pub(super) fn resume(self, registry: &Rc<Registry>) -> usize {
+    pub(super) fn resume(self, registry: &Rc<Registry>, workers: &Rc<Workers>) -> usize {
         let mut sockets = self.sockets.into_iter().skip(self.saved.listeners.len());
         let mut resumed = 0_usize;
         for stream in &self.saved.streams {
             let (Some(tcp), Some(target)) = (sockets.next(), sockets.next()) else { break };
-            match stream.resume(registry, tcp, target) {
+            match stream.resume(registry, workers, [tcp, target]) {
                 Ok(()) => resumed = resumed.saturating_add(1),
                 Err(error) => {
                     let SavedStream { client, target, .. } = stream;

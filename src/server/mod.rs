@@ -36,6 +36,7 @@ use crate::os::{self, http, log as logging, runtime};
 use crate::provision::{HTTP_TOKEN, http_token, read_server_config, read_server_key};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
+use crate::relay::Workers;
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
@@ -112,10 +113,11 @@ async fn serve(
             registry.tell(log::Level::Warn, text);
         }
     }
+    let workers = Rc::new(Workers::start().map_err(Fatal::os)?);
     let (mut kept, mut accepting) = (Vec::new(), Vec::new());
     for (tcp, udp) in listeners {
         kept.push(tcp.as_fd().try_clone_to_owned().map_err(Fatal::os)?);
-        accepting.push(runtime::spawn(accept(registry.clone(), tcp)));
+        accepting.push(runtime::spawn(accept(registry.clone(), workers.clone(), tcp)));
         runtime::spawn(answer_probes(registry.clone(), udp));
     }
     facts.listen = config.listen.iter().map(ToString::to_string).collect();
@@ -123,7 +125,7 @@ async fn serve(
         format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
     tell_without_effect(&registry);
-    let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry));
+    let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry, &workers));
     if resumed > 0 {
         registry.tell(log::Level::Info, format!("{resumed} streams go on over the restart"));
     }
@@ -322,15 +324,15 @@ async fn watch_own_addresses(registry: Rc<Registry>, mut own: OwnAddresses) {
     }
 }
 
-async fn accept(registry: Rc<Registry>, listener: TcpListener) {
+async fn accept(registry: Rc<Registry>, workers: Rc<Workers>, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener);
     loop {
         let (tcp, peer) = acceptor.next().await;
         let (admitted, pass) = oneshot::channel();
-        let serving = registry.clone();
+        let (serving, relaying) = (registry.clone(), workers.clone());
         let task = runtime::spawn(async move {
             if let Ok(pass) = pass.await {
-                greet(serving, tcp, peer, pass).await;
+                greet(serving, relaying, tcp, peer, pass).await;
             }
         });
         let (pass, evicted) = registry.gate.admit(peer.ip(), task.abort_handle(), Instant::now());
@@ -343,17 +345,28 @@ async fn accept(registry: Rc<Registry>, listener: TcpListener) {
 }
 
 /// Finds out what a new connection is for.
-async fn greet(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr, pass: Pass) {
+async fn greet(
+    registry: Rc<Registry>,
+    workers: Rc<Workers>,
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    pass: Pass,
+) {
     match tcp.read_u8().await {
         Err(_) => {}
         Ok(byte) => match ConnectionKind::from_first_byte(byte) {
-            Some(ConnectionKind::Control) => control::serve(registry, tcp, peer, pass).await,
-            Some(ConnectionKind::Stream) => converter::serve(registry, tcp, peer, pass).await,
+            // Apart: its frame is large, and streams are many.
+            Some(ConnectionKind::Control) => {
+                Box::pin(control::serve(registry, tcp, peer, pass)).await;
+            }
+            Some(ConnectionKind::Stream) => {
+                converter::serve(registry, workers, tcp, peer, pass).await;
+            }
             // Of whatever version: the magic number behind it tells.
             Some(ConnectionKind::Convert) | None
                 if registry.config.borrow().allow_plain_convert =>
             {
-                converter::bare::serve(registry, tcp, peer, pass, byte).await;
+                Box::pin(converter::bare::serve(registry, tcp, peer, pass, byte)).await;
             }
             Some(ConnectionKind::Convert) | None => registry.refuse(Cause::NotOurs, peer.ip()),
         },
