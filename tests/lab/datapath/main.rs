@@ -12,6 +12,7 @@ mod connections;
 mod contenders;
 mod load;
 mod relaying;
+mod soak;
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -25,17 +26,18 @@ use lab::traffic::Kind;
 use lab::{Lab, Namespace, Only, Section, UplinkSpec, command, save};
 use lexopt::ValueExt;
 
-const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy]... [--relay NAME]... \
-                     [--seconds N] [--repeats N] [--sysctl NAME=VALUE]... \
+const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy|soak]... [--relay NAME]... \
+                     [--seconds N] [--repeats N] [--soak SECONDS] [--sysctl NAME=VALUE]... \
                      [--output FILE]\n\
                      SSLOCAL names the directory of sslocal and ssserver, if they are not on the path";
 
-const SECTIONS: [Section<Options>; 5] = [
+const SECTIONS: [Section<Options>; 6] = [
     ("relaying", relaying::measure),
     ("connections", connections::rate),
     ("first-byte", connections::first_byte),
     ("idle", connections::idle),
     ("busy", connections::busy),
+    ("soak", soak::measure),
 ];
 
 /// What is measured, and for how long.
@@ -47,6 +49,8 @@ struct Options {
     time: Duration,
     /// Measurements of which the median counts.
     repeats: usize,
+    /// How long small requests are made.
+    soak: Duration,
     /// Sysctls of the router and the server.
     sysctls: Vec<(String, String)>,
     output: Option<PathBuf>,
@@ -60,6 +64,7 @@ impl Options {
             relays: Vec::new(),
             time: Duration::from_secs(3),
             repeats: 3,
+            soak: Duration::from_secs(60),
             sysctls: Vec::new(),
             output: None,
             hop: None,
@@ -73,6 +78,9 @@ impl Options {
                     options.time = Duration::from_secs(arguments.value()?.parse()?);
                 }
                 lexopt::Arg::Long("repeats") => options.repeats = arguments.value()?.parse()?,
+                lexopt::Arg::Long("soak") => {
+                    options.soak = Duration::from_secs(arguments.value()?.parse()?);
+                }
                 lexopt::Arg::Long("sysctl") => {
                     let setting = arguments.value()?.string()?;
                     let (name, value) = setting.split_once('=').ok_or("NAME=VALUE is wanted")?;
