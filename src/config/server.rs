@@ -52,12 +52,10 @@ impl ServerConfig {
 
     /// What is configured but has no effect yet, a line each.
     pub fn without_effect(&self) -> Vec<String> {
-        let rate = (self.limits.rate_per_client > 0)
-            .then(|| "rate_per_client: rates are not limited yet".to_owned());
         let forwarding = self.clients.iter().filter(|client| !client.forwards.is_empty());
-        let forwards = forwarding
-            .map(|client| format!("client '{}': ports are not forwarded yet", client.name));
-        rate.into_iter().chain(forwards).collect()
+        forwarding
+            .map(|client| format!("client '{}': ports are not forwarded yet", client.name))
+            .collect()
     }
 }
 

@@ -186,6 +186,45 @@ fn a_connection_is_carried_and_counted() {
 }
 
 #[test]
+fn all_streams_of_a_client_share_its_rate_until_that_is_changed() {
+    const RATE: usize = 1_000_000;
+    run(async |threads| {
+        let mut config = config("\"127.0.0.1\"", 9, true);
+        config.limits.rate_per_client = RATE as u64;
+        let unlimited = || ServerConfig { limits: Default::default(), ..config.clone() };
+        let it = world(threads, config.clone(), OnServerLoss::Block).await;
+        it.give_session(1, true);
+        let mut streams =
+            [(it.client().await, it.accept().await), (it.client().await, it.accept().await)];
+        // As much on each of both streams, and the other way at the same time.
+        let transfer = async |streams: &mut [(TcpStream, TcpStream)], bytes: usize| {
+            let begun = Instant::now();
+            let each = streams.iter_mut().map(|(client, target)| async move {
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_target, mut to_target) = target.split();
+                let payload = vec![1; bytes];
+                let mut arrived = [payload.clone(), payload.clone()];
+                let [down, up] = &mut arrived;
+                let all = tokio::try_join!(
+                    to_client.write_all(&payload),
+                    to_target.write_all(&payload),
+                    from_client.read_exact(down),
+                    from_target.read_exact(up),
+                );
+                all.unwrap();
+            });
+            futures_util::future::join_all(each).await;
+            begun.elapsed()
+        };
+        let took = transfer(&mut streams, RATE / 4).await;
+        assert!(took >= Duration::from_millis(400), "{took:?}");
+        it.registry.reconfigure(unlimited());
+        let took = transfer(&mut streams, 8 * RATE).await;
+        assert!(took < Duration::from_secs(8), "{took:?}");
+    });
+}
+
+#[test]
 fn what_a_client_says_early_arrives_once_although_streams_break() {
     run(async |threads| {
         let it = world(threads, config("\"127.0.0.1\"", 9, true), OnServerLoss::Block).await;

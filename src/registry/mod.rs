@@ -18,6 +18,7 @@ use crate::accounts::{Accounts, Bytes};
 use crate::config::keys::{PrivateKey, PublicKey, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
+use crate::relay::Pace;
 use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use gate::Gate;
 use sessions::Sessions;
@@ -101,6 +102,7 @@ pub struct Client {
     pub changed: Notify,
     down: Total,
     up: Total,
+    pace: Arc<Pace>,
 }
 
 /// Bytes of all streams of a client, in one direction.
@@ -203,7 +205,13 @@ impl Registry {
 
     /// A client's counters.
     pub fn client(&self, name: &str) -> Rc<Client> {
-        self.clients.borrow_mut().entry(name.to_owned()).or_default().clone()
+        let rate = self.config.borrow().limits.rate_per_client;
+        let new = || {
+            let client = Client::default();
+            client.pace.set_rate(rate);
+            Rc::new(client)
+        };
+        self.clients.borrow_mut().entry(name.to_owned()).or_insert_with(new).clone()
     }
 
     /// Puts a new configuration in force; clients that are gone lose their sessions, streams and
@@ -221,7 +229,9 @@ impl Registry {
                 self.accounts.borrow_mut().forget(&client.name, Instant::now());
             }
         }
+        let rate = self.config.borrow().limits.rate_per_client;
         for client in self.clients.borrow().values() {
+            client.pace.set_rate(rate);
             client.changed.notify_waiters();
         }
     }

@@ -73,7 +73,7 @@ impl Streams {
         client.streams.set(client.streams.get().saturating_add(1));
         let id = self.total.get();
         self.total.set(id.wrapping_add(1));
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::paced(client.pace.clone()));
         let view = StreamView {
             client: name.to_owned(),
             peer,

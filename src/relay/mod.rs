@@ -11,6 +11,7 @@
 
 mod losses;
 pub mod message;
+mod pace;
 mod plain;
 mod pool;
 mod sealed;
@@ -20,6 +21,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
+pub use pace::Pace;
 pub use plain::{Unsent, plain};
 pub use sealed::{Records, sealed};
 pub use workers::{Ended, Relay, Relaying, Seat, State, Workers};
@@ -30,7 +32,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -54,7 +56,10 @@ const NUDGE_IDLE: Duration = Duration::from_secs(10);
 
 /// Payload bytes moved so far, readable while the relay runs, on another thread perhaps.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<Moved>);
+pub struct Counters {
+    moved: Mutex<Moved>,
+    pace: Option<Arc<Pace>>,
+}
 
 #[derive(Debug, Default)]
 struct Moved {
@@ -65,8 +70,13 @@ struct Moved {
 }
 
 impl Counters {
+    /// Counters of a stream that has to keep a pace.
+    pub fn paced(pace: Arc<Pace>) -> Counters {
+        Counters { pace: Some(pace), ..Counters::default() }
+    }
+
     fn moved(&self) -> MutexGuard<'_, Moved> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts payload that was written to a side.
@@ -367,17 +377,33 @@ async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
     }
 }
 
-/// Counts what a direction moves at a stretch.
-#[derive(Default)]
-struct Turn(usize);
+/// Counts what a direction moves at a stretch, and holds it to the pace.
+struct Turn<'a> {
+    spent: usize,
+    to: Side,
+    pace: Option<&'a Pace>,
+}
 
-impl Turn {
+impl<'a> Turn<'a> {
+    fn new(to: Side, progress: &Progress<'a>) -> Turn<'a> {
+        Turn { spent: 0, to, pace: progress.counters.pace.as_deref() }
+    }
+
+    /// The most to read at a time, in bytes.
+    fn room(&self) -> usize {
+        self.pace.map_or(usize::MAX, |pace| pace.turn(self.to))
+    }
+
     /// Takes `bytes` from this turn, and lets the other tasks run when it is used up: the runtime
     /// does not see a stream that is always ready.
     async fn spend(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_add(bytes);
-        if self.0 >= TURN {
-            self.0 = 0;
+        self.spent = self.spent.saturating_add(bytes);
+        let pause = self.pace.map_or(Duration::ZERO, |pace| pace.spend(self.to, bytes));
+        if !pause.is_zero() {
+            self.spent = 0;
+            sleep(pause).await;
+        } else if self.spent >= TURN {
+            self.spent = 0;
             tokio::task::yield_now().await;
         }
     }

@@ -55,7 +55,7 @@ async fn copy(
     let first = std::mem::take(unsent);
     to.write_all(&first, unsent, |written| progress.moved(to.side, written)).await?;
     drop(first);
-    let mut turn = Turn::default();
+    let mut turn = Turn::new(to.side, progress);
     loop {
         from.readable().await?;
         let ended = match pool::pipe() {
@@ -94,11 +94,12 @@ async fn splice_burst(
     to: End<'_>,
     UnderWay { pipe, .. }: &mut UnderWay<'_>,
     progress: &Progress<'_>,
-    turn: &mut Turn,
+    turn: &mut Turn<'_>,
 ) -> Result<bool, Failure> {
     let mut wanted = FIRST_FILL;
     loop {
-        let fill = from.stream.try_io(Interest::READABLE, || pipe.fill(from.stream, wanted));
+        let max = wanted.min(turn.room());
+        let fill = from.stream.try_io(Interest::READABLE, || pipe.fill(from.stream, max));
         let moved = match unless_blocked(fill).map_err(|error| from.broken(error))? {
             None => return Ok(false),
             Some(0) => return Ok(true),
@@ -122,11 +123,13 @@ async fn copy_burst(
     to: End<'_>,
     unsent: &mut Vec<u8>,
     progress: &Progress<'_>,
-    turn: &mut Turn,
+    turn: &mut Turn<'_>,
 ) -> Result<bool, Failure> {
     let mut buffer = pool::buffer();
     loop {
-        let read = unless_blocked(from.stream.try_read(&mut buffer));
+        let room = buffer.len().min(turn.room());
+        let read = from.stream.try_read(buffer.get_mut(..room).unwrap_or_default());
+        let read = unless_blocked(read);
         let moved = match read.map_err(|error| from.broken(error))? {
             None => return Ok(false),
             Some(0) => return Ok(true),

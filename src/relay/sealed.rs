@@ -13,11 +13,13 @@ use super::{
     Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, pool, run, unless_blocked,
 };
 use crate::os::socket;
+use crate::token_bucket::LEAST_TURN;
 use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer, TAG_LEN};
 
 /// The size of a full record in bytes. A receiver waits for a record to be complete: on a thin
 /// uplink one of the largest size would hold back its first byte for long, and costs hardly less.
 const RECORD: usize = 16 * 1024;
+const _: () = assert!(RECORD <= LEAST_TURN);
 /// Records read, sealed and written at a time.
 const RECORDS: usize = 16;
 /// Records opened and written at a time.
@@ -132,7 +134,7 @@ async fn seal(
         outbound.write_all(&[]).await?;
         return outbound.tunnel.shutdown_write();
     }
-    let mut turn = Turn::default();
+    let mut turn = Turn::new(Side::Tunnel, progress);
     loop {
         if outbound.unsent.is_empty() {
             lan.readable().await?;
@@ -143,7 +145,9 @@ async fn seal(
         }
         let mut buffer = pool::buffer();
         loop {
-            let read = lan.stream.try_read_vectored(&mut plaintext_slots(&mut buffer));
+            let room = buffer.len().min(turn.room());
+            let slots = buffer.get_mut(..room).unwrap_or_default();
+            let read = lan.stream.try_read_vectored(&mut plaintext_slots(slots));
             let moved = match unless_blocked(read).map_err(|error| lan.broken(error))? {
                 None => break,
                 Some(0) => {
@@ -287,9 +291,10 @@ struct Received<'a, 'b> {
 }
 
 impl Received<'_, '_> {
-    /// Reads more, behind what there is.
-    fn read(&mut self) -> Result<Option<usize>, Failure> {
-        let read = self.inbound.read(self.buffer.get_mut(self.end..).unwrap_or_default())?;
+    /// Reads more, behind what there is, `most` bytes.
+    fn read(&mut self, most: usize) -> Result<Option<usize>, Failure> {
+        let end = self.buffer.len().min(self.end.saturating_add(most));
+        let read = self.inbound.read(self.buffer.get_mut(self.end..end).unwrap_or_default())?;
         self.end = self.end.saturating_add(read.unwrap_or_default());
         Ok(read)
     }
@@ -331,13 +336,13 @@ async fn open(
     if inbound.opener.has_ended() {
         return lan.shutdown_write();
     }
-    let mut turn = Turn::default();
+    let mut turn = Turn::new(Side::Lan, progress);
     loop {
         inbound.readable().await?;
         let mut received =
             Received { inbound: &mut *inbound, buffer: pool::buffer(), start: 0, end: 0 };
         loop {
-            let moved = match received.read()? {
+            let moved = match received.read(turn.room())? {
                 None if received.end == 0 => break,
                 None => {
                     received.inbound.tunnel.readable().await?;

@@ -110,13 +110,7 @@ fn bare_clients_have_names_and_cookies_of_their_own() {
 
 #[test]
 fn what_has_no_effect_yet_is_named() {
-    assert_eq!(
-        parse(&full()).without_effect(),
-        [
-            "rate_per_client: rates are not limited yet",
-            "client 'home': ports are not forwarded yet",
-        ]
-    );
+    assert_eq!(parse(&full()).without_effect(), ["client 'home': ports are not forwarded yet"]);
 }
 
 #[test]
