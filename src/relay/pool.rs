@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::{Deref, DerefMut};
 
+use super::sealed::RECORD;
 use crate::os::socket::Pipe;
 use crate::tunnel::record::RECORD_MAX;
 
@@ -11,12 +12,15 @@ use crate::tunnel::record::RECORD_MAX;
 const PIPES_KEPT: usize = 8;
 /// The size of a buffer in bytes while few are lent.
 const LARGE: usize = 256 * 1024;
-/// The size of a buffer in bytes when many are lent: a record of any size fits.
+/// The size of a buffer in bytes when some are lent: a record of any size fits.
 const SMALL: usize = 64 * 1024;
 const _: () = assert!(SMALL >= RECORD_MAX);
-/// How many large buffers may be lent at once, so that many streams that are stuck together (an
-/// outage of every uplink) do not take the router's memory.
+/// The size of a buffer in bytes when many are lent: what the records made here take.
+const LEAST: usize = RECORD;
+/// How many large buffers may be lent at once, and how many when only the least are left, so that many
+/// streams that are stuck together (an outage of every uplink) do not take the router's memory.
 const LARGE_LENT: usize = 16;
+const SMALL_LENT: usize = 48;
 /// Unused large buffers kept.
 const LARGE_KEPT: usize = 2;
 
@@ -43,7 +47,7 @@ pub(super) fn give_back(pipe: Pipe) {
     });
 }
 
-/// A buffer on loan, of [`LARGE`] or [`SMALL`] bytes; what is in it is left over from earlier use.
+/// A buffer on loan, of [`LARGE`], [`SMALL`] or [`LEAST`] bytes; what is in it is left over from earlier use.
 pub(super) struct LentBuffer(Box<[u8]>);
 
 /// Borrows a buffer.
@@ -51,7 +55,8 @@ pub(super) fn buffer() -> LentBuffer {
     let lent = LENT.get();
     LENT.set(lent.saturating_add(1));
     if lent >= LARGE_LENT {
-        return LentBuffer(vec![0; SMALL].into_boxed_slice());
+        let size = if lent < SMALL_LENT { SMALL } else { LEAST };
+        return LentBuffer(vec![0; size].into_boxed_slice());
     }
     let kept = BUFFERS.with_borrow_mut(Vec::pop);
     LentBuffer(kept.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice()))
@@ -61,6 +66,17 @@ pub(super) fn buffer() -> LentBuffer {
 #[cfg(test)]
 pub(super) fn lent() -> usize {
     LENT.get()
+}
+
+impl LentBuffer {
+    /// Makes room for a record of any size, after what is there.
+    pub(super) fn grow(&mut self) {
+        if self.0.len() < SMALL {
+            let mut bytes = std::mem::take(&mut self.0).into_vec();
+            bytes.resize(SMALL, 0);
+            self.0 = bytes.into_boxed_slice();
+        }
+    }
 }
 
 impl Deref for LentBuffer {

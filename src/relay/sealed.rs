@@ -18,7 +18,7 @@ use crate::tunnel::record::{HEADER_LEN, Kind, OVERHEAD, Opened, Opener, Sealer, 
 
 /// The size of a full record in bytes. A receiver waits for a record to be complete: on a thin
 /// uplink one of the largest size would hold back its first byte for long, and costs hardly less.
-const RECORD: usize = 16 * 1024;
+pub(super) const RECORD: usize = 16 * 1024;
 const _: () = assert!(RECORD <= LEAST_TURN);
 /// Records read, sealed and written at a time.
 const RECORDS: usize = 16;
@@ -293,6 +293,9 @@ struct Received<'a, 'b> {
 impl Received<'_, '_> {
     /// Reads more, behind what there is, `most` bytes.
     fn read(&mut self, most: usize) -> Result<Option<usize>, Failure> {
+        if self.end == self.buffer.len() {
+            self.buffer.grow();
+        }
         let end = self.buffer.len().min(self.end.saturating_add(most));
         let read = self.inbound.read(self.buffer.get_mut(self.end..end).unwrap_or_default())?;
         self.end = self.end.saturating_add(read.unwrap_or_default());

@@ -94,14 +94,30 @@ fn a_slow_reader_holds_up_the_writer_and_one_buffer_a_direction() {
 
 #[test]
 fn many_stuck_streams_get_smaller_buffers() {
-    let mut buffers: Vec<_> = (0..40).map(|_| pool::buffer()).collect();
-    let large = buffers.iter().filter(|buffer| buffer.len() == 256 * 1024).count();
-    assert_eq!(large, 16);
-    assert!(buffers.iter().all(|buffer| buffer.len() >= 64 * 1024));
+    let mut buffers: Vec<_> = (0..2000).map(|_| pool::buffer()).collect();
+    let of = |size: usize| buffers.iter().filter(|buffer| buffer.len() == size).count();
+    assert_eq!([of(256 * 1024), of(64 * 1024), of(16 * 1024)], [16, 32, 1952]);
     buffers.truncate(8);
     assert_eq!(pool::buffer().len(), 256 * 1024);
     drop(buffers);
     assert_eq!(pool::lent(), 0);
+}
+
+#[test]
+fn a_large_record_comes_through_where_many_streams_are_stuck() {
+    block_on(async {
+        let stuck: Vec<_> = (0..100).map(|_| pool::buffer()).collect();
+        let [near, (mut sealer, _)] = keys();
+        let ((mut client, lan), (tunnel, mut peer)) = (tcp_pair().await, tcp_pair().await);
+        let _relay = start_sealed(lan, tunnel, near, Vec::new(), IdleLimits::default());
+        for length in [PLAINTEXT_MAX, 1, 16 * 1024 - OVERHEAD, PLAINTEXT_MAX] {
+            let record = sealer.seal_new(Kind::Data, &vec![7; length]).unwrap();
+            let mut plaintext = vec![0; length];
+            tokio::try_join!(peer.write_all(&record), client.read_exact(&mut plaintext)).unwrap();
+            assert!(plaintext.iter().all(|byte| *byte == 7));
+        }
+        drop(stuck);
+    });
 }
 
 #[test]
