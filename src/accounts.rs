@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::quota::Day;
 
 /// Days kept of each client: today, and the month before.
@@ -97,7 +98,7 @@ impl Accounts {
     /// # Errors
     /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<Accounts, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        json::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Forgets a client, whose name may be another's later.

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::cli::{StatusFormat, StatusOptions, UplinkOptions, exit};
 use crate::config::agent::Role;
+use crate::json;
 use crate::os::control::{CallError, call_with};
 use crate::os::terminal::{has_colour, is_stdout, is_utf8, variable};
 use crate::status::{Style, printable};
@@ -48,7 +49,7 @@ pub fn set_role(options: &UplinkOptions) -> ExitCode {
             });
         }
     };
-    match serde_json::from_str(&answer) {
+    match json::from_str(&answer) {
         Ok(outcome) => {
             // Nothing can be done if standard output is closed.
             let _ = writeln!(io::stdout(), "{}", role_line(&outcome));
@@ -133,7 +134,7 @@ fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<Stri
     if json {
         return Ok(format!("{answer}\n"));
     }
-    serde_json::from_str(&answer)
+    json::from_str(&answer)
         .map_err(|error| (format!("the status cannot be read: {error}"), exit::PROTOCOL))
 }
 

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::controller::Event;
+use crate::json;
 use crate::netifd::Interface;
 use crate::os::control::{Cause, MONITOR, Refusal, Request, ask};
 use crate::os::runtime;
@@ -156,7 +157,7 @@ impl Client {
 
     async fn ask(&self, method: &str, params: Value) -> Result<Table, Refusal> {
         let answer = ask(&self.owner, method.to_owned(), params, None).await?;
-        serde_json::from_str(&answer)
+        json::from_str(&answer)
             .map_err(|error| Refusal::new(Cause::System, format!("no JSON object: {error}")))
     }
 
@@ -188,7 +189,7 @@ impl Client {
             let params = json!({ "events": EVENTS });
             if ask(&self.owner, MONITOR.to_owned(), params, Some(lines)).await.is_ok() {
                 while let Some(line) = queue.recv().await {
-                    let event = serde_json::from_str::<Table>(&line).unwrap_or_default();
+                    let event = json::from_str::<Table>(&line).unwrap_or_default();
                     self.tell_one(event).await;
                 }
             }

@@ -10,6 +10,7 @@ use crate::check::{Facts, MPTCP_ENABLED, ServerFacts, UplinkFacts, judge};
 use crate::cli::{CheckOptions, UBUS_SOCKET, exit};
 use crate::config::agent::AgentConfig;
 use crate::examine;
+use crate::json;
 use crate::net::Kernel;
 use crate::netifd::{Interface, Netifd};
 use crate::os::control::{CallError, call_with};
@@ -46,7 +47,7 @@ struct Outcome {
 }
 
 fn show(answer: &str) -> Result<ExitCode, (String, u8)> {
-    let outcome: Outcome = serde_json::from_str(answer)
+    let outcome: Outcome = json::from_str(answer)
         .map_err(|error| (format!("the report cannot be read: {error}"), exit::PROTOCOL))?;
     let text = outcome.text.unwrap_or_else(|| format!("{answer}\n"));
     match print(&text) {

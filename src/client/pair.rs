@@ -12,6 +12,7 @@ use super::{check, complain, print};
 use crate::cli::{AGENT_CONFIG, CheckOptions, Fatal, PairOptions, exit};
 use crate::config::keys::PrivateKey;
 use crate::config::pairing::PairingUri;
+use crate::json;
 use crate::os::control::{CallError, call_with};
 use crate::provision::{self, read_agent_config};
 
@@ -113,6 +114,6 @@ impl Status {
 
 fn is_settled(run_dir: &Path, name: &str) -> bool {
     let status = call_with(run_dir, "status", Value::Null).ok();
-    let status = status.and_then(|text| serde_json::from_str::<Status>(&text).ok());
+    let status = status.and_then(|text| json::from_str::<Status>(&text).ok());
     status.is_some_and(|status| status.is_settled(name))
 }

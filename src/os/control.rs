@@ -24,6 +24,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::json;
+
 /// The socket's name in the run directory.
 const SOCKET: &str = "control.sock";
 /// Bytes of a request, its newline included.
@@ -441,7 +443,7 @@ fn read_answer(answer: &str) -> Result<String, CallError> {
         result: Option<Box<serde_json::value::RawValue>>,
         error: Option<String>,
     }
-    match serde_json::from_str(answer) {
+    match json::from_str(answer) {
         Ok(Answer { result: Some(result), error: None }) => Ok(result.get().to_owned()),
         Ok(Answer { error: Some(error), result: None }) => Err(CallError::Refused(error)),
         Ok(_) => Err(CallError::Protocol("neither a result nor an error".to_owned())),

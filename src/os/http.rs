@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::control::{Cause, Request, ask};
 use super::runtime;
 use super::socket::Acceptor;
+use crate::json;
 use crate::web::{Access, Answer, Content, HEAD_LIMIT, Head, Site, Wanted, route};
 
 /// Connections served at once; for a further one, the oldest is cut off.
@@ -120,7 +121,7 @@ impl Service {
         let result = ask(&self.owner, wanted.method.to_owned(), wanted.params.clone(), None).await;
         let body = match result {
             Ok(json) if wanted.content == Content::Json => json,
-            Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
+            Ok(text) => json::from_str(&text).unwrap_or_default(),
             Err(refusal) if refusal.cause == Cause::Parameters => {
                 return Answer::error(400, &refusal.text);
             }

@@ -13,6 +13,7 @@ use crate::cli::ClientsOptions;
 use crate::config::invites::Invite;
 use crate::config::server::ClientConfig;
 use crate::config::value::show_bytes;
+use crate::json;
 use crate::os::control::{CallError, call_with};
 use crate::quota::Day;
 
@@ -34,7 +35,7 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
     let mut invites = read_invites(&options.config)?.list;
     invites.retain(|invite| invite.expires > now);
     let mut known = match call_with(&options.run_dir, "clients", Value::Null) {
-        Ok(answer) => serde_json::from_str(&answer)
+        Ok(answer) => json::from_str(&answer)
             .map_err(|error| ProvisionError::Remote(format!("the server's answer: {error}")))?,
         Err(CallError::NotRunning(_)) => saved(options, &config.clients)?,
         Err(error) => return Err(ProvisionError::Remote(error.to_string())),
