@@ -131,6 +131,9 @@ fn what_contradicts_is_refused() {
         page.paste(value);
         let judgement = save(&page);
         assert!(judgement.contains(text), "{field} = '{value}': {judgement}");
+        if field.starts_with("office") {
+            page.until_text("form .alert-message", text);
+        }
     }
     show(&page, &address, SETTINGS);
     for (kind, name, fields) in [

@@ -30,7 +30,7 @@ const Option = baseclass.extend({
 	},
 
 	formvalue(name) {
-		return this.map.node.querySelector('[id="%s"]'.format(this.id(name)))?.value;
+		return this.map.root.querySelector('[id="%s"]'.format(this.id(name)))?.value;
 	},
 
 	render(name) {
@@ -114,7 +114,7 @@ const Flag = Option.extend({
 	},
 
 	formvalue(name) {
-		const box = this.map.node.querySelector('[id="%s"]'.format(this.id(name)));
+		const box = this.map.root.querySelector('[id="%s"]'.format(this.id(name)));
 
 		return box.checked ? this.enabled : this.disabled;
 	}
@@ -196,7 +196,7 @@ class Map {
 	constructor(config) {
 		this.config = config;
 		this.children = [];
-		this.node = E('form', { 'submit': event => event.preventDefault() });
+		this.root = E('form', { 'submit': event => event.preventDefault() });
 	}
 
 	section(type, ...values) {
@@ -224,9 +224,9 @@ class Map {
 	}
 
 	async renderContents() {
-		dom.content(this.node, this.children.map(child => child.render()));
+		dom.content(this.root, this.children.map(child => child.render()));
 
-		return this.node;
+		return this.root;
 	}
 
 	/* Shows what is wrong with the form, or stores it. */
@@ -234,10 +234,10 @@ class Map {
 		try {
 			await Promise.all(this.children.map(child => child.parse()));
 			await uci.save(this.config);
-			this.node.dataset.saved = '';
+			this.root.dataset.saved = '';
 		}
 		catch (error) {
-			this.node.dataset.saved = error.message;
+			this.root.dataset.saved = error.message;
 		}
 	}
 }

@@ -237,7 +237,15 @@ function bypassSections(map) {
 		const items = option => L.toArray(this.section.formvalue(name, option));
 		const judgement = judgeBypass({ dest: items('dest'), src: items('src'), dport: items('dport'), mac: items('mac') });
 
-		return (judgement === true) ? this.super('parse', [ name ]) : Promise.reject(new TypeError(judgement));
+		this.map.root.querySelector('.alert-message')?.remove();
+
+		if (judgement === true)
+			return this.super('parse', [ name ]);
+
+		/* LuCI's dialogue stays open without a word. */
+		this.map.root.prepend(E('div', { 'class': 'alert-message danger' }, [ judgement ]));
+
+		return Promise.reject(new TypeError(judgement));
 	};
 }
 
