@@ -241,8 +241,9 @@ async fn open(
     }
     let stream = registry.open_stream(client, peer, target);
     let stream = stream.ok_or_else(|| Message::failed(Failure::RESOURCE_EXCEEDED))?;
+    let source = registry.config.borrow().source_towards(target);
     let connected = tokio::select! {
-        connected = socket::tcp_connect(target, None) => connected,
+        connected = socket::tcp_connect(target, source) => connected,
         // Nobody waits for the target any more.
         error = socket::broken(tcp) => Err(error),
     };

@@ -286,3 +286,53 @@ fn denied_targets_are_refused_and_counted() {
     let log = server.process().output();
     assert_eq!(log.matches("denied by policy").count(), 1, "logged once a minute:\n{log}");
 }
+
+/// A client that tries IPv6 first (RFC 8305) falls back when it sees the reset.
+#[test]
+fn without_ipv6_at_the_server_ipv6_targets_fail_at_once_and_others_do_not() {
+    let lab = Lab::two_uplinks("no-ipv6");
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let server = ServerProgram::start(&lab);
+    let agent = AgentProgram::start(&lab, &server);
+    lab.server.ip("-6 route del default");
+    let (kind, time) = outcome(&lab.lan, SocketAddr::new(TARGET_V6.into(), 80));
+    assert_eq!(kind, io::ErrorKind::ConnectionReset);
+    assert!(time < LIMIT / 10, "{time:?}");
+    client_ends_first(&target.dialer(&lab.lan, Kind::Tcp, TARGET_V4), "IPv4");
+    for status in [agent.status().unwrap(), server.status().unwrap()] {
+        assert_eq!(failed(&status, "unreachable"), 1, "{}", status["streams"]);
+    }
+}
+
+#[test]
+fn targets_are_reached_from_the_configured_source() {
+    const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+    let lab = Lab::two_uplinks("source");
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let mut server = ServerProgram::start(&lab);
+    let _agent = AgentProgram::start(&lab, &server);
+    let seen = || target.dialer(&lab.lan, Kind::Tcp, TARGET_V4).seen_as().unwrap();
+    assert_eq!(seen(), IpAddr::from(SERVER_V4));
+    let mut reload = |source: &str| {
+        let text = fs::read_to_string(server.config()).unwrap();
+        let text = text.lines().filter(|line| !line.starts_with("source")).collect::<Vec<_>>();
+        fs::write(server.config(), format!("source = \"{source}\"\n{}\n", text.join("\n")))
+            .unwrap();
+        server.process().signal(Signal::HUP);
+    };
+    let device =
+        lab.server.run("ip", &["-o", "-4", "address", "show", "to", &SERVER_V4.to_string()]);
+    let device = device.split_whitespace().nth(1).expect("the device of the address").to_owned();
+    lab.server.ip(&format!("address add {SECOND}/32 dev {device}"));
+    lab.inet.ip(&format!("route add {SECOND} via {SERVER_V4}"));
+    reload(&SECOND.to_string());
+    until("the second address is used", LIMIT, || (seen() == IpAddr::from(SECOND)).then_some(()));
+
+    reload("198.51.100.78");
+    until("an address that is none is told of", LIMIT, || {
+        server.status()?["events"]
+            .to_string()
+            .contains("source 198.51.100.78 cannot be used")
+            .then_some(())
+    });
+}

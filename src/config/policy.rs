@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::value;
 use crate::net::Prefix;
 
 /// Denied unless allowed: what IANA's special-purpose registries (RFC 6890) call not globally
@@ -48,14 +49,73 @@ const EMBEDDING: [(Prefix, u32); 2] = [
     (Prefix { address: IpAddr::V6(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0)), length: 16 }, 16),
 ];
 
-/// Which targets may be reached: the longest matching prefix decides, deny where two are as long;
-/// none means allowed.
+/// Every address.
+const ANYWHERE: [Prefix; 2] = [
+    Prefix { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 },
+    Prefix { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), length: 0 },
+];
+
+/// Targets of one entry: the addresses of a prefix, with these ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// The addresses.
+    pub prefix: Prefix,
+    /// The first and last port; `None` for all.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl Targets {
+    /// All ports of a prefix.
+    pub fn all_of(prefix: Prefix) -> Targets {
+        Targets { prefix, ports: None }
+    }
+
+    /// Reads `192.0.2.0/24`, `192.0.2.0/24 port 8000-8100`, or `port 25`, which is that of all
+    /// addresses of both families.
+    ///
+    /// # Errors
+    /// How it has to be written.
+    pub fn parse(text: &str) -> Result<Vec<Targets>, String> {
+        let (prefixes, ports) = match text.split_once("port ") {
+            None => (vec![value::network(text)?], None),
+            Some(("", ports)) => (ANYWHERE.to_vec(), Some(value::port_range(ports)?)),
+            Some((prefix, ports)) => {
+                (vec![value::network(prefix.trim_end())?], Some(value::port_range(ports)?))
+            }
+        };
+        Ok(prefixes.into_iter().map(|prefix| Targets { prefix, ports }).collect())
+    }
+
+    fn contain(&self, address: IpAddr, port: u16) -> bool {
+        let has_port = self.ports.is_none_or(|(first, last)| (first..=last).contains(&port));
+        has_port && self.prefix.contains(address)
+    }
+
+    /// The greater, the more exact.
+    fn exactness(&self) -> (u8, bool) {
+        (self.prefix.length, self.ports.is_some())
+    }
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.prefix.fmt(f)?;
+        match self.ports {
+            None => Ok(()),
+            Some((first, last)) if first == last => write!(f, " port {first}"),
+            Some((first, last)) => write!(f, " port {first}-{last}"),
+        }
+    }
+}
+
+/// Which targets may be reached: the longest matching prefix decides, one with ports before one as
+/// long without, and deny where two are as exact; none means allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Allowed in spite of a shorter denied prefix.
-    pub allow: Vec<Prefix>,
+    pub allow: Vec<Targets>,
     /// Denied.
-    pub deny: Vec<Prefix>,
+    pub deny: Vec<Targets>,
 }
 
 /// A target that the policy refuses.
@@ -63,13 +123,13 @@ pub struct Policy {
 pub struct Denied {
     /// The address, canonical.
     pub target: IpAddr,
-    /// The denied prefix it lies in; of an address with an IPv4 address in it, perhaps the latter's.
-    pub prefix: Prefix,
+    /// The denied entry it is of; of an address with an IPv4 address in it, perhaps the latter's.
+    pub entry: Targets,
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} lies in {}, which the server's policy denies", self.target, self.prefix)
+        write!(f, "{} lies in {}, which the server's policy denies", self.target, self.entry)
     }
 }
 
@@ -82,13 +142,13 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The policy of these prefixes over the default denials. An allowed prefix replaces an equal
+    /// The policy of these entries over the default denials. An allowed prefix replaces an equal
     /// default, and overrides a shorter one.
-    pub fn new(allow: Vec<Prefix>, mut deny: Vec<Prefix>) -> Policy {
+    pub fn new(allow: Vec<Targets>, mut deny: Vec<Targets>) -> Policy {
         let defaults = DENIED_BY_DEFAULT.iter().filter_map(|text| text.parse::<Prefix>().ok());
-        for prefix in defaults {
-            if !allow.contains(&prefix) && !deny.contains(&prefix) {
-                deny.push(prefix);
+        for entry in defaults.map(Targets::all_of) {
+            if !allow.contains(&entry) && !deny.contains(&entry) {
+                deny.push(entry);
             }
         }
         Policy { allow, deny }
@@ -98,9 +158,9 @@ impl Policy {
     /// addresses, on which its firewall does not see connections from itself.
     pub fn deny_hosts(&mut self, hosts: impl IntoIterator<Item = IpAddr>) {
         for host in hosts {
-            let prefix = Prefix::host(host.to_canonical());
-            if !self.allow.contains(&prefix) && !self.deny.contains(&prefix) {
-                self.deny.push(prefix);
+            let entry = Targets::all_of(Prefix::host(host.to_canonical()));
+            if !self.allow.contains(&entry) && !self.deny.contains(&entry) {
+                self.deny.push(entry);
             }
         }
     }
@@ -109,42 +169,43 @@ impl Policy {
     /// a second look-up may give another.
     pub fn permits(&self, target: SocketAddr) -> Result<(), Denied> {
         let address = target.ip().to_canonical();
-        self.permits_address(address, address)?;
+        self.permits_address(address, target)?;
         if let IpAddr::V6(v6) = address {
             for (prefix, bit) in &EMBEDDING {
                 if prefix.contains(address) {
                     let embedded = v6.to_bits().wrapping_shl(*bit) >> 96;
                     let embedded = Ipv4Addr::from_bits(u32::try_from(embedded).unwrap_or(0));
-                    self.permits_address(embedded.into(), address)?;
+                    self.permits_address(embedded.into(), target)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn permits_address(&self, address: IpAddr, target: IpAddr) -> Result<(), Denied> {
-        let longest = |list: &[Prefix]| {
-            list.iter().filter(|p| p.contains(address)).max_by_key(|prefix| prefix.length).copied()
+    fn permits_address(&self, address: IpAddr, target: SocketAddr) -> Result<(), Denied> {
+        let most_exact = |list: &[Targets]| {
+            let matching = list.iter().filter(|entry| entry.contain(address, target.port()));
+            matching.max_by_key(|entry| entry.exactness()).copied()
         };
-        match (longest(&self.allow), longest(&self.deny)) {
-            (Some(allow), Some(deny)) if allow.length > deny.length => Ok(()),
-            (_, Some(prefix)) => Err(Denied { target, prefix }),
+        match (most_exact(&self.allow), most_exact(&self.deny)) {
+            (Some(allow), Some(deny)) if allow.exactness() > deny.exactness() => Ok(()),
+            (_, Some(entry)) => Err(Denied { target: target.ip().to_canonical(), entry }),
             (_, None) => Ok(()),
         }
     }
 }
 
-/// Whether two lists have a prefix in common, which is a contradiction.
-pub(crate) fn contradiction(allow: &[Prefix], deny: &[Prefix]) -> Option<Prefix> {
-    allow.iter().find(|prefix| deny.contains(prefix)).copied()
+/// Whether two lists have an entry in common, which is a contradiction.
+pub(crate) fn contradiction(allow: &[Targets], deny: &[Targets]) -> Option<Targets> {
+    allow.iter().find(|entry| deny.contains(entry)).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn prefixes(texts: &[&str]) -> Vec<Prefix> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    fn prefixes(texts: &[&str]) -> Vec<Targets> {
+        texts.iter().flat_map(|text| Targets::parse(text).unwrap()).collect()
     }
 
     fn permits(policy: &Policy, address: &str) -> bool {
@@ -221,13 +282,29 @@ mod tests {
             "::ffff:169.254.169.254",
             "::ffff:0:7f00:1",
             "::ffff:0:127.0.0.1",
+            "::ffff:0.0.0.0",
+            "::ffff:192.0.0.192",
+            "::ffff:168.63.129.16",
+            "::ffff:100.100.100.200",
+            "::a9fe:a9fe",
             "64:ff9b::127.0.0.1",
+            "64:ff9b::0.0.0.0",
+            "64:ff9b::192.168.0.1",
+            "64:ff9b::224.0.0.1",
+            "64:ff9b::255.255.255.255",
+            "64:ff9b::100.100.100.200",
             "64:ff9b::10.1.2.3",
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::1.1.1.1",
             "2002:7f00:1::",
             "2002:a00:1::1",
             "2002:a9fe:a9fe::1",
+            "2002:a9fe:a9fe::",
+            "2002:c0a8:101::c0a8:101",
+            "2002:ac10:1::1",
+            "2002:0:0::1",
+            "2002:e000:1::1",
+            "2002:ffff:ffff::1",
             "2001:0:4136:e378:8000:63bf:3fff:fdd2",
             "fc00::1",
             "fd00:ec2::254",
@@ -269,6 +346,56 @@ mod tests {
         assert!(permits(&policy, "127.0.0.1"));
         assert!(!permits(&policy, "127.0.0.2"), "0.0.0.0/0 does not lift the defaults");
         assert!(!permits(&policy, "fe80::1"));
+    }
+
+    #[test]
+    fn ports_are_allowed_and_denied_apart() {
+        let policy = Policy::new(
+            prefixes(&[
+                "10.1.2.3 port 8000-8100",
+                "203.0.113.0/24 port 25",
+                "198.51.100.1 port 22",
+            ]),
+            prefixes(&["port 25", "203.0.113.0/24", "2001:db8::/32 port 1-1023"]),
+        );
+        let permits = |target: &str| policy.permits(target.parse().unwrap()).is_ok();
+        for denied in [
+            "1.1.1.1:25",
+            "[2606:4700::1111]:25",
+            "[::ffff:1.1.1.1]:25",
+            "[64:ff9b::1.1.1.1]:25",
+            "[2002:101:101::1]:25",
+            "10.1.2.3:22",
+            "10.1.2.3:8101",
+            "10.1.2.4:8000",
+            "203.0.113.7:80",
+            "[2001:db8::1]:443",
+        ] {
+            assert!(!permits(denied), "{denied}");
+        }
+        for allowed in
+            ["1.1.1.1:26", "10.1.2.3:8000", "10.1.2.3:8100", "203.0.113.7:25", "[2001:db8::1]:1024"]
+        {
+            assert!(permits(allowed), "{allowed}");
+        }
+        let mut own = policy.clone();
+        own.deny_hosts(["198.51.100.1".parse().unwrap()]);
+        assert!(own.permits("198.51.100.1:22".parse().unwrap()).is_ok(), "named with the port");
+        let denied = own.permits("198.51.100.1:80".parse().unwrap()).unwrap_err();
+        assert_eq!(denied.entry.to_string(), "198.51.100.1");
+        assert_eq!(
+            policy.permits("1.1.1.1:25".parse().unwrap()).unwrap_err().to_string(),
+            "1.1.1.1 lies in 0.0.0.0/0 port 25, which the server's policy denies"
+        );
+    }
+
+    #[test]
+    fn entries_that_cannot_be_are_refused() {
+        for bad in
+            ["", "port", "port 0", "port x", "10.0.0.0/8 22", "10.0.0.1/8 port 22", "10.0.0.0/8:22"]
+        {
+            assert!(Targets::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

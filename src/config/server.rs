@@ -5,7 +5,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub struct ServerConfig {
     pub key_file: PathBuf,
     /// The least severe level logged.
     pub log_level: log::LevelFilter,
+    /// Addresses that connections to targets come from, one of each family at most; the kernel
+    /// chooses for a family without one.
+    pub sources: Vec<IpAddr>,
     /// Targets a client may reach.
     pub policy: Policy,
     /// Caps.
@@ -48,6 +51,11 @@ impl ServerConfig {
     /// The key file's path: a relative one is relative to the configuration file's folder.
     pub fn key_path(&self, config_file: &Path) -> PathBuf {
         config_file.parent().unwrap_or(Path::new("")).join(&self.key_file)
+    }
+
+    /// The address to connect to a target from, where one is configured.
+    pub fn source_towards(&self, target: SocketAddr) -> Option<IpAddr> {
+        self.sources.iter().find(|source| source.is_ipv4() == target.is_ipv4()).copied()
     }
 
     /// What is configured but has no effect yet, a line each.

@@ -9,7 +9,7 @@ mod status;
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -125,6 +125,7 @@ async fn serve(
         format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
     tell_without_effect(&registry);
+    tell_wrong_sources(&registry);
     let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry, &workers));
     if resumed > 0 {
         registry.tell(log::Level::Info, format!("{resumed} streams go on over the restart"));
@@ -223,6 +224,7 @@ fn reload(
     registry.reconfigure(new);
     registry.tell(log::Level::Info, "configuration reloaded".into());
     tell_without_effect(registry);
+    tell_wrong_sources(registry);
     if restart {
         let text =
             "listen, metrics_listen, key_file and unauthenticated take effect at the next start";
@@ -263,6 +265,19 @@ fn serve_metrics(
 fn tell_without_effect(registry: &Registry) {
     let lines = registry.config.borrow().without_effect();
     lines.into_iter().for_each(|text| registry.tell(log::Level::Warn, text));
+}
+
+/// Says which sources are none of this host's addresses.
+fn tell_wrong_sources(registry: &Registry) {
+    for source in registry.config.borrow().sources.clone() {
+        if let Err(error) = UdpSocket::bind((source, 0)) {
+            let text = format!(
+                "source {source} cannot be used, and no target of its family be reached: {error}; \
+                 give an address of this host"
+            );
+            registry.tell(log::Level::Error, text);
+        }
+    }
 }
 
 /// Whether a configuration differs from the one started with in what is read only then.

@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 """A client of the 0-RTT TCP Convert Protocol, written from RFC 8803 alone.
 
-Sends one message, and payload right after it, and prints as JSON what comes back:
-"tlvs", a list of {"type", "value" (hexadecimal)}, and of the bytes after the message "bytes", how many
-they are, and "sum", what they add up to.
+usage: client.py HOST:PORT REQUESTS
+
+REQUESTS is a JSON list; of each one the message is sent on a connection of its own, and payload right
+after it. A request may have "target" (ADDRESS:PORT of a Connect TLV), "options" (its TCP options),
+"cookie" (a Cookie TLV), "info" (an Info TLV), "tlv" (the type of an empty TLV), "version" of the fixed
+header, and "send", the payload. Bytes are hexadecimal.
+
+Prints a JSON list of what came back: "tlvs", a list of {"type", "value"}, and of the bytes after the
+message "bytes", how many they are, and "sum", what they add up to; or "failure".
 """
 
-import argparse
 import ipaddress
 import json
 import socket
 import struct
+import sys
 
 VERSION, MAGIC = 1, 0x2263
 INFO, CONNECT, COOKIE = 1, 10, 22
@@ -41,54 +47,54 @@ def message(tlvs, version):
 def read_exactly(stream, length):
     data = stream.read(length)
     if len(data) != length:
-        raise SystemExit("the connection ended in the middle of a message: %r" % data)
+        raise ValueError("the connection ended in the middle of a message: %r" % data)
     return data
 
 
 def read_message(stream):
     version, words, magic = struct.unpack("!BBH", read_exactly(stream, 4))
     if (version, magic) != (VERSION, MAGIC):
-        raise SystemExit("no Convert message: version %d, magic %#x" % (version, magic))
+        raise ValueError("no Convert message: version %d, magic %#x" % (version, magic))
     body, tlvs = read_exactly(stream, words * 4 - 4), []
     while body:
         kind, words = body[0], body[1]
         if words == 0 or words * 4 > len(body):
-            raise SystemExit("a TLV with a wrong length in %s" % body.hex())
+            raise ValueError("a TLV with a wrong length in %s" % body.hex())
         tlvs.append({"type": kind, "value": body[2 : words * 4].hex()})
         body = body[words * 4 :]
     return tlvs
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("server", help="HOST:PORT")
-    parser.add_argument("--target", help="ADDRESS:PORT of a Connect TLV")
-    parser.add_argument("--options", default="", help="its TCP options, hexadecimal")
-    parser.add_argument("--cookie", help="a Cookie TLV, hexadecimal")
-    parser.add_argument("--info", action="store_true", help="an Info TLV")
-    parser.add_argument("--tlv", type=int, help="an empty TLV of this type")
-    parser.add_argument("--version", type=int, default=VERSION)
-    parser.add_argument("--send", default="", help="payload")
-    arguments = parser.parse_args()
+def tlvs_of(request):
     tlvs = []
-    if arguments.info:
+    if request.get("info"):
         tlvs.append(tlv(INFO, bytes(2)))
-    if arguments.target:
-        tlvs.append(connect(arguments.target, bytes.fromhex(arguments.options)))
-    if arguments.cookie:
-        tlvs.append(tlv(COOKIE, bytes(2) + bytes.fromhex(arguments.cookie)))
-    if arguments.tlv is not None:
-        tlvs.append(tlv(arguments.tlv, bytes(2)))
+    if "target" in request:
+        tlvs.append(connect(request["target"], bytes.fromhex(request.get("options", ""))))
+    if "cookie" in request:
+        tlvs.append(tlv(COOKIE, bytes(2) + bytes.fromhex(request["cookie"])))
+    if "tlv" in request:
+        tlvs.append(tlv(request["tlv"], bytes(2)))
+    return tlvs
 
-    host, _, port = arguments.server.rpartition(":")
-    with socket.create_connection((host, int(port)), LIMIT) as connection:
+
+def exchange(server, request):
+    sent = message(tlvs_of(request), request.get("version", VERSION))
+    with socket.create_connection(server, LIMIT) as connection:
         # Zero round trips: the payload does not wait for the answer.
-        connection.sendall(message(tlvs, arguments.version) + arguments.send.encode())
+        connection.sendall(sent + request.get("send", "").encode())
         connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as stream:
             tlvs, payload = read_message(stream), stream.read()
-            answer = {"tlvs": tlvs, "bytes": len(payload), "sum": sum(payload)}
-    print(json.dumps(answer))
+    return {"tlvs": tlvs, "bytes": len(payload), "sum": sum(payload)}
 
 
-main()
+def answer(server, request):
+    try:
+        return exchange(server, request)
+    except (OSError, ValueError) as error:
+        return {"failure": str(error)}
+
+
+host, _, port = sys.argv[1].rpartition(":")
+print(json.dumps([answer((host, int(port)), request) for request in json.loads(sys.argv[2])]))

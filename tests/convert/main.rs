@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use lab::traffic::{Kind, Pattern, TrafficServer};
-use lab::{Lab, SERVER_V4, ServerProgram, TARGET_V4, TARGET_V6, until};
+use lab::{Lab, SERVER_V4, SERVER_V6, ServerProgram, TARGET_V4, TARGET_V6, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -17,16 +17,20 @@ const COOKIE: &str = "000102030405060708090a0b0c0d0e0f";
 const TOML: &str = "\n[[convert]]\nname = \"plain\"\ncookie = \"AAECAwQFBgcICQoLDA0ODw==\"\n";
 const ERROR: u8 = 30;
 
-/// Runs the client on the router: what it prints, or why it failed.
-fn client(lab: &Lab, arguments: &[&str]) -> Result<Value, String> {
+/// Has the client make requests from the router: the answers.
+fn ask(lab: &Lab, requests: &[Value]) -> Vec<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/convert/client.py");
-    let server = format!("{SERVER_V4}:443");
-    let words = [&["-I", script, server.as_str()], arguments].concat();
-    let output = lab.router.try_run("python3", &words).expect("python3");
-    match output.status.success() {
-        true => Ok(serde_json::from_slice(&output.stdout).expect("JSON")),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
+    let (server, requests) = (format!("{SERVER_V4}:443"), json!(requests).to_string());
+    let output = lab.router.run("python3", &["-I", script, &server, &requests]);
+    serde_json::from_str(&output).expect("JSON")
+}
+
+/// The value of the one TLV of an answer, an error.
+#[track_caller]
+fn error(answer: &Value) -> &str {
+    let [tlv] = answer["tlvs"].as_array().expect("a list").as_slice() else { panic!("{answer}") };
+    assert_eq!((&tlv["type"], &answer["bytes"]), (&json!(ERROR), &json!(0)), "{answer}");
+    tlv["value"].as_str().expect("a text")
 }
 
 /// Lets bare clients in, from a configuration that does not.
@@ -42,27 +46,27 @@ fn a_client_with_a_cookie_is_served() {
     let lab = Lab::two_uplinks("convert");
     let _target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let mut server = ServerProgram::start(&lab);
-    let v4 = format!("{TARGET_V4}:80");
-    let fetch = |target: &str| {
-        let words = ["--target", target, "--cookie", COOKIE, "--send", "download 5 0 100000\n"];
-        client(&lab, &words)
-    };
-    assert!(fetch(&v4).is_err(), "not unless it is allowed");
+    let targets = [format!("{TARGET_V4}:80"), format!("[{TARGET_V6}]:80")];
+    let fetch = |target: &String| json!({ "target": target, "cookie": COOKIE, "send": "download 5 0 100000\n" });
+    let refused = ask(&lab, &[fetch(&targets[0])]);
+    assert!(refused[0]["failure"].is_string(), "not unless it is allowed: {refused:?}");
     allow(&mut server);
     let mut expected = vec![0; 100_000];
     Pattern { seed: 5 }.fill(0, &mut expected);
-    for target in [v4.clone(), format!("[{TARGET_V6}]:80")] {
-        let answer = fetch(&target).unwrap();
-        assert_eq!(answer["tlvs"], json!([]), "no error");
-        assert_eq!(answer["bytes"], 100_000);
-        assert_eq!(answer["sum"], expected.iter().map(|byte| u64::from(*byte)).sum::<u64>());
+    let sum: u64 = expected.iter().map(|byte| u64::from(*byte)).sum();
+    for answer in ask(&lab, &targets.each_ref().map(fetch)) {
+        assert_eq!(answer, json!({ "tlvs": [], "bytes": 100_000, "sum": sum }));
     }
-    // Options that the kernel sends anyway: MSS, SACK permitted.
-    let options = ["--options", "020405b40402"];
-    let words = [&["--target", &v4, "--cookie", COOKIE, "--send", "x"][..], &options].concat();
-    assert_eq!(client(&lab, &words).unwrap()["tlvs"], json!([]));
-    let info = client(&lab, &["--info", "--cookie", COOKIE]).unwrap();
-    assert_eq!(info["tlvs"], json!([{ "type": 21, "value": "00000304081e" }]));
+    let answers = ask(
+        &lab,
+        &[
+            // Options that the kernel sends anyway: MSS, SACK permitted.
+            json!({ "target": targets[0], "cookie": COOKIE, "options": "020405b40402", "send": "x" }),
+            json!({ "info": true, "cookie": COOKIE }),
+        ],
+    );
+    assert_eq!(answers[0]["tlvs"], json!([]));
+    assert_eq!(answers[1]["tlvs"], json!([{ "type": 21, "value": "00000304081e" }]));
     until("nothing is left", LIMIT, || (server.status()?["streams"]["open"] == 0).then_some(()));
 
     // The cookie is taken back.
@@ -70,8 +74,8 @@ fn a_client_with_a_cookie_is_served() {
     fs::write(server.config(), text.replace("AAEC", "BBEC")).unwrap();
     server.process().signal(Signal::HUP);
     until("the cookie does not hold", LIMIT, || {
-        let answer = fetch(&v4).ok()?;
-        (answer["tlvs"][0]["value"].as_str()? == "0300").then_some(())
+        let answers = ask(&lab, &[fetch(&targets[0])]);
+        (answers[0]["tlvs"][0]["value"] == "0300").then_some(())
     });
 }
 
@@ -81,40 +85,77 @@ fn what_cannot_be_served_is_answered_with_the_rfcs_errors() {
     let mut server = ServerProgram::start(&lab);
     allow(&mut server);
     let v4 = format!("{TARGET_V4}:80");
-    let connect = ["--target", &v4, "--cookie", COOKIE];
     let refusing = format!("{TARGET_V4}:81");
-    let prohibited = "203.0.113.2:80";
     lab.inet.ip("route add prohibit 203.0.113.2");
-    let mapped = "[::ffff:10.0.0.1]:80";
-    // Code, and how the rest of the value begins.
-    let cases: &[(&str, &[&str], &str)] = &[
-        ("unsupported version", &[&connect[..], &["--version", "2"]].concat(), "0001"),
-        ("malformed: no Connect", &["--cookie", COOKIE], "0101"),
-        ("malformed: port 0", &["--target", "192.0.2.1:0", "--cookie", COOKIE], "0101"),
-        ("unsupported message", &[&connect[..], &["--tlv", "99"]].concat(), "0201"),
-        ("missing cookie", &["--target", &v4], "0300"),
-        ("unknown cookie", &["--target", &v4, "--cookie", &COOKIE.replace('0', "1")], "0300"),
-        ("not authorised", &["--target", "169.254.169.254:80", "--cookie", COOKIE], "2000"),
-        ("not authorised", &["--target", mapped, "--cookie", COOKIE], "2000"),
-        (
-            "unsupported option",
-            &[&connect[..], &["--options", "1e04000102040001"]].concat(),
-            "211e",
-        ),
-        ("damaged options", &[&connect[..], &["--options", "02ff0000"]].concat(), "0101"),
-        ("refused", &["--target", &refusing, "--cookie", COOKIE], "6000"),
-        ("unreachable", &["--target", prohibited, "--cookie", COOKIE], "6101"),
+    // The code, and how the rest of the value begins.
+    let cases = [
+        ("0001", json!({ "target": v4, "cookie": COOKIE, "version": 2 })),
+        ("0101", json!({ "cookie": COOKIE })),
+        ("0101", json!({ "target": "192.0.2.1:0", "cookie": COOKIE })),
+        ("0201", json!({ "target": v4, "cookie": COOKIE, "tlv": 99 })),
+        ("0300", json!({ "target": v4 })),
+        ("0300", json!({ "target": v4, "cookie": COOKIE.replace('0', "1") })),
+        ("2000", json!({ "target": "169.254.169.254:80", "cookie": COOKIE })),
+        ("211e", json!({ "target": v4, "cookie": COOKIE, "options": "1e04000102040001" })),
+        ("0101", json!({ "target": v4, "cookie": COOKIE, "options": "02ff0000" })),
+        ("6000", json!({ "target": refusing, "cookie": COOKIE })),
+        ("6101", json!({ "target": "203.0.113.2:80", "cookie": COOKIE })),
     ];
-    for (what, words, value) in cases {
-        let answer = client(&lab, words).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let [tlv] = answer["tlvs"].as_array().expect("a list").as_slice() else {
-            panic!("{what}: {answer}")
-        };
-        assert_eq!(tlv["type"], ERROR, "{what}: {answer}");
-        let found = tlv["value"].as_str().unwrap();
-        assert!(found.starts_with(value), "{what}: {found}");
-        assert_eq!(answer["bytes"], 0, "{what}");
+    let answers = ask(&lab, &cases.clone().map(|(_, request)| request));
+    for ((value, request), answer) in cases.iter().zip(&answers) {
+        assert!(error(answer).starts_with(value), "{request}: {answer}");
     }
-    let refusals = server.status().unwrap()["refusals"].clone();
-    assert_eq!(refusals["denied by policy"], 2, "{refusals}");
+    assert_eq!(answers.len(), cases.len());
+}
+
+/// A router would send none of these to the server; somebody who has its key would.
+#[test]
+fn the_servers_own_network_cannot_be_reached_whatever_the_address_looks_like() {
+    let lab = Lab::two_uplinks("convert-denied");
+    let mut server = ServerProgram::start(&lab);
+    allow(&mut server);
+    // Open to whoever reaches it.
+    let _service = TrafficServer::start(&lab.server, Kind::Tcp, 5000);
+    let (own_v4, own_v6) = (SERVER_V4.to_string(), format!("[{SERVER_V6}]"));
+    let mapped = format!("[::ffff:{SERVER_V4}]");
+    let [a, b, c, d] = SERVER_V4.octets();
+    let sixtofour = format!("[2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1]");
+    let nat64 = format!("[64:ff9b::{SERVER_V4}]");
+    let compatible = format!("[::{SERVER_V4}]");
+    let denied = [
+        "127.0.0.1",
+        "127.1.2.3",
+        "0.1.2.3",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::127.0.0.1]",
+        "[2002:7f00:1::1]",
+        "169.254.169.254",
+        "[::ffff:169.254.169.254]",
+        "[64:ff9b::169.254.169.254]",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "10.0.0.1",
+        "192.168.0.1",
+        &own_v4,
+        &own_v6,
+        &mapped,
+        &sixtofour,
+        &nat64,
+        &compatible,
+    ];
+    let request = |host: &&str| json!({ "target": format!("{host}:5000"), "cookie": COOKIE, "send": "echo\n!" });
+    let answers = ask(&lab, &denied.iter().map(request).collect::<Vec<_>>());
+    for (host, answer) in denied.iter().zip(&answers) {
+        assert_eq!(error(answer), "2000", "{host}");
+    }
+    assert_eq!(server.status().unwrap()["refusals"]["denied by policy"], denied.len());
+
+    // Addresses that are no host's are not even a target.
+    let nobody =
+        ["0.0.0.0", "255.255.255.255", "224.0.0.1", "[::]", "[ff02::1]", "[::ffff:0.0.0.0]"];
+    for (host, answer) in nobody.iter().zip(&ask(&lab, &nobody.each_ref().map(request))) {
+        assert!(error(answer).starts_with("01"), "{host}: {answer}");
+    }
 }

@@ -1,6 +1,6 @@
 //! TOML to the server's configuration, with every problem told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use litemap::LiteMap;
 use toml::de::DeValue;
 
 use super::{BareClient, ClientConfig, Policy, ServerConfig, ServerLimits};
+use crate::config::ConfigError;
 use crate::config::keys::{PublicKey, TokenHash};
+use crate::config::policy::{self, Targets};
 use crate::config::reader::{self, Entry, Table};
 use crate::config::value::{self, HostPort};
-use crate::config::{ConfigError, policy};
-use crate::net::Prefix;
 
 /// The key file's name where `key_file` is not given.
 pub const DEFAULT_KEY_FILE: &str = "server.key";
@@ -30,6 +30,7 @@ fn resolve(root: &mut Table<'_>) -> Option<ServerConfig> {
     let key_file = root.optional("key_file", |t, e| t.parsed(e, read_path));
     let log_level = root.optional("log_level", |t, e| t.parsed(e, read_log_level));
     let metrics_listen = root.optional("metrics_listen", |t, e| t.parsed(e, value::socket_address));
+    let sources = root.optional("source", read_sources).unwrap_or_default();
     let policy = root.optional("policy", |t, e| t.table(e, read_policy));
     let limits = root.optional("limits", |t, e| t.table(e, read_limits));
     let clients = root.optional("client", read_clients).unwrap_or_default();
@@ -42,6 +43,7 @@ fn resolve(root: &mut Table<'_>) -> Option<ServerConfig> {
         public: public?,
         key_file: key_file.unwrap_or_else(|| PathBuf::from(DEFAULT_KEY_FILE)),
         log_level: log_level.unwrap_or(log::LevelFilter::Info),
+        sources,
         policy: policy.unwrap_or_default(),
         limits: limits.unwrap_or_default(),
         clients: clients.into_iter().map(|(_, client)| client).collect(),
@@ -75,12 +77,31 @@ fn read_listen(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<SocketAddr
     Some(listen)
 }
 
+fn read_sources(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<IpAddr>> {
+    let right = "an address of this host, or a list of one IPv4 and one IPv6 address";
+    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| right.to_owned());
+    let sources = match entry.value {
+        DeValue::String(_) => vec![table.parsed(entry, address)?],
+        _ => table.array(&entry, address)?,
+    };
+    if let [one, other] = sources.as_slice()
+        && one.is_ipv4() != other.is_ipv4()
+    {
+        return Some(sources);
+    }
+    if sources.len() > 1 {
+        table.wrong(&entry, right);
+        return None;
+    }
+    Some(sources)
+}
+
 fn read_policy(table: &mut Table<'_>) -> Option<Policy> {
-    let prefixes = |t: &mut Table<'_>, e: Entry<'_>| t.array(&e, value::network);
-    let allow: Vec<Prefix> = table.optional("allow", prefixes).unwrap_or_default();
-    let deny: Vec<Prefix> = table.optional("deny", prefixes).unwrap_or_default();
-    if let Some(prefix) = policy::contradiction(&allow, &deny) {
-        table.problem(table.line, format!("[policy] both allows and denies {prefix}"));
+    let entries = |t: &mut Table<'_>, e: Entry<'_>| t.array(&e, Targets::parse);
+    let allow: Vec<Targets> = table.optional("allow", entries).unwrap_or_default().concat();
+    let deny: Vec<Targets> = table.optional("deny", entries).unwrap_or_default().concat();
+    if let Some(entry) = policy::contradiction(&allow, &deny) {
+        table.problem(table.line, format!("[policy] both allows and denies {entry}"));
     }
     Some(Policy::new(allow, deny))
 }

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::mutate::{Random, mutated};
+use crate::config::policy::Targets;
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const KEY2: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
@@ -13,7 +14,7 @@ public = \"vps.example.net:443\"
 key_file = \"/srv/key\"
 log_level = \"warn\"
 metrics_listen = \"127.0.0.1:9000\"
-
+source = [\"198.51.100.7\", \"2001:db8::7\"]
 [policy]
 allow = [\"10.1.0.0/16\"]
 deny = [\"203.0.113.0/24\"]
@@ -57,7 +58,7 @@ fn everything_is_read() {
         public_key: key.parse().unwrap(),
         forwards: forwards.to_vec(),
     };
-    let prefix = |text: &str| vec![text.parse().unwrap()];
+    let prefix = |text: &str| Targets::parse(text).unwrap();
     assert_eq!(
         parse(&full()),
         ServerConfig {
@@ -65,6 +66,7 @@ fn everything_is_read() {
             public: "vps.example.net:443".parse().unwrap(),
             key_file: "/srv/key".into(),
             log_level: log::LevelFilter::Warn,
+            sources: vec!["198.51.100.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
             policy: Policy::new(prefix("10.1.0.0/16"), prefix("203.0.113.0/24")),
             limits: ServerLimits {
                 streams: 500,
@@ -82,6 +84,21 @@ fn everything_is_read() {
             metrics_listen: Some("127.0.0.1:9000".parse().unwrap()),
         }
     );
+}
+
+#[test]
+fn targets_are_reached_from_the_source_of_their_family() {
+    let base = "listen = '[::]:443'\npublic = 'a.example:443'\n";
+    let config = parse(&full());
+    let from = |target: &str| config.source_towards(target.parse().unwrap()).unwrap().to_string();
+    assert_eq!(from("192.0.2.1:80"), "198.51.100.7");
+    assert_eq!(from("[2001:db8:1::1]:80"), "2001:db8::7");
+    let one = parse(&format!("{base}source = '192.0.2.7'\n"));
+    assert_eq!(one.source_towards("[2001:db8:1::1]:80".parse().unwrap()), None);
+    for wrong in ["'vps'", "['192.0.2.7', '192.0.2.8']", "['192.0.2.7', '::1', '::2']"] {
+        let problem = &problems(&format!("{base}source = {wrong}\n"))[0];
+        assert!(problem.contains("must be an address of this host"), "{problem}");
+    }
 }
 
 #[test]
@@ -207,7 +224,7 @@ fn wrong_values_are_named() {
         (
             "listen",
             "listn",
-            "1: unknown key 'listn'; the file has listen, public, key_file, log_level, metrics_listen, policy, limits, client, allow_plain_convert, convert",
+            "1: unknown key 'listn'; the file has listen, public, key_file, log_level, metrics_listen, source, policy, limits, client, allow_plain_convert, convert",
         ),
         (
             "unauthenticated",
