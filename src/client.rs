@@ -3,12 +3,11 @@
 mod check;
 mod monitor;
 mod pair;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 use serde::Deserialize;
@@ -23,14 +22,9 @@ use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
 pub use pair::pair;
+use watch::watch;
 
-/// Time between two pictures of `--watch`.
-const PERIOD: Duration = Duration::from_secs(1);
-
-/// Shows the status of the process that owns the run directory.
-///
-/// With `watch`, a terminal is redrawn in place, other output gets one picture after another, and
-/// a process that stops later on is waited for.
+/// Shows the status of the process that owns the run directory, once or again and again.
 pub fn run(options: &StatusOptions) -> ExitCode {
     ExitCode::from(status(&options.run_dir, options.format))
 }
@@ -87,51 +81,32 @@ fn role_line(outcome: &RoleOutcome) -> String {
 
 /// Returns the exit code, one of `sysexits.h`.
 fn status(run_dir: &Path, format: StatusFormat) -> u8 {
-    let (json, watch) = (format == StatusFormat::Json, format == StatusFormat::Watch);
-    let terminal = Terminal::of_stdout();
-    let in_place = watch && terminal.is_some();
-    let mut seen = false;
-    loop {
-        let picture = fetch(run_dir, json, terminal.as_ref());
-        let text = match picture {
-            Ok(text) => {
-                seen = true;
-                text
-            }
-            Err((text, code)) if !watch || !seen => {
-                complain(&text);
-                return code;
-            }
-            Err((text, _)) if in_place => format!("{text}\n"),
-            Err((text, _)) => {
-                complain(&text);
-                String::new()
-            }
-        };
-        let shown = match &terminal {
-            Some(terminal) if in_place => terminal.frame(&text),
-            _ => text,
-        };
-        match print(&shown) {
-            Ok(true) => {}
-            Ok(false) => return exit::OK,
-            Err(error) => {
-                complain(&format!("cannot write the status: {error}"));
-                return exit::IOERR;
-            }
+    let style = match format {
+        StatusFormat::Watch => return watch(run_dir),
+        StatusFormat::Json => None,
+        StatusFormat::Table => Some(style(Terminal::of_stdout().as_ref())),
+    };
+    let text = match fetch(run_dir, style) {
+        Ok(text) => text,
+        Err((text, code)) => {
+            complain(&text);
+            return code;
         }
-        if !watch {
-            return exit::OK;
+    };
+    match print(&text) {
+        Ok(_) => exit::OK,
+        Err(error) => {
+            complain(&format!("cannot write the status: {error}"));
+            exit::IOERR
         }
-        sleep(PERIOD);
     }
 }
 
-/// Gets the status and makes text of it; an error comes with its exit code.
-fn fetch(run_dir: &Path, json: bool, terminal: Option<&Terminal>) -> Result<String, (String, u8)> {
-    let answer = call_with(run_dir, "status", params(json, terminal))
+/// Gets the status as text of this style, or as JSON without one; an error comes with its exit code.
+fn fetch(run_dir: &Path, style: Option<Style>) -> Result<String, (String, u8)> {
+    let answer = call_with(run_dir, "status", params(style))
         .map_err(|error| (error.to_string(), code(&error)))?;
-    if json {
+    if style.is_none() {
         return Ok(format!("{answer}\n"));
     }
     json::from_str(&answer)
@@ -148,12 +123,9 @@ fn code(error: &CallError) -> u8 {
     }
 }
 
-/// The parameters of a question whose answer is to be JSON, or text for this terminal.
-fn params(json: bool, terminal: Option<&Terminal>) -> Value {
-    match json {
-        true => Value::Null,
-        false => serde_json::json!({ "style": style(terminal) }),
-    }
+/// The parameters of a question whose answer is to be text of this style, or JSON without one.
+fn params(style: Option<Style>) -> Value {
+    style.map_or(Value::Null, |style| serde_json::json!({ "style": style }))
 }
 
 /// Writes to standard output; whether anybody still reads it. Who does not has seen enough, as `head`
@@ -172,6 +144,7 @@ fn complain(text: &str) {
 }
 
 /// Standard output, when it is a terminal.
+#[derive(Clone, Copy)]
 struct Terminal;
 
 impl Terminal {
@@ -207,13 +180,14 @@ impl Terminal {
     }
 }
 
+/// The style for standard output.
 fn style(terminal: Option<&Terminal>) -> Style {
     let width = match terminal {
         Some(terminal) => terminal.size().0,
         None => variable("COLUMNS").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX),
     };
     let colour = terminal.is_some() && has_colour();
-    Style { width, colour, unicode: is_utf8() }
+    Style { width, colour, unicode: is_utf8(), graph: false }
 }
 
 #[cfg(test)]

@@ -136,6 +136,22 @@ impl History {
         }
     }
 
+    /// The rates of an uplink in the last minute, both directions added, as so many means.
+    pub fn recent(&self, name: &str, means: usize) -> Vec<u64> {
+        let Some(Series { seconds: Ring(seconds), .. }) = self.by_name.get(name) else {
+            return Vec::new();
+        };
+        let each = (60 / means.max(1)).max(1);
+        let mut latest: Vec<u64> =
+            seconds.iter().map(|[rx, tx]| (u64::from(*rx) + u64::from(*tx)) * 8).collect();
+        latest.drain(..latest.len().saturating_sub(60));
+        latest.reverse();
+        let mean = |chunk: &[u64]| chunk.iter().sum::<u64>() / chunk.len().max(1) as u64;
+        let mut recent: Vec<u64> = latest.chunks(each).map(mean).collect();
+        recent.reverse();
+        recent
+    }
+
     /// The number of the last sample: who comes again knows by it how many are new.
     pub fn end(&self, span: Span) -> u64 {
         match span {
@@ -188,6 +204,17 @@ mod tests {
         assert_eq!(rx(&history, Span::Seconds), [0, 800, 8000]);
         assert_eq!(history.tell(Span::Seconds, MINUTES)[&"wan"].tx_bps, [0, 56, 0]);
         assert_eq!(rx(&history, Span::Minutes), [0; 0]);
+    }
+
+    #[test]
+    fn the_last_minute_in_few_means() {
+        let looks: Vec<_> =
+            (1..=100).map(|second| (second * 1000, second * 100, second * 25)).collect();
+        let steady = history(&looks);
+        assert_eq!(steady.recent("wan", 20), [1000; 20]);
+        let short = history(&[(1000, 0, 0), (2000, 300, 0), (3000, 300, 0), (4000, 300, 600)]);
+        assert_eq!(short.recent("wan", 20), [0, 2400]);
+        assert_eq!(short.recent("lte", 20), [0; 0]);
     }
 
     #[test]

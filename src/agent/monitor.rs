@@ -233,7 +233,7 @@ mod tests {
     fn a_person_gets_lines_to_read_and_json_is_for_programs() {
         let mut monitor = Monitor::default();
         let (lines, mut queue) = mpsc::channel(2);
-        let style = Some(Style { width: 80, colour: false, unicode: false });
+        let style = Some(Style { width: 80, colour: false, unicode: false, graph: false });
         let wish = Wish { style, events: None };
         monitor.add(lines, wish, View::default()).unwrap();
         let told = Event::Message { level: Level::Info, text: "uplink wan: in use".into() };

@@ -25,6 +25,9 @@ use crate::status::{
 use crate::uplink::Uplink;
 use crate::web;
 
+/// Bars of a sparkline, for a minute.
+const SPARKS: usize = 20;
+
 /// The agent as it is now.
 pub fn snapshot(agent: &Agent) -> Snapshot {
     let now = Instant::now();
@@ -185,6 +188,7 @@ fn uplink_status(
             .collect(),
         rx_bps: meter.map_or(0, |meter| meter.rx.bps()),
         tx_bps: meter.map_or(0, |meter| meter.tx.bps()),
+        recent_bps: agent.history.recent(&uplink.name, SPARKS),
         rx_bytes: meter.map_or(0, |meter| meter.rx_bytes),
         tx_bytes: meter.map_or(0, |meter| meter.tx_bytes),
         subflows: u32::try_from(subflows.iter().filter(own).count()).unwrap_or(u32::MAX),

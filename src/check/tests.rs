@@ -14,7 +14,7 @@ use crate::tunnel::hello::Refusal;
 use crate::uplink::tests::{address, same_subnet, two_configs};
 use crate::uplink::{Uplink, observe};
 
-const WIDE: Style = Style { width: usize::MAX, colour: false, unicode: true };
+const WIDE: Style = Style { width: usize::MAX, colour: false, unicode: true, graph: false };
 const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
 fn config() -> AgentConfig {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::{Terminal, code, complain, params, print};
+use super::{Terminal, code, complain, params, print, style};
 use crate::check::{Facts, MPTCP_ENABLED, ServerFacts, UplinkFacts, judge};
 use crate::cli::{CheckOptions, UBUS_SOCKET, exit};
 use crate::config::agent::AgentConfig;
@@ -22,7 +22,7 @@ use crate::uplink::observe_with;
 /// Checks everything and shows what was found: exit code 0 when all is well, 1 otherwise, and
 /// those of `sysexits.h` when nothing can be said.
 pub fn check(options: &CheckOptions) -> ExitCode {
-    let params = params(options.json, Terminal::of_stdout().as_ref());
+    let params = params((!options.json).then(|| style(Terminal::of_stdout().as_ref())));
     let answer = match with_notice(|| call_with(&options.run_dir, "check", params.clone())) {
         Err(CallError::NotRunning(_)) => runtime::run(alone(options))
             .map_err(|error| (error.to_string(), exit::OSERR))

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Terminal, code, complain, params, print};
+use super::{Terminal, code, complain, params, print, style};
 use crate::cli::{MonitorOptions, exit};
 use crate::os::control::{CallError, Lines};
 use crate::os::runtime;
@@ -27,7 +27,7 @@ pub fn monitor(options: &MonitorOptions) -> ExitCode {
 }
 
 /// Ends with the first signal that asks to; never, where signals cannot be had.
-fn interrupted() -> impl Future<Output = ()> {
+pub(super) fn interrupted() -> impl Future<Output = ()> {
     // Caught from now on, not from the first wait on.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     async move {
@@ -42,7 +42,7 @@ fn interrupted() -> impl Future<Output = ()> {
 }
 
 async fn follow(run_dir: &Path, json: bool) -> u8 {
-    let params = params(json, Terminal::of_stdout().as_ref());
+    let params = params((!json).then(|| style(Terminal::of_stdout().as_ref())));
     let failed = |error: CallError| {
         complain(&error.to_string());
         code(&error)

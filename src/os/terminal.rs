@@ -10,7 +10,12 @@ pub fn is_stdout() -> bool {
 
 /// Whether a terminal is to be given colours (<https://no-color.org>).
 pub fn has_colour() -> bool {
-    variable("NO_COLOR").is_none() && variable("TERM").is_some_and(|term| term != "dumb")
+    variable("NO_COLOR").is_none() && obeys_sequences()
+}
+
+/// Whether the terminal knows escape sequences.
+pub fn obeys_sequences() -> bool {
+    variable("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// Whether the locale's characters are UTF-8.

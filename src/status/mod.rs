@@ -239,6 +239,9 @@ pub struct UplinkStatus {
     pub rx_bps: u64,
     /// Bits a second sent by the device.
     pub tx_bps: u64,
+    /// Mean rates of the last minute, both directions added, the oldest first; for terminals alone.
+    #[serde(skip)]
+    pub recent_bps: Vec<u64>,
     /// Bytes received by the device since it exists.
     pub rx_bytes: u64,
     /// Bytes sent by the device since it exists.
@@ -279,6 +282,7 @@ impl Default for UplinkStatus {
             endpoints: Vec::new(),
             rx_bps: 0,
             tx_bps: 0,
+            recent_bps: Vec::new(),
             rx_bytes: 0,
             tx_bytes: 0,
             subflows: 0,

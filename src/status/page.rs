@@ -93,7 +93,7 @@ impl Page {
 
     /// A page in HTML, which breaks its lines by itself.
     pub(crate) fn html() -> Page {
-        let style = Style { width: usize::MAX, colour: true, unicode: true };
+        let style = Style { width: usize::MAX, colour: true, unicode: true, graph: false };
         Page { style, html: true, out: String::new() }
     }
 
@@ -110,6 +110,23 @@ impl Page {
         if !self.html {
             self.out.push('\n');
         }
+    }
+
+    /// Values as a row of bars, `most` the highest; nothing where the style has no graphs.
+    pub(crate) fn sparkline(&self, values: &[u64], most: u64) -> String {
+        const UNICODE: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        const ASCII: [char; 9] = [' ', '.', ':', '-', '=', '+', '*', '#', '@'];
+        if !self.style.graph {
+            return String::new();
+        }
+        let bars = if self.style.unicode { UNICODE } else { ASCII };
+        let steps = bars.len() as u64 - 1;
+        let bar = |value: &u64| {
+            // Whatever is not nothing shows.
+            let height = value.saturating_mul(steps).div_ceil(most.max(1)).min(steps);
+            usize::try_from(height).ok().and_then(|height| bars.get(height))
+        };
+        values.iter().filter_map(bar).collect()
     }
 
     /// Writes a line, cut at the terminal's width.

@@ -22,6 +22,9 @@ pub struct Style {
     pub colour: bool,
     /// Whether characters beyond ASCII may be used.
     pub unicode: bool,
+    /// Whether the uplinks' rates of the last minute are drawn.
+    #[serde(default)]
+    pub graph: bool,
 }
 
 /// Renders a snapshot as lines of text. Whatever stands in its strings, the terminal only sees
@@ -127,6 +130,7 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
         Column::left("DEVICE", 4),
         Column::right("DOWN", 0),
         Column::right("UP", 0),
+        Column::left("LAST MINUTE", 0),
         Column::right("RTT", 1),
         Column::right("LOSS", 2),
         Column::right("SUBFLOWS", 5),
@@ -138,6 +142,8 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
     ];
     let none = page.none();
     let or_none = |value: Option<String>| Span::plain(value.unwrap_or_else(|| none.to_owned()));
+    // One scale for all of them.
+    let most = uplinks.iter().flat_map(|uplink| &uplink.recent_bps).copied().max().unwrap_or(0);
     let mut rows: Vec<Vec<Span>> = uplinks
         .iter()
         .map(|uplink| {
@@ -149,6 +155,7 @@ fn uplinks(page: &mut Page, uplinks: &[UplinkStatus]) {
                 or_none(uplink.device.clone()),
                 Span::plain(rate(uplink.rx_bps)),
                 Span::plain(rate(uplink.tx_bps)),
+                Span::plain(page.sparkline(&uplink.recent_bps, most)),
                 or_none(uplink.rtt_ms.map(milliseconds)),
                 or_none(uplink.loss_percent.map(|loss| format!("{loss:.1} %"))),
                 Span::plain(uplink.subflows.to_string()),
@@ -212,6 +219,7 @@ fn total(uplinks: &[UplinkStatus]) -> Vec<Span> {
         empty(),
         Span::new(rate(sum(|uplink| uplink.rx_bps)), Paint::Bold),
         Span::new(rate(sum(|uplink| uplink.tx_bps)), Paint::Bold),
+        empty(),
         empty(),
         empty(),
         Span::plain(sum(|uplink| u64::from(uplink.subflows)).to_string()),

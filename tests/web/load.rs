@@ -7,18 +7,20 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, Namespace, ServerProgram, TARGET_V4};
-use super::{ADDRESS, LIMIT, LISTEN, code, get};
+use super::lab::{AgentProgram, Lab, Namespace, ServerProgram, TARGET_V4, two_of_three};
+use super::{ADDRESS, LIMIT, LISTEN, alone, code, get};
 
 /// Clients that ask again and again.
 const CLIENTS: usize = 200;
 /// Connections that send their head byte by byte.
 const SLOW: usize = 100;
+/// How long a client of the crowd waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// The share of the goodput that has to remain.
 const SHARE: f64 = 0.97;
 /// Windows with and without clients, in turn, and how long each is.
 const PAIRS: usize = 5;
-const WINDOW: Duration = Duration::from_secs(2);
+const WINDOW: Duration = Duration::from_millis(1500);
 
 /// What disturbs the agent while `busy`.
 struct Crowd<'a> {
@@ -35,7 +37,7 @@ impl Crowd<'_> {
     fn connect() -> Option<TcpStream> {
         let address: SocketAddr = ADDRESS.parse().expect("an address");
         let stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
-        stream.set_read_timeout(Some(LIMIT)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(stream)
     }
 
@@ -114,6 +116,7 @@ fn crowded(router: &Namespace, transfer: &Transfer) -> (Vec<(f64, f64)>, usize) 
 
 #[test]
 fn a_crowd_of_clients_costs_no_goodput() {
+    let _machine = alone();
     let lab = Lab::two_uplinks("web-load");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start_with(&lab, &server, LISTEN);
@@ -122,13 +125,16 @@ fn a_crowd_of_clients_costs_no_goodput() {
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
     transfer.wait_bytes(20_000_000, LIMIT);
 
-    let (pairs, answers) = crowded(&lab.router, &transfer);
-    let mut shares: Vec<f64> = pairs.iter().map(|(alone, crowded)| crowded / alone).collect();
-    shares.sort_by(f64::total_cmp);
-    println!("goodput without and with a crowd: {pairs:.1?} Mbit/s, shares {shares:.3?}");
-    println!("{answers} answers; agent {} KiB at most", agent.process().peak_kib());
-    assert!(answers > CLIENTS, "the crowd was served: {answers}");
-    assert!(shares[PAIRS / 2] > SHARE, "{shares:.3?}");
+    let measured = two_of_three(|| {
+        let (pairs, answers) = crowded(&lab.router, &transfer);
+        let mut shares: Vec<f64> = pairs.iter().map(|(alone, crowded)| crowded / alone).collect();
+        shares.sort_by(f64::total_cmp);
+        println!("goodput without and with a crowd: {pairs:.1?} Mbit/s, shares {shares:.3?}");
+        println!("{answers} answers; agent {} KiB at most", agent.process().peak_kib());
+        assert!(answers > CLIENTS, "the crowd is served: {answers}");
+        if shares[PAIRS / 2] > SHARE { Ok(()) } else { Err(shares) }
+    });
+    assert_eq!(measured, Ok(()));
     assert!(!transfer.is_finished(), "the download was cut off");
     let answer = get(&lab.router, ADDRESS, "/status.json", "").expect("an answer");
     assert_eq!(code(&answer), "200");

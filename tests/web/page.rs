@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::browser::{Browser, Page, View};
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
 use super::lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink, until};
-use super::{ADDRESS, LIMIT, LISTEN, body, code, exposition, get};
+use super::{ADDRESS, LIMIT, LISTEN, body, code, exposition, get, shared};
 
 /// How far a rate shown may be from the one measured.
 const TOLERANCE: f64 = 0.15;
@@ -77,6 +77,7 @@ fn take_pictures(page: &Page, name: &str) {
 
 #[test]
 fn the_page_shows_what_happens() {
+    let _machine = shared();
     let lab = Lab::two_uplinks("web-page");
     let mut server = ServerProgram::start(&lab);
     let config = fs::read_to_string(server.config()).expect("read the server's configuration");
@@ -129,6 +130,7 @@ fn the_page_shows_what_happens() {
     assert_eq!(plain.complaints(), Vec::<String>::new());
     drop(plain);
 
+    assert_memory_is_flat(&page, &mut agent);
     assert!(!transfer.is_finished(), "the download was cut off");
     agent.kill();
     page.until_text("#trouble", "The agent does not answer");
@@ -137,6 +139,21 @@ fn the_page_shows_what_happens() {
     agent.restart();
     page.until_text("#state", "bonding");
     page.until("the page goes on", "document.querySelector('#trouble').textContent === ''");
+}
+
+/// As many looks as a page takes that is left open for minutes.
+fn assert_memory_is_flat(page: &Page, agent: &mut AgentProgram) {
+    let mut looks = |count: u32| {
+        page.evaluate(&format!(
+            "(async () => {{ for (let n = 0; n < {count}; n++) await look(); }})()"
+        ));
+        let nodes = page.evaluate("document.querySelectorAll('*').length");
+        (page.heap_bytes() / 1024, agent.process().resident_kib(), nodes)
+    };
+    let (before, after) = (looks(50), looks(150));
+    println!("page and agent in KiB, and elements of the page: {before:?}, later {after:?}");
+    assert!(after.0 < before.0 + 300 && after.1 < before.1 + 600, "{before:?}, later {after:?}");
+    assert_eq!(before.2, after.2, "elements of the page");
 }
 
 fn assert_metrics(lab: &Lab, server: &mut ServerProgram) {

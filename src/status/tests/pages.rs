@@ -2,7 +2,7 @@
 
 use super::*;
 
-const WIDE: Style = Style { width: 170, colour: false, unicode: true };
+const WIDE: Style = Style { width: 170, colour: false, unicode: true, graph: false };
 
 #[test]
 fn an_agent_in_full() {
@@ -56,7 +56,7 @@ Problems
 
 #[test]
 fn an_agent_on_an_ordinary_terminal() {
-    let style = Style { width: 80, colour: false, unicode: true };
+    let style = Style { width: 80, colour: false, unicode: true, graph: false };
     let shown = render(&Snapshot::Agent(agent().into()), style);
     compare(ORDINARY, shown.split("\n\n").nth(1).unwrap_or_default());
 }
@@ -80,7 +80,7 @@ fn a_role_set_by_hand_is_shown_beside_the_configured_one() {
     agent.uplinks[0].role_set = Some(Role::Backup);
     agent.uplinks[0].in_use = false;
     agent.uplinks[0].reason = "stands by for the bond uplinks".into();
-    let style = Style { width: 80, colour: false, unicode: true };
+    let style = Style { width: 80, colour: false, unicode: true, graph: false };
     let shown = render(&Snapshot::Agent(agent.into()), style);
     compare(SET_BY_HAND, shown.split("\n\n").nth(1).unwrap_or_default());
 }
@@ -93,7 +93,7 @@ wan     standby  backup  eth1    93.4 Mbit/s  1.20 Mbit/s  12.3 ms  0.0 %
 
 #[test]
 fn an_agent_on_a_narrow_ascii_terminal() {
-    let style = Style { width: 60, colour: false, unicode: false };
+    let style = Style { width: 60, colour: false, unicode: false, graph: false };
     compare(NARROW, &render(&Snapshot::Agent(agent().into()), style));
 }
 
@@ -174,7 +174,8 @@ fn no_line_is_wider_than_the_terminal() {
     for snapshot in [Snapshot::Agent(wide.into()), Snapshot::Server(server().into())] {
         for width in 0..200 {
             for unicode in [true, false] {
-                let shown = render(&snapshot, Style { width, colour: false, unicode });
+                let shown =
+                    render(&snapshot, Style { width, colour: false, unicode, graph: false });
                 for line in shown.lines() {
                     assert!(text::width(line) <= width, "{width}: {line}");
                 }
@@ -187,14 +188,15 @@ fn no_line_is_wider_than_the_terminal() {
 fn colours_change_nothing_but_the_colour() {
     let snapshot = Snapshot::Agent(agent().into());
     for width in [40, 80, 150] {
-        let coloured = render(&snapshot, Style { width, colour: true, unicode: true });
+        let coloured =
+            render(&snapshot, Style { width, colour: true, unicode: true, graph: false });
         let mut bare = coloured.clone();
         for sgr in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"] {
             bare = bare.replace(sgr, "");
         }
         assert_ne!(bare, coloured);
         let lines = |text: &str| text.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>();
-        let plain = render(&snapshot, Style { width, colour: false, unicode: true });
+        let plain = render(&snapshot, Style { width, colour: false, unicode: true, graph: false });
         assert_eq!(lines(&bare), lines(&plain));
     }
 }
@@ -224,8 +226,29 @@ fn no_string_of_others_reaches_the_terminal_raw() {
         poison(&mut value);
         let poisoned = Snapshot::from_json(&value.to_string()).unwrap();
         assert_ne!(poisoned, snapshot);
-        let shown = render(&poisoned, Style { width: usize::MAX, colour: false, unicode: true });
+        let shown = render(
+            &poisoned,
+            Style { width: usize::MAX, colour: false, unicode: true, graph: false },
+        );
         assert!(!shown.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'));
         assert!(shown.contains("\\u{1b}]0;owned\\u{7}"));
     }
+}
+
+#[test]
+fn the_last_minute_is_drawn_where_it_is_wanted() {
+    let mut agent = agent();
+    agent.uplinks.truncate(2);
+    agent.uplinks[0].recent_bps = vec![0, 1, 5_000_000, 10_000_000];
+    agent.uplinks[1].recent_bps = vec![2_500_000; 4];
+    let snapshot = Snapshot::Agent(agent.into());
+    let column = |unicode| -> Vec<String> {
+        let shown = render(&snapshot, Style { width: 170, colour: false, unicode, graph: true });
+        let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("LAST")).collect();
+        let at = lines[0].find("LAST").unwrap();
+        lines[1..3].iter().map(|line| line.chars().skip(at).take(4).collect()).collect()
+    };
+    assert_eq!(column(true), [" ▁▄█", "▂▂▂▂"]);
+    assert_eq!(column(false), [" .=@", "::::"]);
+    assert!(!render(&snapshot, WIDE).contains("LAST MINUTE"));
 }

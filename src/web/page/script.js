@@ -352,15 +352,18 @@ function show(status) {
 }
 
 let turns = 0, shown = clock(Date.now() / 1000);
+async function look() {
+  const status = await fetched('status.json');
+  show(status);
+  shown = clock(status.time_unix_seconds);
+  if (turns % SPANS[series.span].every === 0) await follow(status.uplinks.map(it => it.name));
+  if (turns % 600 === 0) await followDays();
+  turns++;
+  document.body.classList.remove('stale');
+}
 async function turn() {
   try {
-    const status = await fetched('status.json');
-    show(status);
-    shown = clock(status.time_unix_seconds);
-    if (turns % SPANS[series.span].every === 0) await follow(status.uplinks.map(it => it.name));
-    if (turns % 600 === 0) await followDays();
-    turns++;
-    document.body.classList.remove('stale');
+    await look();
   } catch (error) {
     document.body.classList.add('stale');
     put($('trouble'), `The agent does not answer (${error.message}); this is how things were at ` +
