@@ -4,6 +4,8 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::browser::{Browser, Page, View};
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
 use super::lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink, until};
@@ -156,6 +158,25 @@ fn assert_memory_is_flat(page: &Page, agent: &mut AgentProgram) {
     assert_eq!(before.2, after.2, "elements of the page");
 }
 
+/// The dashboard asks for metrics that there are, but for those of trouble, which come with it.
+fn assert_dashboard_asks_for(known: &[String]) {
+    const OF_TROUBLE: [&str; 2] = ["mptcp_bond_refusals_total", "mptcp_bond_stream_troubles_total"];
+    let dashboard = include_str!("../../files/grafana/mptcp-bond.json");
+    let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let expressions: Vec<&str> =
+        targets.map(|target| target["expr"].as_str().expect("an expression")).collect();
+    assert!(expressions.len() > 10);
+    for expression in expressions {
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("mptcp_bond_")) {
+            let there = known.iter().any(|known| known == name) || OF_TROUBLE.contains(&name);
+            assert!(there, "{name} in {expression}");
+        }
+    }
+}
+
 fn assert_metrics(lab: &Lab, server: &mut ServerProgram) {
     let metrics = get(&lab.router, ADDRESS, "/metrics", "").expect("an answer");
     assert_eq!(code(&metrics), "200");
@@ -166,12 +187,15 @@ fn assert_metrics(lab: &Lab, server: &mut ServerProgram) {
     assert_eq!(value("mptcp_bond_uplink_quota_bytes", "uplink=\"wanb\""), 5e9);
     assert!(value("mptcp_bond_uplink_receive_bytes_total", "uplink=\"wan\"") > 1e6);
     assert_eq!(value("mptcp_bond_streams_open", ""), 1.0);
+    let mut known: Vec<String> = families.into_keys().map(|(name, _)| name).collect();
 
     let metrics = get(&lab.server, "127.0.0.1:9484", "/metrics", "").expect("an answer");
     let families = exposition::check(body(&metrics));
     let value = |name: &str, labels: &str| exposition::value(&families, name, labels);
     assert_eq!(value("mptcp_bond_client_connected", "client=\"router\""), 1.0);
     assert!(value("mptcp_bond_client_transmit_bytes_total", "client=\"router\"") > 1e6);
+    known.extend(families.into_keys().map(|(name, _)| name));
+    assert_dashboard_asks_for(&known);
     let status = get(&lab.server, "127.0.0.1:9484", "/status.json", "").expect("an answer");
     assert_eq!(code(&status), "404");
     until("the server is well", LIMIT, || server.status());
