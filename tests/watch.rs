@@ -11,7 +11,7 @@ use lab::{AgentProgram, Lab, Process, ServerProgram, TARGET_V4, UplinkSpec, bina
 use rustix::process::Signal;
 
 /// How long anything may take that should happen soon.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 /// The alternate screen without a cursor, and the way back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
@@ -72,7 +72,7 @@ fn it_is_redrawn_in_place_and_gives_the_terminal_back() {
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
 
     let mut terminal = on_terminal(&lab, &agent, "watch", ("COLORTERM", ""));
-    let shown = wait_picture(&terminal, "the download is drawn", |it| it.contains("██"));
+    let shown = wait_picture(&terminal, "the download is drawn", |it| it.contains('█'));
     assert!(shown.contains("LAST MINUTE") && shown.contains("\x1b[32min use"), "{shown}");
     assert!((61..=100).contains(&width(&shown)), "{}", width(&shown));
     let (process, device) = inside(&terminal);
@@ -86,7 +86,7 @@ fn it_is_redrawn_in_place_and_gives_the_terminal_back() {
     assert!(status.success(), "{status}");
 
     let mut terminal = on_terminal(&lab, &agent, "watch-plain", ("NO_COLOR", "1"));
-    let shown = wait_picture(&terminal, "the download is drawn", |it| it.contains("██"));
+    let shown = wait_picture(&terminal, "the download is drawn", |it| it.contains('█'));
     assert!(!shown.contains('\x1b'), "{shown:?}");
     terminal.kill();
 

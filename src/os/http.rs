@@ -37,8 +37,8 @@ struct Service {
     site: Site,
     access: Access,
     owner: mpsc::Sender<Request>,
-    /// The last answer that was read, to what, and when.
-    kept: Mutex<Option<(Wanted, Instant, Rc<str>)>>,
+    /// What was read a moment ago, what for, and when.
+    kept: Mutex<Vec<(Wanted, Instant, Rc<str>)>>,
 }
 
 /// Serves on `listener`, asking `owner`, until the returned future is dropped.
@@ -112,10 +112,8 @@ impl Service {
         };
         // Those who ask the same wait here for the first of them.
         let mut kept = self.kept.lock().await;
-        if let Some((known, read, body)) = kept.as_ref()
-            && *known == wanted
-            && read.elapsed() < ANSWER_AGE
-        {
+        kept.retain(|(_, read, _)| read.elapsed() < ANSWER_AGE);
+        if let Some((_, _, body)) = kept.iter().find(|(known, ..)| *known == wanted) {
             return Answer::of(wanted.content, body.to_string());
         }
         let result = ask(&self.owner, wanted.method.to_owned(), wanted.params.clone(), None).await;
@@ -128,7 +126,7 @@ impl Service {
             Err(refusal) => return Answer::error(503, &refusal.text),
         };
         let content = wanted.content;
-        *kept = Some((wanted, Instant::now(), body.as_str().into()));
+        kept.push((wanted, Instant::now(), body.as_str().into()));
         Answer::of(content, body)
     }
 }

@@ -267,16 +267,21 @@ impl Page {
         let empty = Span::plain("");
         let side = |column: &Column| if column.right { " class=\"n\"" } else { "" };
         self.out.push_str("<table><thead><tr>");
-        for column in columns {
+        let content = |index: usize| rows.iter().filter_map(move |row| row.get(index));
+        let filled = |index: &usize| content(*index).any(|span| !span.text.is_empty());
+        let kept: Vec<usize> = (0..columns.len()).filter(filled).collect();
+        let column = |index: &usize| columns.get(*index);
+        for column in kept.iter().filter_map(column) {
             let attributes = format!(" scope=\"col\"{}", side(column));
             self.element("th", &attributes, &[Span::plain(column.title)]);
         }
         self.out.push_str("</tr></thead>\n");
         for row in rows {
             self.out.push_str("<tr>");
-            for (index, column) in columns.iter().enumerate() {
-                let span = row.get(index).unwrap_or(&empty);
-                self.element("td", side(column), std::slice::from_ref(span));
+            for index in &kept {
+                let span = row.get(*index).unwrap_or(&empty);
+                let side = column(index).map_or("", side);
+                self.element("td", side, std::slice::from_ref(span));
             }
             self.out.push_str("</tr>\n");
         }

@@ -252,3 +252,20 @@ fn the_last_minute_is_drawn_where_it_is_wanted() {
     assert_eq!(column(false), [" .=@", "::::"]);
     assert!(!render(&snapshot, WIDE).contains("LAST MINUTE"));
 }
+
+#[test]
+fn html_has_the_same_facts_and_no_markup_of_others() {
+    let mut agent = agent();
+    agent.uplinks[0].reason = "<b onclick='x'>&\"".into();
+    agent.uplinks[0].state = UplinkState::Down;
+    let html = render_html(&Snapshot::Agent(agent.into()));
+    for text in [
+        "<th scope=\"col\">UPLINK</th>",
+        "<td><b>wan</b></td>",
+        "<td class=\"n\">93.4 Mbit/s</td>",
+        "&lt;b onclick=&#39;x&#39;&gt;&amp;&quot;",
+    ] {
+        assert!(html.contains(text), "{text} in {html}");
+    }
+    assert!(!html.contains("LAST MINUTE") && !html.contains("<b onclick"), "{html}");
+}
