@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -297,7 +298,7 @@ async fn serve_client(mut stream: UnixStream, owner: &mpsc::Sender<Request>) -> 
     };
     let queue = queue.filter(|_| answer.is_ok());
     let mut text = match answer {
-        Ok(result) => format!("{{\"result\":{result}}}"),
+        Ok(result) => [RESULT_BEGINS, &result, RESULT_ENDS].concat(),
         Err(error) => format!("{{\"error\":{}}}", Value::String(error)),
     };
     text.push('\n');
@@ -412,6 +413,10 @@ fn call_error(path: &Path, error: io::Error) -> CallError {
     }
 }
 
+/// What stands around a result.
+const RESULT_BEGINS: &str = "{\"result\":";
+const RESULT_ENDS: &str = "}";
+
 /// Asks the process that owns `run_dir` for `method` with `params`, and returns the result as JSON
 /// text. Blocks, for up to a minute if that process hangs.
 ///
@@ -440,13 +445,18 @@ fn exchange(path: &Path, question: &str) -> io::Result<String> {
 fn read_answer(answer: &str) -> Result<String, CallError> {
     #[derive(Deserialize)]
     struct Answer {
-        result: Option<Box<serde_json::value::RawValue>>,
+        result: Option<IgnoredAny>,
         error: Option<String>,
     }
+    let unreadable = |what: &str| CallError::Protocol(what.to_owned());
     match json::from_str(answer) {
-        Ok(Answer { result: Some(result), error: None }) => Ok(result.get().to_owned()),
+        Ok(Answer { result: Some(_), error: None }) => {
+            let result = answer.trim_end().strip_prefix(RESULT_BEGINS);
+            let result = result.and_then(|rest| rest.strip_suffix(RESULT_ENDS));
+            result.map(str::to_owned).ok_or_else(|| unreadable("more than a result"))
+        }
         Ok(Answer { error: Some(error), result: None }) => Err(CallError::Refused(error)),
-        Ok(_) => Err(CallError::Protocol("neither a result nor an error".to_owned())),
+        Ok(_) => Err(unreadable("neither a result nor an error")),
         Err(error) => Err(CallError::Protocol(error.to_string())),
     }
 }
