@@ -1,6 +1,5 @@
 //! `server clients`.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -20,6 +19,7 @@ use crate::quota::Day;
 /// What is known of a client beside its configuration.
 #[derive(Default, Deserialize)]
 struct Known {
+    name: String,
     /// None where no server runs.
     connected: Option<bool>,
     days: Vec<DayTraffic>,
@@ -34,7 +34,7 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
     let now = seconds(SystemTime::now());
     let mut invites = read_invites(&options.config)?.list;
     invites.retain(|invite| invite.expires > now);
-    let mut known = match call_with(&options.run_dir, "clients", Value::Null) {
+    let mut known: Vec<Known> = match call_with(&options.run_dir, "clients", Value::Null) {
         Ok(answer) => json::from_str(&answer)
             .map_err(|error| ProvisionError::Remote(format!("the server's answer: {error}")))?,
         Err(CallError::NotRunning(_)) => saved(options, &config.clients)?,
@@ -43,7 +43,10 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
     let clients: Vec<(&ClientConfig, Known)> = config
         .clients
         .iter()
-        .map(|client| (client, known.remove(&client.name).unwrap_or_default()))
+        .map(|client| {
+            let place = known.iter().position(|known| known.name == client.name);
+            (client, place.map(|place| known.swap_remove(place)).unwrap_or_default())
+        })
         .collect();
     match options.json {
         true => Ok(format!("{}\n", to_json(&clients, &invites))),
@@ -52,13 +55,12 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
 }
 
 /// What the file says where no server runs.
-fn saved(
-    options: &ClientsOptions,
-    clients: &[ClientConfig],
-) -> Result<BTreeMap<String, Known>, ProvisionError> {
+fn saved(options: &ClientsOptions, clients: &[ClientConfig]) -> Result<Vec<Known>, ProvisionError> {
     let accounts = read_accounts(&options.config.with_file_name(TRAFFIC))?;
-    let known = clients.iter().map(|ClientConfig { name, .. }| {
-        (name.clone(), Known { connected: None, days: accounts.days(name).to_vec() })
+    let known = clients.iter().map(|ClientConfig { name, .. }| Known {
+        name: name.clone(),
+        connected: None,
+        days: accounts.days(name).to_vec(),
     });
     Ok(known.collect())
 }

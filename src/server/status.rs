@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::config::server::{ClientConfig, ServerConfig};
 use crate::net::Limits;
@@ -109,7 +109,7 @@ pub fn clients_json(registry: &Registry) -> String {
     let (config, accounts) = (registry.config.borrow(), registry.accounts.borrow());
     let clients = config.clients.iter().map(|ClientConfig { name, .. }| {
         let connected = registry.client(name).connected.get() > 0;
-        (name.clone(), json!({ "connected": connected, "days": accounts.days(name) }))
+        json!({ "name": name, "connected": connected, "days": accounts.days(name) })
     });
-    Value::Object(clients.collect::<Map<_, _>>()).to_string()
+    clients.collect::<Value>().to_string()
 }
