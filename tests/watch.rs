@@ -72,8 +72,10 @@ fn it_is_redrawn_in_place_and_gives_the_terminal_back() {
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
 
     let mut terminal = on_terminal(&lab, &agent, "watch", ("COLORTERM", ""));
-    let shown = wait_picture(&terminal, "the download is drawn", |it| it.contains('█'));
-    assert!(shown.contains("LAST MINUTE") && shown.contains("\x1b[32min use"), "{shown}");
+    // A full queue may make the uplink 'degraded' for a moment.
+    let shown = wait_picture(&terminal, "the download is drawn, in colour", |it| {
+        ["LAST MINUTE", "█", "\x1b[32min use"].iter().all(|part| it.contains(part))
+    });
     assert!((61..=100).contains(&width(&shown)), "{}", width(&shown));
     let (process, device) = inside(&terminal);
     lab.router.run("stty", &["-F", &device, "cols", "60", "rows", "12"]);
@@ -98,7 +100,7 @@ fn it_is_redrawn_in_place_and_gives_the_terminal_back() {
         (output.matches("LAST MINUTE").count() >= 2).then_some(output)
     });
     assert!(!output.contains('\x1b') && output.is_ascii(), "{output:?}");
-    assert!(output.contains("\n\nmptcp-bond ") && output.contains("@@"), "{output}");
+    assert!(output.contains("\n\nmptcp-bond ") && output.contains('@'), "{output}");
     blocks.signal(Signal::TERM);
     assert!(blocks.wait(LIMIT).is_some_and(|status| status.success()));
     assert!(!transfer.is_finished(), "the download was cut off");
