@@ -142,7 +142,7 @@ mod tests {
         let unsent = Unsent { to_tunnel: b"some".to_vec(), to_lan: Vec::new() };
         for state in [State::Plain(unsent), sealed()] {
             let line = stream_line("my home", &KEY, addresses(), &state);
-            let read = read_stream(line.trim_end()).unwrap();
+            let read = read_stream(line.strip_suffix('\n').unwrap()).unwrap();
             assert_eq!(
                 (&*read.client, read.key, [read.peer, read.target]),
                 ("my home", KEY, addresses())
