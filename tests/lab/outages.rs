@@ -219,8 +219,9 @@ fn server_restarted(
     server.stop();
     server.make_service();
     server.restart();
-    all_well(agent);
+    wait_tunnelled(users);
     users.log_in();
+    all_well(agent);
     let transfers = [true, false].map(|is_download| users.transfer(is_download));
     let call = users.call();
     let begun = Instant::now();

@@ -265,12 +265,16 @@ fn names(of: impl Fn(u8) -> String) -> [String; 2] {
     [1, 2].map(|release| of(release).rsplit('/').next().unwrap().to_owned())
 }
 
+fn opkg() -> String {
+    std::env::var("OPKG").unwrap_or_else(|_| "opkg".into())
+}
+
 /// The genuine opkg, where `OPKG` is the path of one that has a configuration and finds what the
 /// package depends on; otherwise a double. And apk, where `APK` is the path of such a one.
 #[test]
 fn package_managers_install_upgrade_and_remove() {
     let (one, two) = (Packages::make(1), Packages::make(2));
-    let opkg = std::env::var("OPKG").unwrap_or_else(|_| "opkg".into());
+    let opkg = opkg();
     lives_and_leaves(
         &router(&[&one, &two]),
         &format!("{opkg} install /tmp/{{}} >&2"),
@@ -301,7 +305,7 @@ fn pages_for_luci_are_a_package_for_all_architectures() {
     }
     assert!(!fields.contains("Conflicts"), "{fields}");
     router.sh("mkdir /tmp/luci-modulecache; touch /tmp/luci-indexcache.json");
-    router.sh(&format!("opkg install /tmp/{} >&2", ipk.file_name().unwrap().display()));
+    router.sh(&format!("{} install /tmp/{} >&2", opkg(), ipk.file_name().unwrap().display()));
     for file in ["luci/menu.d/luci-app-mptcp-bond.json", "rpcd/acl.d/luci-app-mptcp-bond.json"] {
         assert!(router.path(&format!("usr/share/{file}")).is_file(), "{file}");
     }
@@ -311,7 +315,7 @@ fn pages_for_luci_are_a_package_for_all_architectures() {
         "",
         "LuCI looks at its menus again"
     );
-    router.sh("opkg remove luci-app-mptcp-bond >&2");
+    router.sh(&format!("{} remove luci-app-mptcp-bond >&2", opkg()));
     assert_unchanged(&router, &before);
 }
 
