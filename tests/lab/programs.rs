@@ -56,7 +56,26 @@ pub struct Program<'lab> {
     service: Option<Service>,
 }
 
-impl Program<'_> {
+impl<'lab> Program<'lab> {
+    fn new(
+        lab: &'lab Lab,
+        namespace: &'lab Namespace,
+        name: &'static str,
+        arguments: &[&str],
+        run_dir: &Path,
+    ) -> Program<'lab> {
+        Program {
+            lab,
+            namespace,
+            name,
+            wrapper: Vec::new(),
+            arguments: arguments.iter().copied().map(str::to_owned).collect(),
+            run_dir: run_dir.to_owned(),
+            process: None,
+            service: None,
+        }
+    }
+
     /// Starts it without waiting.
     #[track_caller]
     pub fn start(&mut self) {
@@ -169,18 +188,7 @@ impl<'lab> ServerProgram<'lab> {
         fs::write(&config, text + toml).expect("write the server's configuration");
         let arguments =
             ["server", "--config", path_text(&config), "--run-dir", path_text(&run_dir)];
-        let arguments = arguments.map(str::to_owned).to_vec();
-        let wrapper = Vec::new();
-        let program = Program {
-            lab,
-            namespace,
-            name,
-            wrapper,
-            arguments,
-            run_dir,
-            process: None,
-            service: None,
-        };
+        let program = Program::new(lab, namespace, name, &arguments, &run_dir);
         let mut server = ServerProgram { program, config };
         server.restart();
         server
@@ -316,19 +324,7 @@ impl<'lab> AgentProgram<'lab> {
             "agent", "--config", path_text(&config), "--run-dir", path_text(&run_dir),
             "--key-dir", path_text(&key_dir), "--ubus-socket", path_text(&ubus), "--stderr",
         ];
-        let arguments = arguments.map(str::to_owned).to_vec();
-        let namespace = &lab.router;
-        let (name, wrapper) = ("agent", Vec::new());
-        let program = Program {
-            lab,
-            namespace,
-            name,
-            wrapper,
-            arguments,
-            run_dir,
-            process: None,
-            service: None,
-        };
+        let program = Program::new(lab, &lab.router, "agent", &arguments, &run_dir);
         AgentProgram { program, config, key_dir }
     }
 
