@@ -10,6 +10,7 @@ use crate::net::IfIndex;
 use crate::os::control::Request;
 use crate::os::{http, runtime, socket};
 use crate::provision::{HTTP_TOKEN, http_token};
+use crate::status::Trouble;
 use crate::web::{Access, Place, Reach, Site, places};
 
 /// The listeners that are open.
@@ -17,15 +18,14 @@ pub struct Listeners {
     token_file: PathBuf,
     owner: mpsc::Sender<Request>,
     open: Vec<(Place, AbortHandle)>,
-    /// What stands in the way, told once.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl Listeners {
     /// None yet; a token lies in `key_dir`.
     pub fn new(key_dir: &std::path::Path, owner: mpsc::Sender<Request>) -> Listeners {
         let token_file = key_dir.join(HTTP_TOKEN);
-        Listeners { token_file, owner, open: Vec::new(), trouble: None }
+        Listeners { token_file, owner, open: Vec::new(), trouble: Trouble::default() }
     }
 
     /// Opens and closes listeners so that these places are served.
@@ -48,8 +48,7 @@ impl Listeners {
                 trouble = Some(error);
             }
         }
-        let known = std::mem::replace(&mut self.trouble, trouble.clone());
-        trouble.filter(|trouble| known.as_ref() != Some(trouble)).map_or(Ok(()), Err)
+        self.trouble.news(trouble)
     }
 
     fn open(&mut self, place: &Place) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::provision::files;
 use crate::quota::{Save, Usage};
+use crate::status::Trouble;
 
 /// The file's name in either directory.
 const FILE: &str = "usage.json";
@@ -15,14 +16,14 @@ const MODE: u32 = 0o644;
 pub struct UsageFiles {
     memory: PathBuf,
     flash: PathBuf,
-    /// What went wrong at the last writing.
-    failure: Option<String>,
+    trouble: Trouble,
 }
 
 impl UsageFiles {
     /// Those of an agent with these directories.
     pub fn new(run_dir: &Path, key_dir: &Path) -> UsageFiles {
-        UsageFiles { memory: run_dir.join(FILE), flash: key_dir.join(FILE), failure: None }
+        let (memory, flash) = (run_dir.join(FILE), key_dir.join(FILE));
+        UsageFiles { memory, flash, trouble: Trouble::default() }
     }
 
     /// What was written last, and what was wrong with files passed over, which are kept aside.
@@ -53,9 +54,7 @@ impl UsageFiles {
             let error = files::replace(path, text.as_bytes(), MODE).err()?;
             Some(format!("{error}; what counts towards quotas would be lost by a restart"))
         });
-        let known = self.failure.clone();
-        self.failure.clone_from(&failure);
-        failure.filter(|failure| known.as_ref() != Some(failure)).map_or(Ok(()), Err)
+        self.trouble.news(failure)
     }
 }
 
@@ -67,11 +66,7 @@ fn read(path: &Path, boot: &str) -> Result<Option<Usage>, String> {
         Err(error) => return Err(format!("{error}; the quotas' bytes in it do not count")),
     };
     Usage::from_json(&text, boot).map(Some).map_err(|error| {
-        let aside = path.with_extension("json.bad");
-        let kept = match std::fs::rename(path, &aside) {
-            Ok(()) => format!("kept as {}", aside.display()),
-            Err(error) => format!("it cannot be renamed: {error}"),
-        };
+        let kept = files::set_aside(path);
         format!(
             "{}: damaged, its bytes do not count towards quotas: {error}; {kept}",
             path.display()

@@ -45,7 +45,9 @@ pub async fn serve(
             pass.vouch();
             tokio::select! {
                 served = convert(&registry, &name, &request, &tcp, peer) => served,
-                () = gone(&registry, &name, &cookie) => Err(io::ErrorKind::PermissionDenied.into()),
+                () = registry.when(&name, || registry.bare_client(&cookie).is_none().then_some(())) => {
+                    Err(io::ErrorKind::PermissionDenied.into())
+                }
             }
         }
         Err(refusal) => {
@@ -92,18 +94,6 @@ fn recognise(registry: &Registry, request: &[u8]) -> Result<(String, TokenHash),
     });
     let known = cookie.and_then(|cookie| Some((registry.bare_client(&cookie)?, cookie)));
     known.ok_or(Message::failed(Failure { code: ErrorCode::MissingCookie, detail: 0 }))
-}
-
-/// Waits until the cookie is no longer among those configured.
-async fn gone(registry: &Registry, name: &str, cookie: &TokenHash) {
-    let client = registry.client(name);
-    loop {
-        let changed = client.changed.notified();
-        if registry.bare_client(cookie).is_none() {
-            return;
-        }
-        changed.await;
-    }
 }
 
 async fn convert(

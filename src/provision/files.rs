@@ -49,10 +49,28 @@ pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, ProvisionError> {
 
 /// Reads a text that must be there.
 pub fn read_text(path: &Path) -> Result<String, ProvisionError> {
-    String::from_utf8(read(path)?).map_err(|_| ProvisionError::Content {
+    text(path, read(path)?)
+}
+
+/// Reads a text that may be missing.
+pub fn read_text_if_present(path: &Path) -> Result<Option<String>, ProvisionError> {
+    read_if_present(path)?.map(|bytes| text(path, bytes)).transpose()
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, ProvisionError> {
+    String::from_utf8(bytes).map_err(|_| ProvisionError::Content {
         path: path.to_owned(),
         what: "not UTF-8; save it in that encoding".into(),
     })
+}
+
+/// Renames a file that is damaged, so that it is neither read again nor lost; says what became of it.
+pub fn set_aside(path: &Path) -> String {
+    let aside = path.with_extension("json.bad");
+    match fs::rename(path, &aside) {
+        Ok(()) => format!("kept as {}", aside.display()),
+        Err(error) => format!("it cannot be renamed: {error}"),
+    }
 }
 
 /// Reads a private key. A file that others may read is refused: whoever read it has the key.

@@ -133,9 +133,9 @@ pub fn read_server_config(path: &Path) -> Result<ServerConfig, ProvisionError> {
 
 /// Reads what the clients of a server carried, if that was ever saved.
 pub fn read_accounts(path: &Path) -> Result<Accounts, ProvisionError> {
-    let Some(_) = files::read_if_present(path)? else { return Ok(Accounts::default()) };
+    let Some(text) = files::read_text_if_present(path)? else { return Ok(Accounts::default()) };
     let content = |what| ProvisionError::Content { path: path.to_owned(), what };
-    Accounts::parse(&files::read_text(path)?).map_err(|error| content(format!("damaged: {error}")))
+    Accounts::parse(&text).map_err(|error| content(format!("damaged: {error}")))
 }
 
 /// Reads the agent's private key.

@@ -61,10 +61,7 @@ pub(super) fn pair_with(
 
 fn write_text(options: &PairOptions, values: &[(&str, &str)]) -> Result<(), ProvisionError> {
     let path = &options.config;
-    let text = match files::read_if_present(path)? {
-        Some(_) => files::read_text(path)?,
-        None => String::new(),
-    };
+    let text = files::read_text_if_present(path)?.unwrap_or_default();
     let text = set_options(&text, "server", &options.name, values).map_err(|error| {
         let what = match error {
             EditError::Parse(error) => error.to_string(),

@@ -28,8 +28,8 @@ pub fn set_up(file: &Path) -> Result<String, ProvisionError> {
         })?;
         original.extend(value.map(|value| (key, value)));
     }
-    if files::read_if_present(file)?.is_some() {
-        original.extend(values_before(&files::read_text(file)?));
+    if let Some(before) = files::read_text_if_present(file)? {
+        original.extend(values_before(&before));
     }
     files::replace(file, text(&original).as_bytes(), 0o644)?;
     let failed = changes(&original).into_iter().filter_map(|(key, value)| {

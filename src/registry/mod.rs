@@ -230,23 +230,28 @@ impl Registry {
                 self.accounts.borrow_mut().forget(&client.name, Instant::now());
             }
         }
-        let rate = self.config.borrow().limits.rate_per_client;
         for client in self.clients.borrow().values() {
-            client.pace.set_rate(rate);
+            client.pace.set_rate(new.limits.rate_per_client);
             client.changed.notify_waiters();
         }
     }
 
     /// Waits until a stream of a client may not go on.
     pub async fn interrupted(&self, name: &str, key: &PublicKey) -> Interruption {
+        self.when(name, || match self.client_of(key) {
+            None => Some(Interruption::Revoked),
+            Some(_) => self.stopping.get().then_some(Interruption::Stopping),
+        })
+        .await
+    }
+
+    /// Waits until `look` sees something, at a change of a client.
+    pub async fn when<T>(&self, name: &str, look: impl Fn() -> Option<T>) -> T {
         let client = self.client(name);
         loop {
             let changed = client.changed.notified();
-            if self.client_of(key).is_none() {
-                return Interruption::Revoked;
-            }
-            if self.stopping.get() {
-                return Interruption::Stopping;
+            if let Some(seen) = look() {
+                return seen;
             }
             changed.await;
         }

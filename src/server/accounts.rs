@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use crate::accounts::Accounts;
 use crate::provision::{TRAFFIC, files};
+use crate::status::Trouble;
 
 /// The file.
 pub struct AccountsFile {
     path: PathBuf,
-    /// What went wrong at the last writing.
-    failure: Option<String>,
+    trouble: Trouble,
 }
 
 impl AccountsFile {
     /// That of a server with this configuration file.
     pub fn new(config: &Path) -> AccountsFile {
-        AccountsFile { path: config.with_file_name(TRAFFIC), failure: None }
+        AccountsFile { path: config.with_file_name(TRAFFIC), trouble: Trouble::default() }
     }
 
     /// What was saved, and what is wrong with it, which begins a new count.
@@ -23,11 +23,7 @@ impl AccountsFile {
         match crate::provision::read_accounts(&self.path) {
             Ok(accounts) => (accounts, None),
             Err(error) => {
-                let aside = self.path.with_extension("json.bad");
-                let kept = match std::fs::rename(&self.path, &aside) {
-                    Ok(()) => format!("kept as {}", aside.display()),
-                    Err(error) => format!("it cannot be renamed: {error}"),
-                };
+                let kept = files::set_aside(&self.path);
                 let text = format!("{error}; the clients' bytes a day begin anew, {kept}");
                 (Accounts::default(), Some(text))
             }
@@ -41,8 +37,7 @@ impl AccountsFile {
     pub fn save(&mut self, text: &str) -> Result<(), String> {
         let failure = files::replace_secret(&self.path, text.as_bytes()).err();
         let failure = failure.map(|e| format!("{e}; a restart would forget the clients' bytes"));
-        let known = std::mem::replace(&mut self.failure, failure.clone());
-        failure.filter(|failure| known.as_ref() != Some(failure)).map_or(Ok(()), Err)
+        self.trouble.news(failure)
     }
 }
 

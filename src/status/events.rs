@@ -151,6 +151,21 @@ impl Throttle {
     }
 }
 
+/// What goes wrong again and again, told once.
+#[derive(Debug, Default)]
+pub struct Trouble(Option<String>);
+
+impl Trouble {
+    /// Takes how an attempt went.
+    ///
+    /// # Errors
+    /// What went wrong, unless it did so at the attempt before, too.
+    pub fn news(&mut self, trouble: Option<String>) -> Result<(), String> {
+        let known = std::mem::replace(&mut self.0, trouble.clone());
+        trouble.filter(|trouble| known.as_ref() != Some(trouble)).map_or(Ok(()), Err)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

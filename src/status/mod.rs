@@ -22,7 +22,7 @@ mod summary;
 mod text;
 
 pub use counters::{Counter, kernel_counters};
-pub use events::{Event, EventLog, Level, Throttle};
+pub use events::{Event, EventLog, Level, Throttle, Trouble};
 pub use rate::RateMeter;
 pub use render::{Style, render, render_html};
 pub use summary::agent_state;

@@ -129,19 +129,34 @@ fn read_limits(table: &mut Table<'_>) -> Option<ServerLimits> {
     })
 }
 
-/// The clients, each with its line.
-fn read_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, ClientConfig)>> {
+/// Reads blocks of a kind, each with its line; `check` sees them one after the other.
+fn read_blocks<T>(
+    table: &mut Table<'_>,
+    entry: &Entry<'_>,
+    read: fn(&mut Table<'_>) -> Option<T>,
+    mut check: impl FnMut(&mut Table<'_>, usize, &T),
+) -> Option<Vec<(usize, T)>> {
     let DeValue::Array(array) = entry.value else {
-        table.wrong(&entry, "[[client]] blocks");
+        table.wrong(entry, &format!("[[{}]] blocks", entry.key));
         return None;
     };
-    let mut clients = Vec::new();
-    let mut names: LiteMap<String, usize> = LiteMap::new();
-    let mut keys: LiteMap<PublicKey, usize> = LiteMap::new();
+    let mut blocks = Vec::new();
     for element in array.iter() {
         let line = table.lines.at(element.span().start);
-        let entry = Entry { key: entry.key, line, value: element.get_ref() };
-        let Some(client) = table.table(entry, read_client) else { continue };
+        let element = Entry { key: entry.key, line, value: element.get_ref() };
+        if let Some(block) = table.table(element, read) {
+            check(table, line, &block);
+            blocks.push((line, block));
+        }
+    }
+    Some(blocks)
+}
+
+/// The clients, each with its line.
+fn read_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, ClientConfig)>> {
+    let mut names: LiteMap<String, usize> = LiteMap::new();
+    let mut keys: LiteMap<PublicKey, usize> = LiteMap::new();
+    read_blocks(table, &entry, read_client, |table, line, client| {
         if let Some(first) = names.get(&client.name) {
             let name = &client.name;
             table.problem(line, format!("client '{name}' is there already, on line {first}"));
@@ -155,9 +170,7 @@ fn read_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, C
         }
         names.entry(client.name.clone()).or_insert(line);
         keys.entry(client.public_key).or_insert(line);
-        clients.push((line, client));
-    }
-    Some(clients)
+    })
 }
 
 fn read_client(table: &mut Table<'_>) -> Option<ClientConfig> {
@@ -187,16 +200,7 @@ fn read_client(table: &mut Table<'_>) -> Option<ClientConfig> {
 
 /// The bare clients, each with its line.
 fn read_bare_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, BareClient)>> {
-    let DeValue::Array(array) = entry.value else {
-        table.wrong(&entry, "[[convert]] blocks");
-        return None;
-    };
-    let clients = array.iter().filter_map(|element| {
-        let line = table.lines.at(element.span().start);
-        let entry = Entry { key: entry.key, line, value: element.get_ref() };
-        Some((line, table.table(entry, read_bare_client)?))
-    });
-    Some(clients.collect())
+    read_blocks(table, &entry, read_bare_client, |_, _, _| {})
 }
 
 fn read_bare_client(table: &mut Table<'_>) -> Option<BareClient> {
