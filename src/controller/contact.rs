@@ -42,6 +42,8 @@ pub(super) struct Contact {
     worked: Option<IpAddr>,
     want: Want,
     resolving: bool,
+    /// What is being asked has to be asked once more.
+    again: bool,
     resolve_at: Instant,
     resolved: Option<Instant>,
     resolve_failures: u32,
@@ -62,6 +64,7 @@ impl Contact {
             worked: None,
             want: Want::Rest,
             resolving: false,
+            again: false,
             resolve_at: now,
             resolved: None,
             resolve_failures: 0,
@@ -118,13 +121,15 @@ impl Contact {
     pub(super) fn on_resolved(&mut self, answer: &[IpAddr], now: Instant) -> bool {
         self.resolving = false;
         self.resolved = Some(now);
+        let again = std::mem::take(&mut self.again);
         if answer.is_empty() {
             self.resolve_failures = self.resolve_failures.saturating_add(1);
-            self.resolve_at = now + doubled(RESOLVE_FIRST, self.resolve_failures, RESOLVE_LAST);
+            let wait = doubled(RESOLVE_FIRST, self.resolve_failures, RESOLVE_LAST);
+            self.resolve_at = if again { now } else { now + wait };
             return false;
         }
         self.resolve_failures = 0;
-        self.resolve_at = now + STALE;
+        self.resolve_at = if again { now } else { now + STALE };
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in answer {
             if !addresses.contains(address) && addresses.len() < ADDRESSES {
@@ -147,9 +152,11 @@ impl Contact {
         self.resolve_failures
     }
 
-    /// The user wants to know now: a name is resolved again at once.
+    /// The user wants to know now: a name is resolved again at once, or as soon as the answer to an
+    /// earlier question is there.
     pub(super) fn refresh(&mut self, now: Instant) {
         self.resolve_at = now;
+        self.again = self.resolving;
         self.resolve_failures = 0;
     }
 
@@ -210,7 +217,7 @@ impl Contact {
             self.failures = 0;
             let soon = self.dialled.map_or(now, |dialled| dialled + DIAL_FIRST);
             self.dial_at = self.dial_at.min(soon);
-            if self.addresses.is_empty() {
+            if self.addresses.is_empty() && !self.resolving {
                 // At the start DNS is there as soon as an uplink is.
                 self.refresh(now);
             }
@@ -333,6 +340,20 @@ mod tests {
         contact.on_failed(now + MINUTE, 0);
         assert!(!contact.resolve_due(now + MINUTE + RESOLVE_LAST / 2), "with backoff");
         assert!(contact.resolve_due(now + MINUTE + RESOLVE_LAST));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_not_enough_for_a_later_one() {
+        let now = Instant::now();
+        let mut contact = needed(&["192.0.2.1"], now);
+        contact.on_failed(now + MINUTE, 0);
+        assert!(contact.resolve_due(now + MINUTE));
+        contact.refresh(now + MINUTE);
+        assert!(!contact.resolve_due(now + MINUTE), "one question at a time");
+        contact.on_resolved(&addresses(&["192.0.2.1"]), now + MINUTE);
+        assert!(contact.resolve_due(now + MINUTE));
+        contact.on_resolved(&addresses(&["192.0.2.1"]), now + MINUTE);
+        assert!(!contact.resolve_due(now + 2 * MINUTE));
     }
 
     #[test]
