@@ -112,7 +112,7 @@ fn refused(refusal: Refusal, findings: &mut Findings) {
         Refusal::UnknownKey | Refusal::Revoked => {
             ("wrong_key", "run 'server invite' there and 'pair' here")
         }
-        Refusal::Busy => ("server_busy", "raise [limits] there, or find out who uses it"),
+        Refusal::Busy => ("server_busy", "see with 'mptcp-bond server clients' there who uses it"),
         _ => ("server_refuses", "update both ends to the same version"),
     };
     findings.fail("key", code, refusal.to_string(), advice);

@@ -59,7 +59,8 @@ pub enum Cause {
     Denied,
     /// The client has as many streams as it may.
     TooManyStreams,
-    /// All clients together have as many streams as they may.
+    /// All clients together have as many streams as they may: of a stream, or of a client that has
+    /// none yet.
     Full,
 }
 
@@ -257,7 +258,12 @@ impl Registry {
         }
     }
 
-    /// Interrupts all streams, at the server's end.
+    /// Whether the server ends.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Interrupts all streams and ends the control connections, at the server's end.
     pub fn stop(&self) {
         self.stopping.set(true);
         for client in self.clients.borrow().values() {
@@ -270,10 +276,13 @@ impl Registry {
         self.streams.paused.borrow_mut().push((tcp, opened));
     }
 
-    /// Takes the streams that were interrupted, as soon as all are or time is up.
+    /// Takes the streams that were interrupted, as soon as all are, and all control connections have
+    /// ended, or time is up.
     pub async fn take_paused(&self, limit: Duration) -> Vec<(TcpStream, Opened)> {
         let deadline = Instant::now() + limit;
-        while self.streams.are_running() && Instant::now() < deadline {
+        let connected =
+            || self.clients.borrow().values().any(|client| client.connected.get() > 0);
+        while (self.streams.are_running() || connected()) && Instant::now() < deadline {
             sleep(REST_POLL).await;
         }
         self.streams.paused.take()
@@ -290,13 +299,17 @@ impl Registry {
         self.policy.borrow().permits(target)
     }
 
+    /// Whether all clients together have as many streams as they may.
+    pub fn is_full(&self) -> bool {
+        let open = self.streams.open.borrow().len();
+        usize::try_from(self.config.borrow().limits.streams).is_ok_and(|limit| open >= limit)
+    }
+
     /// Counts a new stream; `None` when the client, or all of them, have as many as they may.
     pub fn open_stream(&self, name: &str, peer: SocketAddr, target: SocketAddr) -> Option<Stream> {
         let client = self.client(name);
-        let limits = self.config.borrow().limits;
-        let open = self.streams.open.borrow().len();
-        let full = usize::try_from(limits.streams).is_ok_and(|limit| open >= limit);
-        if full || client.streams.get() >= limits.streams_per_client {
+        let full = self.is_full();
+        if full || client.streams.get() >= self.config.borrow().limits.streams_per_client {
             self.refuse(if full { Cause::Full } else { Cause::TooManyStreams }, peer.ip());
             return None;
         }

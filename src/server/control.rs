@@ -129,10 +129,14 @@ async fn shake_hands(
     let agreed = match (handshake.downgraded(), cipher) {
         (true, _) => Err((Cause::Version, Refusal::Downgrade)),
         (false, None) => Err((Cause::Version, Refusal::NoCommonCipher)),
-        (false, Some(cipher)) => {
-            let known = identify(registry, &key, hello.token.as_ref());
-            known.map(|known| (known, cipher)).map_err(|refusal| (Cause::UnknownKey, refusal))
-        }
+        (false, Some(cipher)) => match identify(registry, &key, hello.token.as_ref()) {
+            Err(refusal) => Err((Cause::UnknownKey, refusal)),
+            // All its streams would be refused; it does better to look for another way.
+            Ok(known) if registry.is_full() && !has_streams(registry, known.as_deref()) => {
+                Err((Cause::Full, Refusal::Busy))
+            }
+            Ok(known) => Ok((known, cipher)),
+        },
     };
     let (known, cipher) = match agreed {
         Ok(agreed) => agreed,
@@ -189,6 +193,11 @@ fn identify(
     invited.map(|_| None).map_err(|error| not_enrolled(registry, &error))
 }
 
+/// Whether the client of this name has streams open.
+fn has_streams(registry: &Registry, name: Option<&str>) -> bool {
+    name.is_some_and(|name| registry.client(name).streams.get() > 0)
+}
+
 /// Adds a client, which has shown a token and holds its key, to the configuration.
 fn enrol_client(registry: &Registry, key: &PublicKey, token: &Token) -> Result<String, Refusal> {
     let file = &registry.config_file;
@@ -231,6 +240,8 @@ async fn attend(
             Some((Refusal::Revoked, "revoked"))
         } else if client.generation.get() != generation {
             Some((Refusal::Replaced, "another connection with its key took over"))
+        } else if registry.is_stopping() {
+            Some((Refusal::ShuttingDown, "the server stops"))
         } else {
             None
         };

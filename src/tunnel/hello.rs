@@ -83,7 +83,7 @@ pub enum Refusal {
     /// Both ends speak a newer version than the one used: somebody forged the answer that made
     /// the client fall back.
     Downgrade = 4,
-    /// The server is at its limits.
+    /// The server carries as many streams as it may, and none of this client's.
     Busy = 5,
     /// The server stops; another try later makes sense.
     ShuttingDown = 6,
@@ -137,8 +137,10 @@ impl fmt::Display for Refusal {
                 "no cipher in common with the server: change `option cipher`"
             }
             Refusal::Downgrade => "somebody on the path tried to force an older protocol version",
-            Refusal::Busy => "the server is at its limits",
-            Refusal::ShuttingDown => "the server is stopping",
+            Refusal::Busy => {
+                "the server is full: raise its `limits.streams`, or find out who uses it"
+            }
+            Refusal::ShuttingDown => "the server has stopped: if it does not come back, start it there",
             Refusal::Revoked => "the server revoked this router's key",
             Refusal::Replaced => "another connection with this router's key took over",
             Refusal::ProtocolError => "this router broke the protocol",
