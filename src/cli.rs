@@ -62,6 +62,7 @@ mptcp-bond bonds a router's uplinks with the MPTCP of the Linux kernel.
 On the router:
   mptcp-bond agent                 run the agent
   mptcp-bond pair 'URI'            connect to the server that printed this URI, and check
+  mptcp-bond rotate-key            make a new key for this router, without an interruption
   mptcp-bond status                show uplinks, server and connections
   mptcp-bond check                 try everything out: what does not work, why, and what to do
   mptcp-bond monitor               show what happens, as it happens
@@ -74,6 +75,8 @@ On the server:
   mptcp-bond server invite NAME    print a pairing URI for one router, good for 24 hours
   mptcp-bond server clients        list routers, what they carried, and open invitations
   mptcp-bond server revoke NAME    shut a router or an invitation out, at once
+  mptcp-bond server rotate-key     make a new key for the server; the old one holds until all
+                                   routers know the new one, or until --finish
 
 Anywhere:
   mptcp-bond self-test             show whether the program works on this processor and kernel
@@ -92,6 +95,7 @@ Options:
   --listen ADDR:PORT server init: listen here only (may be repeated); all addresses, same port
   --public HOST:PORT server init: where routers reach the server; this host's public address, and
                      the first of the ports 443, 8443 and 4443 that is free
+  --finish           server rotate-key: give the old key up now
   --json             server clients, status, check, monitor: as JSON
   --watch            status: again each second, until interrupted
 ";
@@ -118,6 +122,10 @@ pub enum Command {
         /// Folder of the agent's control socket.
         run_dir: PathBuf,
     },
+    /// `server rotate-key`
+    ServerRotateKey(RotateServerOptions),
+    /// `rotate-key`
+    RotateKey(RotateOptions),
     /// `status`
     Status(StatusOptions),
     /// `check`
@@ -211,6 +219,28 @@ pub struct PairOptions {
     pub key_dir: PathBuf,
     /// Name of the `config server` section to write.
     pub name: String,
+}
+
+/// Of `rotate-key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotateOptions {
+    /// UCI file.
+    pub config: PathBuf,
+    /// Folder of the agent's key.
+    pub key_dir: PathBuf,
+    /// Folder of the agent's control socket.
+    pub run_dir: PathBuf,
+}
+
+/// Of `server rotate-key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotateServerOptions {
+    /// TOML file.
+    pub config: PathBuf,
+    /// Folder of the server's control socket.
+    pub run_dir: PathBuf,
+    /// Give the old key up now.
+    pub finish: bool,
 }
 
 /// How `status` prints.
@@ -335,6 +365,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         "server invite" => (&["config"], &["NAME"]),
         "server revoke" => (&["config", "run-dir"], &["NAME"]),
         "server clients" => (&["config", "run-dir", "json"], &[]),
+        "server rotate-key" => (&["config", "run-dir", "finish"], &[]),
+        "rotate-key" => (&["config", "key-dir", "run-dir"], &[]),
         "pair" => (&["config", "key-dir", "run-dir", "name"], &["URI"]),
         "status" => (&["run-dir", "json", "watch"], &[]),
         "check" => (&["config", "run-dir", "json"], &[]),
@@ -384,7 +416,7 @@ impl<'a> Words<'a> {
                 Arg::Long(option) if options.contains(&option) => {
                     let option = option.to_owned();
                     let again = match option.as_str() {
-                        "stderr" | "json" | "watch" => {
+                        "stderr" | "json" | "watch" | "finish" => {
                             words.values.insert(option.clone(), OsString::new()).is_some()
                         }
                         "listen" => {
@@ -463,6 +495,16 @@ impl<'a> Words<'a> {
             "pair" => {
                 Command::Pair { options: self.pair()?, run_dir: self.path("run-dir", RUN_DIR) }
             }
+            "server rotate-key" => Command::ServerRotateKey(RotateServerOptions {
+                config: self.path("config", SERVER_CONFIG),
+                run_dir: self.path("run-dir", RUN_DIR),
+                finish: self.has("finish"),
+            }),
+            "rotate-key" => Command::RotateKey(RotateOptions {
+                config: self.path("config", AGENT_CONFIG),
+                key_dir: self.path("key-dir", KEY_DIR),
+                run_dir: self.path("run-dir", RUN_DIR),
+            }),
             "status" => {
                 let format = match (self.has("json"), self.has("watch")) {
                     (true, true) => {

@@ -1,8 +1,9 @@
-//! `mptcp-bond status`, `check`, `pair` and `uplink`: what a person asks of a running agent or server.
+//! `mptcp-bond status`, `check`, `pair`, `rotate-key` and `uplink`: what a person asks of a running agent or server.
 
 mod check;
 mod monitor;
 mod pair;
+mod rotate;
 mod watch;
 
 use std::io::{self, Write};
@@ -22,6 +23,7 @@ use crate::status::{Style, printable};
 pub use check::check;
 pub use monitor::monitor;
 pub use pair::pair;
+pub use rotate::rotate_key;
 use watch::watch;
 
 /// Shows the status of the process that owns the run directory, once or again and again.

@@ -20,7 +20,11 @@ fn main() -> ExitCode {
         Command::ServerInvite(options) => provision::print(provision::invite(&options)),
         Command::ServerClients(options) => provision::print(provision::clients(&options)),
         Command::ServerRevoke(options) => provision::print(provision::revoke(&options)),
+        Command::ServerRotateKey(options) => {
+            provision::print(provision::rotate_server_key(&options))
+        }
         Command::Pair { options, run_dir } => client::pair(&options, &run_dir, agent::enrol),
+        Command::RotateKey(options) => client::rotate_key(&options, agent::renew_key),
         Command::Status(options) => client::run(&options),
         Command::Check(options) => client::check(&options),
         Command::Monitor(options) => client::monitor(&options),

@@ -23,7 +23,7 @@ use tokio::time::{sleep_until, timeout};
 pub use handshake::{Incoming, hello, introduce, invalid, open, read_sealed, shake_hands};
 
 use crate::config::agent::ServerConfig;
-use crate::config::keys::PrivateKey;
+use crate::config::keys::{PrivateKey, PublicKey};
 use crate::controller::Outlet;
 use crate::os::socket;
 use crate::tunnel::Cipher;
@@ -274,6 +274,11 @@ pub enum Event {
         /// What it said of its host.
         host: Option<HostState>,
     },
+    /// The server has a new key.
+    NewServerKey {
+        /// It.
+        key: PublicKey,
+    },
     /// There is no control connection, or no longer: the last event.
     Down {
         /// Why, in words.
@@ -409,6 +414,8 @@ impl Keeper {
                     self.tell(Event::Heard { rtt, host });
                 }
             }
+            ServerMessage::NewServerKey { key } => self.tell(Event::NewServerKey { key }),
+            ServerMessage::KeyAccepted => {}
             ServerMessage::Close { reason } => return Err(format!("the server said: {reason}")),
         }
         Ok(())

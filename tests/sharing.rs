@@ -52,9 +52,8 @@ fn a_full_server_says_so_and_so_does_one_that_stops() {
 
     drop(stream);
     agent.wait_ready();
-    let control = until("there is room", LIMIT, || {
-        second.connect_control(Some(second.token.clone())).ok()
-    });
+    let control =
+        until("there is room", LIMIT, || second.connect_control(Some(second.token.clone())).ok());
     server.stop();
     for control in [control_again, control] {
         assert_eq!(control.wait_for_close(), Refusal::ShuttingDown);

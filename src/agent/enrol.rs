@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::config::agent::CipherChoice;
 use crate::config::keys::PrivateKey;
 use crate::config::pairing::PairingUri;
+use crate::config::value::HostPort;
 use crate::os::{runtime, socket};
 use crate::session::{hello, open, read_sealed, shake_hands};
 use crate::tunnel::control::ServerMessage;
@@ -29,7 +30,7 @@ pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
 }
 
 async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
-    let mut tcp = connect(uri).await.map_err(|error| error.to_string())?;
+    let mut tcp = connect(&uri.server).await.map_err(|error| error.to_string())?;
     let hello = hello(CipherChoice::Auto, Some(uri.token.clone()));
     let answer = async {
         let mut channel = shake_hands(&mut tcp, key, &uri.key, &hello).await?;
@@ -42,9 +43,10 @@ async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
     }
 }
 
-async fn connect(uri: &PairingUri) -> io::Result<TcpStream> {
+/// Connects to a server, whatever way the router's own connections leave.
+pub(super) async fn connect(server: &HostPort) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    let server = (uri.server.host.as_str(), uri.server.port);
+    let server = (server.host.as_str(), server.port);
     let found: Vec<SocketAddr> = tokio::net::lookup_host(server).await?.collect();
     for address in found {
         match socket::mptcp_connect(address, None, None).await {

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::check::ServerLimits;
 use crate::config::agent::ServerConfig;
+use crate::config::keys::PublicKey;
 use crate::controller::{Event, Outlet, ServerNews};
 use crate::examine::Means;
 use crate::os::probe::Probers;
@@ -238,6 +239,28 @@ impl Link {
         }
     }
 
+    /// Dials each server anew that there is a connection to, which lasts until the new one stands.
+    pub fn redial(&mut self) -> Vec<Event> {
+        let at = |line: &Line| Some((line.config.name.clone(), line.view.session.as_ref()?.server));
+        let connected: Vec<_> = self.lines.values().filter_map(at).collect();
+        connected.into_iter().filter_map(|(name, at)| self.dial(&name, vec![at.ip()])).collect()
+    }
+
+    /// The server that these news are of a new key of, and the key.
+    pub fn new_server_key(&self, news: &News) -> Option<(ServerConfig, PublicKey)> {
+        let News::Session(keeper, session::Event::NewServerKey { key }) = news else { return None };
+        let of = |line: &&Line| line.connection.as_ref().is_some_and(|task| task.id == *keeper);
+        let line = self.lines.values().find(of)?;
+        Some((line.config.clone(), *key)).filter(|(config, key)| config.public_key != *key)
+    }
+
+    /// Knows a server by another key from now on.
+    pub fn set_server_key(&mut self, server: &str, key: PublicKey) {
+        if let Some(line) = self.lines.get_mut(server) {
+            line.config.public_key = key;
+        }
+    }
+
     /// Takes news; what it means to the controller, if anything.
     pub fn take(&mut self, news: News) -> Option<Event> {
         match news {
@@ -283,6 +306,7 @@ impl Link {
                 line.view.rtt = Some(smoothed);
                 ServerNews::Heard
             }
+            session::Event::NewServerKey { .. } => return None,
             session::Event::Down { reason } if is(&line.attempt) => {
                 line.attempt = None;
                 ServerNews::Failed { reason, dice: dice() }

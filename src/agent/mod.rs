@@ -13,6 +13,7 @@ mod meters;
 mod monitor;
 mod pair;
 mod roles;
+mod rotation;
 mod status;
 mod ubus;
 mod usage;
@@ -55,6 +56,7 @@ use link::Link;
 use meters::{Meters, SubflowSearch};
 use monitor::Monitor;
 use pair::Pairing;
+pub use rotation::renew_key;
 use usage::UsageFiles;
 
 /// How often the path manager's endpoints and limits are looked at: the kernel does not announce
@@ -208,9 +210,15 @@ impl Agent {
                     }
                     _ => Event::Changed,
                 },
-                Some(news) = inputs.link.next() => match self.link.take(news) {
-                    Some(event) => event,
-                    None => continue,
+                Some(news) = inputs.link.next() => match self.link.new_server_key(&news) {
+                    Some((server, key)) => {
+                        self.adopt_server_key(server, key).await;
+                        continue;
+                    }
+                    None => match self.link.take(news) {
+                        Some(event) => event,
+                        None => continue,
+                    },
                 },
                 Some((slot, opinion)) = inputs.opinions.recv() => Event::InternetAsked { slot, opinion },
                 Some(event) = inputs.interfaces.recv() => event,
@@ -440,6 +448,10 @@ impl Agent {
             "history" => status::history_json(self, request.params),
             "uplink" => self.set_role(request.params).await,
             "reload" => self.reload().await.map(|()| "{}".to_owned()),
+            "redial" => {
+                self.redial().await;
+                Ok("{}".to_owned())
+            }
             other => Err(Refusal::no_method(other)),
         };
         // Who asked may be gone.

@@ -58,6 +58,24 @@ impl Drop for PrivateKey {
     }
 }
 
+/// A server's private keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerKeys {
+    /// The one that invitations name, and clients are told of.
+    pub newest: PrivateKey,
+    /// Its public key.
+    pub public: PublicKey,
+    /// The one before it, while there may be clients that do not know the newest.
+    pub old: Option<PrivateKey>,
+}
+
+impl ServerKeys {
+    /// The newest key, and the one before it.
+    pub fn new(newest: PrivateKey, old: Option<PrivateKey>) -> ServerKeys {
+        ServerKeys { public: newest.public(), newest, old }
+    }
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKey(MASKED)")

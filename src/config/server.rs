@@ -101,8 +101,17 @@ pub struct ClientConfig {
     pub name: String,
     /// X25519 public key.
     pub public_key: PublicKey,
+    /// The key that takes its place from its first use on.
+    pub next_key: Option<PublicKey>,
     /// Ports of the server the client may have forwarded to it.
     pub forwards: Vec<u16>,
+}
+
+impl ClientConfig {
+    /// Whether a key is one of this client's.
+    pub fn has_key(&self, key: &PublicKey) -> bool {
+        self.public_key == *key || self.next_key == Some(*key)
+    }
 }
 
 /// A `[[convert]]`: a client that speaks plain TCP Convert (RFC 8803).

@@ -37,6 +37,7 @@ pub use servers::ServerView;
 pub use standing::{MptcpSeen, Standing};
 
 use crate::config::agent::{AgentConfig, ServerConfig};
+use crate::config::keys::PublicKey;
 use crate::desired::{self, Desired};
 use crate::failover::{self, Assignment, Failover, InForce, Reason};
 use crate::floor::Floor;
@@ -220,6 +221,13 @@ impl Controller {
     /// What removes everything of ours from the kernel, and nothing else.
     pub fn farewell(kernel: &Kernel) -> Plan {
         reconcile::reconcile(kernel, &Desired::default())
+    }
+
+    /// Knows a server by another key from now on, of which it has told itself.
+    pub fn set_server_key(&mut self, name: &str, key: PublicKey) {
+        let named = self.config.servers.iter_mut().filter(|config| config.name == name);
+        named.for_each(|config| config.public_key = key);
+        self.servers.set_key(name, key);
     }
 
     fn on_config(&mut self, config: AgentConfig, now: Instant, actions: &mut Vec<Action>) {

@@ -12,6 +12,7 @@ use super::contact::{Contact, Want};
 use super::event::{Action, ServerNews};
 use super::server::{Expectation, Server};
 use crate::config::agent::ServerConfig;
+use crate::config::keys::PublicKey;
 use crate::net::Family;
 
 /// How long a server may fail before the next one is dialled, and that one before its next.
@@ -115,6 +116,12 @@ impl Servers {
         let stays = self.members.iter().position(|member| Some(&member.config) == used.as_ref());
         self.used = stays.unwrap_or(0);
         stays.is_some() || (used.is_none() && self.members.is_empty())
+    }
+
+    /// Knows a server by another key from now on.
+    pub(super) fn set_key(&mut self, name: &str, key: PublicKey) {
+        let named = self.members.iter_mut().map(|member| &mut member.config);
+        named.filter(|config| config.name == name).for_each(|config| config.public_key = key);
     }
 
     /// The server in use, or to be used.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::config::agent::OnServerLoss;
-use crate::config::keys::PrivateKey;
+use crate::config::keys::{PrivateKey, ServerKeys};
 use crate::config::server::ServerConfig;
 use crate::controller::Outlet;
 use crate::pool::Pool;
@@ -54,7 +54,8 @@ struct World {
 }
 
 async fn world(threads: usize, config: ServerConfig, on_server_loss: OnServerLoss) -> World {
-    let registry = Registry::new(PathBuf::new(), config, PrivateKey::from_bytes([7; 32]));
+    let keys = ServerKeys::new(PrivateKey::from_bytes([7; 32]), None);
+    let registry = Registry::new(PathBuf::new(), config, keys);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
     let breaks = Rc::new(Cell::new(0));

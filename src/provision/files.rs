@@ -133,6 +133,21 @@ pub fn replace_secret(path: &Path, contents: &[u8]) -> Result<(), ProvisionError
     write(path, contents, SECRET_MODE, RenameFlags::empty())
 }
 
+/// Puts a file in another's place.
+pub fn rename(from: &Path, to: &Path) -> Result<(), ProvisionError> {
+    let renamed = fs::rename(from, to).and_then(|()| File::open(folder(to))?.sync_all());
+    renamed.map_err(io_error("cannot replace", to))
+}
+
+/// Removes a file, if it is there; whether it was.
+pub fn remove(path: &Path) -> Result<bool, ProvisionError> {
+    match fs::remove_file(path).and_then(|()| File::open(folder(path))?.sync_all()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("cannot remove", path)(error)),
+    }
+}
+
 /// Writes or replaces a file; permissions stay as they are, or begin as `mode`. Where the path is a
 /// symbolic link, the file it leads to is replaced.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), ProvisionError> {

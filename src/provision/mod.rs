@@ -5,6 +5,7 @@ pub mod files;
 mod http_token;
 mod init;
 mod qr;
+mod rotation;
 mod router;
 mod server;
 mod sysctls;
@@ -20,12 +21,16 @@ use crate::accounts::Accounts;
 use crate::cli::{Fatal, exit};
 use crate::config::ConfigError;
 use crate::config::agent::AgentConfig;
-use crate::config::keys::PrivateKey;
+use crate::config::keys::{PrivateKey, ServerKeys};
 use crate::config::server::ServerConfig;
 
 pub use clients::clients;
 pub use http_token::{HTTP_TOKEN, http_token};
 pub use init::init;
+pub use rotation::{
+    confirm_client_key, finish_server_key, has_invitations, renew_client_key, rotate_key,
+    rotate_server_key, set_server_key,
+};
 pub use router::pair;
 pub use server::{EnrolError, enrol, invite, invited, revoke};
 
@@ -143,7 +148,17 @@ pub fn read_agent_key(key_dir: &Path) -> Result<PrivateKey, ProvisionError> {
     files::read_private_key(&key_dir.join(AGENT_KEY))
 }
 
-/// Reads the server's private key.
+/// Reads the server's private key, the newest one.
 pub fn read_server_key(path: &Path, config: &ServerConfig) -> Result<PrivateKey, ProvisionError> {
     files::read_private_key(&config.key_path(path))
+}
+
+/// Reads all of the server's private keys that hold.
+pub fn read_server_keys(path: &Path, config: &ServerConfig) -> Result<ServerKeys, ProvisionError> {
+    let newest = read_server_key(path, config)?;
+    let old = match files::read_private_key(&rotation::old_key_path(path, config)) {
+        Err(ProvisionError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
+        read => Some(read?),
+    };
+    Ok(ServerKeys::new(newest, old))
 }

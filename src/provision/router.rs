@@ -19,9 +19,13 @@ pub fn pair(
     options: &PairOptions,
     enrol: impl FnOnce(&PairingUri, &PrivateKey) -> Result<(), String>,
 ) -> Result<String, ProvisionError> {
-    let standard = options.config == Path::new(AGENT_CONFIG);
+    pair_with(options, uci_for(&options.config), enrol)
+}
+
+/// OpenWrt's tool, if it is there and in charge of a configuration.
+pub(super) fn uci_for(config: &Path) -> Option<&'static Path> {
     let uci = Path::new(UCI);
-    pair_with(options, (standard && uci.exists()).then_some(uci), enrol)
+    (config == Path::new(AGENT_CONFIG) && uci.exists()).then_some(uci)
 }
 
 /// [`pair`], with `uci` to write the configuration, or without.
@@ -41,10 +45,7 @@ pub(super) fn pair_with(
     let public_key = uri.key.to_string();
     let values =
         [("address", uri.server.host.as_str()), ("port", &port), ("public_key", &public_key)];
-    match uci {
-        Some(uci) => write_with_uci(uci, options, &values)?,
-        None => write_text(options, &values)?,
-    }
+    write_server(uci, path, &options.name, &values)?;
     let mut report = format!(
         "Paired with {}\nRouter key {} ({})\nWrote section 'server' '{}' to {}\n",
         uri.server,
@@ -59,29 +60,42 @@ pub(super) fn pair_with(
     Ok(report)
 }
 
-fn write_text(options: &PairOptions, values: &[(&str, &str)]) -> Result<(), ProvisionError> {
-    let path = &options.config;
+/// Writes options of the section `server` of that name, with `uci` or without.
+pub(super) fn write_server(
+    uci: Option<&Path>,
+    path: &Path,
+    name: &str,
+    values: &[(&str, &str)],
+) -> Result<(), ProvisionError> {
+    match uci {
+        Some(uci) => write_with_uci(uci, path, name, values),
+        None => write_text(path, name, values),
+    }
+}
+
+fn write_text(path: &Path, name: &str, values: &[(&str, &str)]) -> Result<(), ProvisionError> {
     let text = files::read_text_if_present(path)?.unwrap_or_default();
-    let text = set_options(&text, "server", &options.name, values).map_err(|error| {
+    let text = set_options(&text, "server", name, values).map_err(|error| {
         let what = match error {
             EditError::Parse(error) => error.to_string(),
-            EditError::Layout => format!("section '{}': {error}", options.name),
+            EditError::Layout => format!("section '{name}': {error}"),
         };
-        ProvisionError::Content { path: path.clone(), what }
+        ProvisionError::Content { path: path.to_owned(), what }
     })?;
     files::replace(path, text.as_bytes(), 0o644)
 }
 
 fn write_with_uci(
     uci: &Path,
-    options: &PairOptions,
+    path: &Path,
+    name: &str,
     values: &[(&str, &str)],
 ) -> Result<(), ProvisionError> {
-    if files::read_if_present(&options.config)?.is_none() {
-        files::replace(&options.config, b"", 0o644)?;
+    if files::read_if_present(path)?.is_none() {
+        files::replace(path, b"", 0o644)?;
     }
-    let package = options.config.file_name().unwrap_or_default().to_string_lossy();
-    let section = format!("{package}.{}", options.name);
+    let package = path.file_name().unwrap_or_default().to_string_lossy();
+    let section = format!("{package}.{name}");
     let run = |words: &[&str]| {
         let failed = |error| ProvisionError::Io { doing: "cannot run", path: uci.into(), error };
         let output = Command::new(uci).args(words).output().map_err(failed)?;

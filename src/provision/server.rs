@@ -101,7 +101,10 @@ pub fn revoke(options: &RevokeOptions) -> Result<String, ProvisionError> {
     }
     drop(lock);
     match (without.is_some(), invited) {
-        (true, _) => Ok(format!("Revoked '{name}'. {}\n", tell_server(&options.run_dir)?)),
+        (true, _) => Ok(match tell_server(&options.run_dir, "the client is revoked")? {
+            true => format!("Revoked '{name}'. Its session and connections have ended.\n"),
+            false => format!("Revoked '{name}'. {NO_SERVER}\n"),
+        }),
         (false, true) => Ok(format!("Revoked the invitation of '{name}'.\n")),
         (false, false) => Err(ProvisionError::Refused(format!(
             "there is no client and no invitation '{name}'; 'mptcp-bond server clients' lists them"
@@ -109,13 +112,15 @@ pub fn revoke(options: &RevokeOptions) -> Result<String, ProvisionError> {
     }
 }
 
-/// Has a running server read its configuration again; says what that means for a revoked client.
-fn tell_server(run_dir: &Path) -> Result<&'static str, ProvisionError> {
+pub(super) const NO_SERVER: &str = "No server runs here that would have to be told.";
+
+/// Has a running server read its files again, in which something is `done`; whether one runs.
+pub(super) fn tell_server(run_dir: &Path, done: &str) -> Result<bool, ProvisionError> {
     match call_with(run_dir, "reload", Value::Null) {
-        Ok(_) => Ok("Its session and connections have ended."),
-        Err(CallError::NotRunning(_)) => Ok("No server runs here that would have to be told."),
+        Ok(_) => Ok(true),
+        Err(CallError::NotRunning(_)) => Ok(false),
         Err(error) => Err(ProvisionError::Remote(format!(
-            "the client is revoked, but the server does not know yet: {error}; restart it"
+            "{done}, but the server does not know yet: {error}; restart it"
         ))),
     }
 }
@@ -144,7 +149,7 @@ pub fn enrol(
     let file = config.display().to_string();
     let text = files::read_text(config)?;
     let known = ServerConfig::parse(&text, &file).map_err(ProvisionError::Config)?.clients;
-    if let Some(known) = known.iter().find(|known| known.public_key == *client) {
+    if let Some(known) = known.iter().find(|known| known.has_key(client)) {
         return Ok(known.name.clone());
     }
     let mut invites = read_invites(config)?;
@@ -152,7 +157,12 @@ pub fn enrol(
     if known.iter().any(|known| known.name == name) {
         return Err(EnrolError::Name(name));
     }
-    let added = ClientConfig { name: name.clone(), public_key: *client, forwards: Vec::new() };
+    let added = ClientConfig {
+        name: name.clone(),
+        public_key: *client,
+        next_key: None,
+        forwards: Vec::new(),
+    };
     let text = edit::add_client(&text, &file, &added).map_err(|error| edit_error(config, error))?;
     // The client goes in first: after a crash in between, its name keeps the token from being used
     // again.
@@ -172,7 +182,7 @@ pub(super) fn read_invites(config: &Path) -> Result<Invites, ProvisionError> {
     Ok(Invites::parse(&String::from_utf8_lossy(&bytes), &path.display().to_string())?)
 }
 
-fn edit_error(path: &Path, error: EditError) -> ProvisionError {
+pub(super) fn edit_error(path: &Path, error: EditError) -> ProvisionError {
     match error {
         EditError::Config(error) => ProvisionError::Config(error),
         EditError::Layout => {

@@ -7,7 +7,10 @@ use tempfile::TempDir;
 
 use super::router::pair_with;
 use super::*;
-use crate::cli::{ClientOptions, ClientsOptions, InitOptions, PairOptions, RevokeOptions};
+use crate::cli::{
+    ClientOptions, ClientsOptions, InitOptions, PairOptions, RevokeOptions, RotateOptions,
+    RotateServerOptions,
+};
 use crate::config::keys::{PublicKey, Token};
 use crate::config::pairing::PairingUri;
 
@@ -318,4 +321,86 @@ fn pairing_through_uci() {
     fs::write(&uci, "#!/bin/sh\necho 'uci: Parse error' >&2\nexit 1\n").unwrap();
     let error = pair_with(&options, Some(&uci), |_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("Parse error"), "{error}");
+}
+
+#[test]
+fn a_routers_new_key_waits_until_all_its_servers_have_it() {
+    let folder = TempDir::new().unwrap();
+    let options = RotateOptions {
+        config: folder.path().join("mptcpd"),
+        key_dir: folder.path().join("keys"),
+        run_dir: folder.path().join("run"),
+    };
+    let section = |name: &str| {
+        let key = PublicKey([9; 32]);
+        format!(
+            "config server '{name}'\n\toption address '{name}.example'\n\toption public_key '{key}'\n"
+        )
+    };
+    fs::write(&options.config, section("a") + &section("b")).unwrap();
+    let (old, _) = files::private_key(&options.key_dir.join(AGENT_KEY)).unwrap();
+    let told = std::cell::RefCell::new(Vec::new());
+    let error = rotate_key(&options, |server, _, next| {
+        told.borrow_mut().push(*next);
+        if server.name == "a" { Ok(()) } else { Err("no answer".into()) }
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("server b: no answer; the old key stays in use"), "{error}");
+    assert_eq!(read_agent_key(&options.key_dir).unwrap(), old);
+
+    rotate_key(&options, |_, shown, next| {
+        told.borrow_mut().push(*next);
+        assert_eq!(*shown, old);
+        Ok(())
+    })
+    .unwrap();
+    let new = read_agent_key(&options.key_dir).unwrap().public();
+    assert_eq!(*told.borrow(), [new; 4], "the next try is with the same key");
+    assert!(new != old.public() && fs::read_dir(&options.key_dir).unwrap().count() == 1);
+}
+
+#[test]
+fn a_clients_other_key_stands_beside_the_one_in_force_until_it_is_used() {
+    let (_folder, path) = server();
+    let [old, unused, new] = [1, 2, 3].map(|byte| PublicKey([byte; 32]));
+    enrol(&path, &invited(&path, "home").token, &old, SystemTime::now()).unwrap();
+    let keys = || {
+        let client = read_server_config(&path).unwrap().clients.remove(0);
+        (client.public_key, client.next_key)
+    };
+    renew_client_key(&path, &old, &old).unwrap();
+    assert_eq!(keys(), (old, None), "it has that key already");
+    renew_client_key(&path, &new, &unused).unwrap();
+    assert_eq!(keys(), (old, None), "no client has shown that one");
+    renew_client_key(&path, &old, &unused).unwrap();
+    renew_client_key(&path, &old, &new).unwrap();
+    assert_eq!(keys(), (old, Some(new)));
+    confirm_client_key(&path, &unused).unwrap();
+    confirm_client_key(&path, &old).unwrap();
+    assert_eq!(keys(), (old, Some(new)));
+    confirm_client_key(&path, &new).unwrap();
+    assert_eq!(keys(), (new, None));
+}
+
+#[test]
+fn a_servers_old_key_holds_until_it_is_given_up() {
+    let (_folder, path) = server();
+    let run_dir = path.with_file_name("run");
+    let rotate = |finish| {
+        let (config, run_dir) = (path.clone(), run_dir.clone());
+        rotate_server_key(&RotateServerOptions { config, run_dir, finish })
+    };
+    let keys = || read_server_keys(&path, &read_server_config(&path).unwrap()).unwrap();
+    let first = keys().newest;
+    let error = rotate(true).unwrap_err().to_string();
+    assert!(error.contains("nothing to finish"), "{error}");
+    // A crash after the first of two steps.
+    files::create_secret(&path.with_file_name("server.key.old"), first.to_file().as_bytes())
+        .unwrap();
+    rotate(false).unwrap();
+    assert!(keys().old == Some(first.clone()) && keys().newest != first);
+    assert_eq!(invited(&path, "home").key, keys().public, "invitations name the new key");
+    assert!(rotate(false).unwrap_err().to_string().contains("--finish"));
+    rotate(true).unwrap();
+    assert_eq!(keys().old, None);
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use litemap::LiteMap;
 
 use crate::accounts::{Accounts, Bytes};
-use crate::config::keys::{PrivateKey, PublicKey, TokenHash};
+use crate::config::keys::{PublicKey, ServerKeys, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
 use crate::relay::Pace;
@@ -98,6 +98,8 @@ pub struct Client {
     pub streams: Cell<u32>,
     /// Authenticated streams that wait for their request.
     pub warm: Cell<u32>,
+    /// Whether it has come with the server's newest key.
+    pub knows_key: Cell<bool>,
     /// How often it has opened a control connection.
     pub generation: Cell<u64>,
     /// Told when it opens another control connection, or when the configuration changes.
@@ -148,8 +150,8 @@ pub struct Registry {
     pub config_file: PathBuf,
     /// The configuration in force.
     pub config: RefCell<Rc<ServerConfig>>,
-    /// The server's key.
-    pub key: PrivateKey,
+    /// The server's keys.
+    pub keys: RefCell<Rc<ServerKeys>>,
     /// Sessions given out.
     pub sessions: RefCell<Sessions>,
     /// Connections that are not authenticated yet.
@@ -167,17 +169,19 @@ pub struct Registry {
     events: RefCell<EventLog>,
     throttle: RefCell<Throttle>,
     stopping: Cell<bool>,
+    /// Clients' keys, and those that took their places, in that order.
+    renewed: RefCell<Vec<(PublicKey, PublicKey)>>,
 }
 
 impl Registry {
     /// A server without sessions.
-    pub fn new(config_file: PathBuf, config: ServerConfig, key: PrivateKey) -> Rc<Registry> {
+    pub fn new(config_file: PathBuf, config: ServerConfig, keys: ServerKeys) -> Rc<Registry> {
         Rc::new(Registry {
             config_file,
             gate: Gate::new(config.limits.unauthenticated),
             policy: RefCell::new(policy_with(&config, &[])),
             config: RefCell::new(Rc::new(config)),
-            key,
+            keys: RefCell::new(Rc::new(keys)),
             sessions: RefCell::default(),
             started: Instant::now(),
             accounts: RefCell::default(),
@@ -189,13 +193,32 @@ impl Registry {
             events: RefCell::new(EventLog::new(EVENTS_SHOWN)),
             throttle: RefCell::default(),
             stopping: Cell::new(false),
+            renewed: RefCell::default(),
         })
     }
 
     /// The configured client with this key.
     pub fn client_of(&self, key: &PublicKey) -> Option<ClientConfig> {
         let config = self.config.borrow();
-        config.clients.iter().find(|client| client.public_key == *key).cloned()
+        config.clients.iter().find(|client| client.has_key(key)).cloned()
+    }
+
+    /// The key that has taken the place of a client's key, or that key.
+    pub fn newest_key(&self, key: &PublicKey) -> PublicKey {
+        let renewed = self.renewed.borrow();
+        renewed.iter().fold(*key, |key, (old, new)| if key == *old { *new } else { key })
+    }
+
+    /// Whether what a client began with this key may go on.
+    pub fn holds(&self, key: &PublicKey) -> bool {
+        self.client_of(key).is_some() || self.client_of(&self.newest_key(key)).is_some()
+    }
+
+    /// Puts a configuration in force in which `new` has taken the place of a client's key `old`; what
+    /// was begun with that goes on.
+    pub fn renew_key(&self, old: PublicKey, new: PublicKey, config: ServerConfig) {
+        self.renewed.borrow_mut().push((old, new));
+        self.reconfigure(config);
     }
 
     /// The name of the bare client with this cookie, where there may be such clients.
@@ -216,15 +239,25 @@ impl Registry {
         self.clients.borrow_mut().entry(name.to_owned()).or_insert_with(new).clone()
     }
 
+    /// Puts the server's keys in force; control connections with another one than the newest are told.
+    pub fn set_keys(&self, keys: ServerKeys) {
+        let old = self.keys.replace(Rc::new(keys));
+        let another = old.public != self.keys.borrow().public;
+        for client in self.clients.borrow().values().filter(|_| another) {
+            client.knows_key.set(false);
+            client.changed.notify_waiters();
+        }
+    }
+
     /// Puts a new configuration in force; clients that are gone lose their sessions, streams and
     /// control connections at once.
     pub fn reconfigure(&self, config: ServerConfig) {
         *self.policy.borrow_mut() = policy_with(&config, &self.own_addresses.borrow());
         let old = self.config.replace(Rc::new(config));
         let new = self.config.borrow().clone();
+        self.sessions.borrow_mut().keep(|key| self.holds(key));
         for client in &old.clients {
-            if self.client_of(&client.public_key).is_none() {
-                self.sessions.borrow_mut().revoke(&client.public_key);
+            if !self.holds(&client.public_key) {
                 self.tell(log::Level::Info, format!("client {}: revoked", client.name));
             }
             if new.clients.iter().all(|other| other.name != client.name) {
@@ -239,9 +272,9 @@ impl Registry {
 
     /// Waits until a stream of a client may not go on.
     pub async fn interrupted(&self, name: &str, key: &PublicKey) -> Interruption {
-        self.when(name, || match self.client_of(key) {
-            None => Some(Interruption::Revoked),
-            Some(_) => self.stopping.get().then_some(Interruption::Stopping),
+        self.when(name, || match self.holds(key) {
+            false => Some(Interruption::Revoked),
+            true => self.stopping.get().then_some(Interruption::Stopping),
         })
         .await
     }
@@ -280,8 +313,7 @@ impl Registry {
     /// ended, or time is up.
     pub async fn take_paused(&self, limit: Duration) -> Vec<(TcpStream, Opened)> {
         let deadline = Instant::now() + limit;
-        let connected =
-            || self.clients.borrow().values().any(|client| client.connected.get() > 0);
+        let connected = || self.clients.borrow().values().any(|client| client.connected.get() > 0);
         while (self.streams.are_running() || connected()) && Instant::now() < deadline {
             sleep(REST_POLL).await;
         }

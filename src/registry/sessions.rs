@@ -54,9 +54,9 @@ impl Sessions {
         self.by_id.retain(|_, session| !session.state.expired(now));
     }
 
-    /// Ends every session of a key at once.
-    pub fn revoke(&mut self, key: &PublicKey) {
-        self.by_id.retain(|_, session| session.key != *key);
+    /// Ends every session at once whose key does not hold.
+    pub fn keep(&mut self, holds: impl Fn(&PublicKey) -> bool) {
+        self.by_id.retain(|_, session| holds(&session.key));
     }
 
     /// Live sessions of a client.
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn a_revoked_key_has_no_session() {
         let (mut sessions, now) = (sessions(), Instant::now());
-        sessions.revoke(&PublicKey([3; 32]));
+        sessions.keep(|key| *key != PublicKey([3; 32]));
         assert!(sessions.find(ID, now).is_some());
-        sessions.revoke(&PublicKey([2; 32]));
+        sessions.keep(|key| *key != PublicKey([2; 32]));
         assert!(sessions.find(ID, now).is_none());
     }
 }

@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
-use super::host;
+use super::rotation::Accepted;
+use super::{host, rotation};
 use crate::config::keys::{PublicKey, Token};
 use crate::os::{cpu, random};
 use crate::provision::{EnrolError, enrol, invited, read_server_config};
@@ -18,8 +19,7 @@ use crate::registry::{Cause, Client, Registry};
 use crate::session::{Incoming, invalid, read_sealed};
 use crate::tunnel::control::{ClientMessage, SILENCE_TIMEOUT, ServerMessage};
 use crate::tunnel::handshake::{
-    Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, ServerHandshake, request_length,
-    version_answer,
+    Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, request_length, version_answer,
 };
 use crate::tunnel::hello::{Refusal, ServerHello};
 use crate::tunnel::session::{ServerSession, SessionId, StreamSecret};
@@ -39,8 +39,13 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
         }
     };
     pass.vouch();
+    rotation::confirm(&registry, &shaken.key);
     let name = shaken.name.clone();
     let client = registry.client(&name);
+    if shaken.server == registry.keys.borrow().public {
+        client.knows_key.set(true);
+        rotation::settle(&registry);
+    }
     client.connected.set(client.connected.get() + 1);
     client.address.set(Some(peer));
     // An older connection of this client gives way.
@@ -88,6 +93,8 @@ impl Drop for Granted {
 struct Shaken {
     name: String,
     key: PublicKey,
+    /// The server's key that it knows.
+    server: PublicKey,
     cipher: Cipher,
     channel: Channel,
 }
@@ -116,13 +123,11 @@ async fn shake_hands(
     }
     tcp.read_exact(request.get_mut(REQUEST_HEADER_LEN..).unwrap_or_default()).await?;
     pass.turn().await;
-    let mut random = random::source()?;
-    let accepted = ServerHandshake::accept(registry.key.as_bytes(), &request, &mut random);
-    let Ok((handshake, client, hello)) = accepted else {
+    let Some(accepted) = rotation::accept(registry, &request)? else {
         registry.refuse(Cause::NotAuthentic, peer.ip());
         return Ok(None);
     };
-    let key = PublicKey(client);
+    let Accepted { handshake, client: key, hello, server } = accepted;
     let ours = ServerHello::ours(concat!("mptcp-bond ", env!("CARGO_PKG_VERSION")));
     let offer = CipherOffer { ciphers: CipherSet::all(), prefers_aes: cpu::has_aes() };
     let cipher = negotiate(hello.ciphers, offer);
@@ -154,6 +159,12 @@ async fn shake_hands(
         Some(ClientMessage::Ready) => {}
         // It only wanted to know whether it would be welcome.
         Some(ClientMessage::Close) => return Ok(None),
+        Some(ClientMessage::NewKey { key: next }) if known.is_some() => {
+            rotation::confirm(registry, &key);
+            let answer = rotation::renew(registry, &key, &next);
+            write(&mut channel, tcp, &[answer]).await?;
+            return Ok(None);
+        }
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     let name = match (known, hello.token) {
@@ -162,7 +173,7 @@ async fn shake_hands(
         (None, None) => Err(Refusal::UnknownKey),
     };
     match name {
-        Ok(name) => Ok(Some(Shaken { name, key, cipher, channel })),
+        Ok(name) => Ok(Some(Shaken { name, key, server, cipher, channel })),
         Err(reason) => {
             registry.refuse(Cause::UnknownKey, peer.ip());
             write(&mut channel, tcp, &[ServerMessage::Close { reason }]).await?;
@@ -228,7 +239,7 @@ async fn attend(
     tcp: TcpStream,
     granted: &mut Granted,
 ) -> String {
-    let Shaken { name, key, cipher, mut channel } = shaken;
+    let Shaken { name, key, mut server, cipher, mut channel } = shaken;
     let generation = client.generation.get();
     let (reading, mut writing) = tcp.into_split();
     let mut incoming = Incoming::new(reading);
@@ -236,7 +247,7 @@ async fn attend(
     let mut heard = Instant::now();
     loop {
         let changed = client.changed.notified();
-        let cut_off = if registry.client_of(&key).is_none() {
+        let cut_off = if !registry.holds(&key) {
             Some((Refusal::Revoked, "revoked"))
         } else if client.generation.get() != generation {
             Some((Refusal::Replaced, "another connection with its key took over"))
@@ -261,6 +272,9 @@ async fn attend(
             reply = Some(ServerMessage::Session { id, secret, cipher, lifetime });
             // The next one comes well before the lifetime is over.
             rotation = Instant::now() + lifetime * 3 / 4;
+        } else if server != registry.keys.borrow().public {
+            server = registry.keys.borrow().public;
+            reply = Some(ServerMessage::NewServerKey { key: server });
         } else {
             tokio::select! {
                 sealed = incoming.next() => {
@@ -271,7 +285,7 @@ async fn attend(
                             reply = Some(ServerMessage::Pong { nonce, host });
                         }
                         Ok(Some(ClientMessage::Close)) => return "it said goodbye".to_owned(),
-                        Ok(Some(ClientMessage::Ready) | None) => {}
+                        Ok(Some(ClientMessage::Ready | ClientMessage::NewKey { .. }) | None) => {}
                         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                             let reason = Refusal::ProtocolError;
                             let close = [ServerMessage::Close { reason }];

@@ -111,7 +111,8 @@ pub(super) async fn leave(registry: &Registry, listeners: &[OwnedFd]) -> io::Res
         // One that has ended meanwhile is of no use to anybody.
         let ends = [tcp.as_fd(), target.as_fd()];
         if ends.iter().all(|end| socket::reset_when_closed(end, true).is_ok()) {
-            state.push_str(&stream_line(client, key, [*peer, stream.target], under_way));
+            let key = registry.newest_key(key);
+            state.push_str(&stream_line(client, &key, [*peer, stream.target], under_way));
             sockets.extend(ends);
             left = left.saturating_add(1);
         }

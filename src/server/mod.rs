@@ -5,6 +5,7 @@ mod control;
 mod handover;
 mod host;
 mod kernel;
+mod rotation;
 mod status;
 
 use std::fmt::Display;
@@ -33,7 +34,7 @@ use crate::os::handover::Inheritance;
 use crate::os::privileges::keep_only;
 use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{self, http, log as logging, runtime};
-use crate::provision::{HTTP_TOKEN, http_token, read_server_config, read_server_key};
+use crate::provision::{HTTP_TOKEN, http_token, read_server_config, read_server_keys};
 use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
 use crate::relay::Workers;
@@ -65,9 +66,9 @@ fn start(options: &ServerOptions) -> Result<(), Fatal> {
     // Before anything else is opened.
     let inheritance = os::handover::take();
     let config = read_server_config(&options.config)?;
-    let key = read_server_key(&options.config, &config)?;
+    let keys = read_server_keys(&options.config, &config)?;
     logging::init(logging::Destination::choose(options.stderr), config.log_level);
-    let registry = Registry::new(options.config.clone(), config, key);
+    let registry = Registry::new(options.config.clone(), config, keys);
     runtime::run(serve(options, registry, inheritance)).map_err(Fatal::os)?
 }
 
@@ -209,8 +210,10 @@ fn reload(
     started: &ServerConfig,
     facts: &mut status::Facts,
 ) -> Result<(), String> {
-    let new = match read_server_config(&options.config) {
-        Ok(new) => new,
+    let read = read_server_config(&options.config)
+        .and_then(|new| Ok((read_server_keys(&options.config, &new)?, new)));
+    let (keys, new) = match read {
+        Ok(read) => read,
         Err(error) => {
             let text = error.to_string();
             let told = format!("configuration not reloaded, the old one stays: {text}");
@@ -221,13 +224,14 @@ fn reload(
     };
     let restart = needs_restart(started, &new);
     logging::set_level(new.log_level);
+    registry.set_keys(keys);
     registry.reconfigure(new);
+    rotation::settle(registry);
     registry.tell(log::Level::Info, "configuration reloaded".into());
     tell_without_effect(registry);
     tell_wrong_sources(registry);
     if restart {
-        let text =
-            "listen, metrics_listen, key_file and unauthenticated take effect at the next start";
+        let text = "listen, metrics_listen and unauthenticated take effect at the next start";
         registry.tell(log::Level::Warn, text.into());
     }
     facts.config_error = None;
@@ -283,8 +287,8 @@ fn tell_wrong_sources(registry: &Registry) {
 /// Whether a configuration differs from the one started with in what is read only then.
 fn needs_restart(started: &ServerConfig, new: &ServerConfig) -> bool {
     let fixed = |config: &ServerConfig| {
-        let ServerConfig { listen, metrics_listen, key_file, limits, .. } = config.clone();
-        (listen, metrics_listen, key_file, limits.unauthenticated)
+        let ServerConfig { listen, metrics_listen, limits, .. } = config.clone();
+        (listen, metrics_listen, limits.unauthenticated)
     };
     fixed(started) != fixed(new)
 }

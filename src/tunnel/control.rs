@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::config::keys::PublicKey;
 pub use crate::config::server::SESSION_LIFETIME;
 
 use super::handshake::Refusal;
@@ -17,9 +18,12 @@ use super::{Cipher, take};
 const READY: u8 = 0x01;
 const PING: u8 = 0x02;
 const CLIENT_CLOSE: u8 = 0x03;
+const NEW_KEY: u8 = 0x08;
 const SESSION: u8 = 0x81;
 const PONG: u8 = 0x82;
 const SERVER_CLOSE: u8 = 0x83;
+const KEY_ACCEPTED: u8 = 0x88;
+const NEW_SERVER_KEY: u8 = 0x89;
 
 const HOST_MPTCP: u8 = 1;
 const HOST_BUFFERS: u8 = 2;
@@ -42,6 +46,8 @@ pub enum ControlError {
     TooShort(u8),
     /// A session with a cipher that is not known.
     UnknownCipher(u8),
+    /// A message of this type with a key that is none.
+    ZeroKey(u8),
 }
 
 impl fmt::Display for ControlError {
@@ -53,6 +59,9 @@ impl fmt::Display for ControlError {
             }
             ControlError::UnknownCipher(number) => {
                 write!(f, "session with cipher {number}, which is not supported")
+            }
+            ControlError::ZeroKey(kind) => {
+                write!(f, "control message of type {kind:#04x} has a key of zeros")
             }
         }
     }
@@ -72,6 +81,12 @@ pub enum ClientMessage {
     },
     /// The client leaves; its streams live on.
     Close,
+    /// In the place of [`ClientMessage::Ready`]: another key is to hold for the client, too, and alone
+    /// from its first use on. Answered by [`ServerMessage::KeyAccepted`].
+    NewKey {
+        /// The other key.
+        key: PublicKey,
+    },
 }
 
 /// What a server says of its host.
@@ -128,6 +143,13 @@ pub enum ServerMessage {
         /// How the server's host does; older versions do not say.
         host: Option<HostState>,
     },
+    /// The client's other key holds, and has been written down.
+    KeyAccepted,
+    /// The server has another key, to be used from now on; the one in use holds for a while.
+    NewServerKey {
+        /// The other key.
+        key: PublicKey,
+    },
     /// The server ends the control connection.
     Close {
         /// Why.
@@ -138,6 +160,16 @@ pub enum ServerMessage {
 fn number(kind: u8, value: &[u8]) -> Result<u64, ControlError> {
     let (bytes, _) = take::<8>(value).ok_or(ControlError::TooShort(kind))?;
     Ok(u64::from_be_bytes(bytes))
+}
+
+fn public_key(kind: u8, value: &[u8]) -> Result<PublicKey, ControlError> {
+    let (key, _) = take::<32>(value).ok_or(ControlError::TooShort(kind))?;
+    // Of low order: every exchange with it gives the same secret.
+    if key == [0; 32] { Err(ControlError::ZeroKey(kind)) } else { Ok(PublicKey(key)) }
+}
+
+fn with_key(kind: u8, key: &PublicKey) -> Vec<u8> {
+    [&[kind], key.0.as_slice()].concat()
 }
 
 fn with_number(kind: u8, number: u64) -> Vec<u8> {
@@ -151,6 +183,7 @@ impl ClientMessage {
             ClientMessage::Ready => vec![READY],
             ClientMessage::Ping { nonce } => with_number(PING, *nonce),
             ClientMessage::Close => vec![CLIENT_CLOSE],
+            ClientMessage::NewKey { key } => with_key(NEW_KEY, key),
         }
     }
 
@@ -161,6 +194,7 @@ impl ClientMessage {
             READY => ClientMessage::Ready,
             PING => ClientMessage::Ping { nonce: number(kind, value)? },
             CLIENT_CLOSE => ClientMessage::Close,
+            NEW_KEY => ClientMessage::NewKey { key: public_key(kind, value)? },
             _ => return Ok(None),
         }))
     }
@@ -185,6 +219,8 @@ impl ServerMessage {
                 let host = host.map_or_else(Vec::new, HostState::encode);
                 [with_number(PONG, *nonce), host].concat()
             }
+            ServerMessage::KeyAccepted => vec![KEY_ACCEPTED],
+            ServerMessage::NewServerKey { key } => with_key(NEW_SERVER_KEY, key),
             ServerMessage::Close { reason } => vec![SERVER_CLOSE, reason.to_wire()],
         })
     }
@@ -212,6 +248,8 @@ impl ServerMessage {
                 let (nonce, host) = (u64::from_be_bytes(nonce), HostState::decode(rest));
                 ServerMessage::Pong { nonce, host }
             }
+            KEY_ACCEPTED => ServerMessage::KeyAccepted,
+            NEW_SERVER_KEY => ServerMessage::NewServerKey { key: public_key(kind, value)? },
             SERVER_CLOSE => {
                 let ([reason], _) = take::<1>(value).ok_or(short)?;
                 ServerMessage::Close { reason: Refusal::from_wire(reason) }
@@ -226,8 +264,13 @@ mod tests {
     use super::*;
     use crate::tunnel::testing::{Xorshift, mutations};
 
-    fn client_messages() -> [ClientMessage; 3] {
-        [ClientMessage::Ready, ClientMessage::Ping { nonce: u64::MAX - 1 }, ClientMessage::Close]
+    fn client_messages() -> [ClientMessage; 4] {
+        [
+            ClientMessage::Ready,
+            ClientMessage::Ping { nonce: u64::MAX - 1 },
+            ClientMessage::Close,
+            ClientMessage::NewKey { key: PublicKey([5; 32]) },
+        ]
     }
 
     const HOST: HostState = HostState {
@@ -237,7 +280,7 @@ mod tests {
         buffers: false,
     };
 
-    fn server_messages() -> [ServerMessage; 3] {
+    fn server_messages() -> [ServerMessage; 5] {
         [
             ServerMessage::Session {
                 id: SessionId(1 << 63),
@@ -246,6 +289,8 @@ mod tests {
                 lifetime: SESSION_LIFETIME,
             },
             ServerMessage::Pong { nonce: 5, host: Some(HOST) },
+            ServerMessage::KeyAccepted,
+            ServerMessage::NewServerKey { key: PublicKey([6; 32]) },
             ServerMessage::Close { reason: Refusal::Revoked },
         ]
     }
@@ -286,7 +331,11 @@ mod tests {
                 }
             }
         }
-        assert_eq!(ClientMessage::decode(&[PING, 1]), Err(ControlError::TooShort(PING)));
+        for kind in [PING, NEW_KEY] {
+            assert_eq!(ClientMessage::decode(&[kind, 1]), Err(ControlError::TooShort(kind)));
+        }
+        let zeros = with_key(NEW_SERVER_KEY, &PublicKey([0; 32]));
+        assert_eq!(ServerMessage::decode(&zeros), Err(ControlError::ZeroKey(NEW_SERVER_KEY)));
         let mut unknown_cipher = server_messages()[0].encode().to_vec();
         unknown_cipher[41] = 9;
         assert_eq!(ServerMessage::decode(&unknown_cipher), Err(ControlError::UnknownCipher(9)));

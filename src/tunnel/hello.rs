@@ -140,11 +140,15 @@ impl fmt::Display for Refusal {
             Refusal::Busy => {
                 "the server is full: raise its `limits.streams`, or find out who uses it"
             }
-            Refusal::ShuttingDown => "the server has stopped: if it does not come back, start it there",
+            Refusal::ShuttingDown => {
+                "the server has stopped: if it does not come back, start it there"
+            }
             Refusal::Revoked => "the server revoked this router's key",
             Refusal::Replaced => "another connection with this router's key took over",
             Refusal::ProtocolError => "this router broke the protocol",
-            Refusal::Other => "the server gave a reason this version does not know: update",
+            Refusal::Other => {
+                "the server gave a reason this version does not know: see its log, or update"
+            }
         })
     }
 }

@@ -74,7 +74,7 @@ pub struct Attacker {
     pub namespace: Namespace,
     pub key: PrivateKey,
     pub token: Token,
-    server: PublicKey,
+    pub server: PublicKey,
 }
 
 impl Attacker {
@@ -233,6 +233,12 @@ impl Control {
             self.session = Some((*id, secret.clone(), *cipher));
         }
         Ok(message)
+    }
+
+    /// What the server says next.
+    #[track_caller]
+    pub fn next_message(&mut self) -> ServerMessage {
+        self.receive().expect("a message")
     }
 
     /// Waits until the server replaces the session, and gives the new one.

@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ClientConfig, ServerConfig};
 use crate::config::ConfigError;
+use crate::config::keys::PublicKey;
 
 /// Why a text could not be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,38 @@ pub fn remove_client(text: &str, file: &str, name: &str) -> Result<Option<String
     verified(before.concat() + &rest.concat(), file, &wished).map(Some)
 }
 
+/// The text with other keys of the client of that name.
+pub fn set_keys(
+    text: &str,
+    file: &str,
+    name: &str,
+    public_key: PublicKey,
+    next_key: Option<PublicKey>,
+) -> Result<String, EditError> {
+    let mut wished = ServerConfig::parse(text, file).map_err(EditError::Config)?;
+    let index = wished.clients.iter().position(|client| client.name == name);
+    let client = index.and_then(|index| wished.clients.get_mut(index)).ok_or(EditError::Layout)?;
+    (client.public_key, client.next_key) = (public_key, next_key);
+    let start = index.and_then(|index| block_start(text, index)).ok_or(EditError::Layout)?;
+    let (before, block) = text.split_at_checked(start).ok_or(EditError::Layout)?;
+    let mut out = before.to_owned();
+    let mut inside = true;
+    for (number, line) in block.split_inclusive('\n').enumerate() {
+        inside &= number == 0 || !line.trim_start().starts_with('[');
+        match line.split('=').next().map(str::trim).filter(|_| inside) {
+            Some("public_key") => {
+                out.push_str(&format!("public_key = \"{public_key}\"\n"));
+                if let Some(key) = next_key {
+                    out.push_str(&format!("next_key = \"{key}\"\n"));
+                }
+            }
+            Some("next_key") => {}
+            _ => out.push_str(line),
+        }
+    }
+    verified(out, file, &wished)
+}
+
 /// The offset of the line that the `index`th client's block begins on.
 fn block_start(text: &str, index: usize) -> Option<usize> {
     let root = DeTable::parse(text).ok()?;
@@ -101,7 +134,6 @@ fn verified(text: String, file: &str, wished: &ServerConfig) -> Result<String, E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::keys::PublicKey;
     use crate::config::mutate::{Random, mutated};
 
     const BASE: &str = "listen = \"[::]:443\" # both families\npublic = \"vps.example.net:443\"\n";
@@ -110,6 +142,7 @@ mod tests {
         ClientConfig {
             name: name.into(),
             public_key: PublicKey([byte; 32]),
+            next_key: None,
             forwards: forwards.to_vec(),
         }
     }
@@ -141,6 +174,21 @@ mod tests {
             remove_client(&text, "F", "a").unwrap().unwrap(),
             format!("{BASE}\n# home\n# caps\n[limits]\nunauthenticated = 9\n")
         );
+    }
+
+    #[test]
+    fn a_new_key_stands_beside_the_old_one_and_then_in_its_place() {
+        let [old, new] = [1, 2].map(|byte| PublicKey([byte; 32]));
+        let base = add_client(BASE, "F", &client("other", 9, &[])).unwrap();
+        let text = add_client(&base, "F", &client("a", 1, &[22])).unwrap() + "\n# end\n[limits]\n";
+        let both = set_keys(&text, "F", "a", old, Some(new)).unwrap();
+        let line = format!("public_key = \"{old}\"\n");
+        assert_eq!(both, text.replace(&line, &format!("{line}next_key = \"{new}\"\n")));
+        let after = set_keys(&both, "F", "a", new, None).unwrap();
+        assert_eq!(after, text.replace(&old.to_string(), &new.to_string()));
+        let taken = set_keys(&text, "F", "a", old, Some(PublicKey([9; 32])));
+        assert_eq!(taken, Err(EditError::Layout), "another client has it");
+        assert_eq!(set_keys(&text, "F", "b", new, None), Err(EditError::Layout));
     }
 
     #[test]

@@ -161,21 +161,24 @@ fn read_clients(table: &mut Table<'_>, entry: Entry<'_>) -> Option<Vec<(usize, C
             let name = &client.name;
             table.problem(line, format!("client '{name}' is there already, on line {first}"));
         }
-        if let Some(first) = keys.get(&client.public_key) {
-            let name = &client.name;
-            table.problem(
-                line,
-                format!("client '{name}' has the public key of the client on line {first}"),
-            );
+        for key in [Some(client.public_key), client.next_key].into_iter().flatten() {
+            if let Some(first) = keys.get(&key) {
+                let name = &client.name;
+                table.problem(
+                    line,
+                    format!("client '{name}' has the public key of the client on line {first}"),
+                );
+            }
+            keys.entry(key).or_insert(line);
         }
         names.entry(client.name.clone()).or_insert(line);
-        keys.entry(client.public_key).or_insert(line);
     })
 }
 
 fn read_client(table: &mut Table<'_>) -> Option<ClientConfig> {
     let name = table.required("name", |t, e| t.parsed(e, value::client_name));
     let public_key = table.required("public_key", |t, e| t.parsed(e, |text| text.parse()));
+    let next_key = table.optional("next_key", |t, e| t.parsed(e, |text| text.parse()));
     let forwards = table.optional("forwards", |t, e| {
         let DeValue::Array(array) = e.value else {
             t.wrong(&e, "a list of ports such as [2222, 8080]");
@@ -194,6 +197,7 @@ fn read_client(table: &mut Table<'_>) -> Option<ClientConfig> {
     Some(ClientConfig {
         name: name?,
         public_key: public_key?,
+        next_key,
         forwards: forwards.unwrap_or_default(),
     })
 }

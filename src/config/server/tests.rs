@@ -56,6 +56,7 @@ fn everything_is_read() {
     let client = |name: &str, key: &str, forwards: &[u16]| ClientConfig {
         name: name.into(),
         public_key: key.parse().unwrap(),
+        next_key: None,
         forwards: forwards.to_vec(),
     };
     let prefix = |text: &str| Targets::parse(text).unwrap();
