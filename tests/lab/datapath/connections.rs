@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::lab::{AgentProgram, FirstByte, ServerProgram};
-use crate::load::{Target, Transfer, Wish};
+use crate::load::{Target, Wish};
 use crate::{Options, unshaped};
 
 /// Connections opened at a time.
@@ -102,7 +102,7 @@ pub fn busy(options: &Options) -> String {
             let transfers = target.transfer(wish, AT_ONCE);
             sleep(options.time);
             let peaks = running.processes().map(|process| process.peak_kib());
-            Transfer::stop(transfers);
+            drop(transfers);
             megabytes(peaks)
         });
         let line = format!("| {} | {} |", contender.name(), peaks.join(" | "));

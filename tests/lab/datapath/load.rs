@@ -1,13 +1,19 @@
 //! Load whose content nobody looks at: source and sink cost as little as they can.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, copy, split};
+use tokio::net::TcpStream as AsyncStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::lab::traffic::Kind;
 use crate::lab::{Lab, Namespace, TARGET_V4};
@@ -16,8 +22,6 @@ use crate::lab::{Lab, Namespace, TARGET_V4};
 pub const PORT: u16 = 80;
 /// Bytes written or thrown away at a time.
 const CHUNK: usize = 256 * 1024;
-/// Bytes of stack of a connection's thread.
-const STACK: usize = 64 * 1024;
 /// How long an echo may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -50,7 +54,7 @@ impl Target {
         let listener = lab.target.enter(|| Kind::Tcp.listen(PORT)).expect("listen at the target");
         let arrived = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&arrived);
-        spawn(move || accept(&listener, &counter));
+        thread::spawn(move || run(accept(listener, counter)));
         Target { client: lab.lan.clone(), arrived }
     }
 
@@ -59,20 +63,21 @@ impl Target {
         self.arrived.load(Ordering::Relaxed)
     }
 
-    /// Begins `count` transfers.
-    pub fn transfer(&self, wish: Wish, count: usize) -> Vec<Transfer> {
-        let begin = || -> io::Result<Transfer> {
-            let stream = open(wish)?;
-            let (own, arrived) = (stream.try_clone()?, Arc::clone(&self.arrived));
-            let thread = spawn(move || match wish {
-                Wish::Download => drain(&own, &arrived),
-                _ => fill(&own),
-            });
-            Ok(Transfer { stream, thread })
-        };
-        let begun: io::Result<Vec<Transfer>> =
-            self.client.enter(|| (0..count).map(|_| begin()).collect());
-        begun.expect("connect to the target")
+    /// Begins `count` transfers, which go on until the result is dropped.
+    pub fn transfer(&self, wish: Wish, count: usize) -> Transfers {
+        let begun: io::Result<Vec<TcpStream>> =
+            self.client.enter(|| (0..count).map(|_| open(wish)).collect());
+        let (streams, arrived) = (begun.expect("connect to the target"), Arc::clone(&self.arrived));
+        let (running, ended) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            run(async move {
+                for stream in streams {
+                    spawn_local(transfer(stream, wish, Arc::clone(&arrived)));
+                }
+                let _ = ended.await;
+            })
+        });
+        Transfers { _running: running }
     }
 
     /// Opens `count` connections that have each echoed a byte.
@@ -117,22 +122,9 @@ pub struct Hails {
     pub failures: Vec<String>,
 }
 
-/// A running transfer.
-pub struct Transfer {
-    stream: TcpStream,
-    thread: JoinHandle<()>,
-}
-
-impl Transfer {
-    /// Ends transfers: all of them first, so that none waits for the others' turns.
-    pub fn stop(transfers: Vec<Transfer>) {
-        for transfer in &transfers {
-            let _ = transfer.stream.shutdown(Shutdown::Both);
-        }
-        for transfer in transfers {
-            let _ = transfer.thread.join();
-        }
-    }
+/// Running transfers; they end when it is dropped.
+pub struct Transfers {
+    _running: oneshot::Sender<()>,
 }
 
 /// Opens a connection from the calling thread's namespace.
@@ -155,43 +147,75 @@ fn echo() -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn accept(listener: &TcpListener, arrived: &Arc<AtomicU64>) {
+/// Runs on the calling thread, which all connections of one end share: a thread for each would leave
+/// the relays no processor.
+fn run(work: impl Future<Output = ()>) {
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, work);
+}
+
+async fn accept(listener: TcpListener, arrived: Arc<AtomicU64>) {
+    listener.set_nonblocking(true).expect("do not block");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("listen at the target");
     loop {
-        let Ok((stream, _)) = listener.accept() else { continue };
-        let arrived = Arc::clone(arrived);
-        spawn(move || serve(stream, &arrived));
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let arrived = Arc::clone(&arrived);
+        spawn_local(async move {
+            // However it ends, it is over then.
+            let _ = serve(stream, &arrived).await;
+        });
     }
 }
 
-fn serve(mut stream: TcpStream, arrived: &AtomicU64) {
-    let mut letter = [0];
-    if stream.read_exact(&mut letter).is_err() {
-        return;
-    }
-    match letter {
-        [DOWNLOAD] => fill(&stream),
-        [UPLOAD] => drain(&stream, arrived),
-        _ => {
-            // However it ends, it is over then.
-            let _ = stream.write_all(&letter);
-            let _ = io::copy(&mut &stream, &mut &stream);
+async fn serve(mut stream: AsyncStream, arrived: &AtomicU64) -> io::Result<()> {
+    match stream.read_u8().await? {
+        DOWNLOAD => fill(&mut stream).await,
+        UPLOAD => drain(&stream, arrived).await,
+        letter => {
+            stream.write_u8(letter).await?;
+            let (mut from, mut to) = split(stream);
+            copy(&mut from, &mut to).await.map(drop)
         }
     }
 }
 
-fn fill(mut stream: &TcpStream) {
-    let chunk = vec![0x5a; CHUNK];
-    while stream.write_all(&chunk).is_ok() {}
-}
-
-/// Takes what arrives without copying it out of the kernel.
-fn drain(stream: &TcpStream, arrived: &AtomicU64) {
-    let mut chunk = vec![0; CHUNK];
-    while let Ok((_, length @ 1..)) = recv(stream, &mut chunk[..], RecvFlags::TRUNC) {
-        arrived.fetch_add(length as u64, Ordering::Relaxed);
+/// A client's end.
+async fn transfer(stream: TcpStream, wish: Wish, arrived: Arc<AtomicU64>) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let mut stream = AsyncStream::from_std(stream)?;
+    match wish {
+        Wish::Download => drain(&stream, &arrived).await,
+        _ => fill(&mut stream).await,
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new().stack_size(STACK).spawn(work).expect("start a thread")
+thread_local! {
+    /// What is written again and again.
+    static CONTENT: Rc<[u8]> = Rc::from(vec![0x5a; CHUNK]);
+}
+
+async fn fill(stream: &mut AsyncStream) -> io::Result<()> {
+    let content = CONTENT.with(Rc::clone);
+    loop {
+        stream.write_all(&content).await?;
+    }
+}
+
+/// Takes what arrives without copying it out of the kernel.
+async fn drain(stream: &AsyncStream, arrived: &AtomicU64) -> io::Result<()> {
+    // Never written to, so it takes no memory.
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        stream.readable().await?;
+        let taken = stream.try_io(Interest::READABLE, || {
+            let (_, length) = recv(stream, &mut chunk[..], RecvFlags::TRUNC)?;
+            Ok(length)
+        });
+        match taken {
+            Ok(0) => return Ok(()),
+            Ok(length) => _ = arrived.fetch_add(length as u64, Ordering::Relaxed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

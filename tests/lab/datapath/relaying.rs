@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ring::aead;
 
 use crate::contenders::{Contender, Running};
-use crate::load::{Target, Transfer, Wish};
+use crate::load::{Target, Wish};
 use crate::{Options, bare::Way, cipher, median, unshaped};
 
 /// What is measured of each: the direction, and connections at once.
@@ -106,7 +106,7 @@ fn transfer(
     let (begun, bytes_before, cpu_before) = usage();
     sleep(time);
     let (ended, bytes, cpu) = usage();
-    Transfer::stop(transfers);
+    drop(transfers);
     let gigabytes = (bytes - bytes_before) as f64 / 1e9;
     let spent = |end: usize| (cpu[end] - cpu_before[end]).as_secs_f64() / gigabytes;
     let rate = gigabytes * 8.0 / (ended - begun).as_secs_f64();
