@@ -73,38 +73,60 @@ pub fn known_answers() -> Vec<KnownAnswer> {
     .collect()
 }
 
-const SESSION: SessionId = SessionId(0x1122_3344_5566_7788);
+/// The session of all answers.
+pub(super) const SESSION: SessionId = SessionId(0x1122_3344_5566_7788);
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The bytes `first`, `first` + 1, and so on.
-fn sequence(first: u8) -> [u8; 32] {
+pub(super) fn sequence(first: u8) -> [u8; 32] {
     std::array::from_fn(|index| first.wrapping_add(index as u8))
+}
+
+/// The private keys of a handshake, and what the client says in it.
+pub(super) struct Inputs {
+    pub(super) client: [u8; 32],
+    pub(super) server: [u8; 32],
+    pub(super) client_ephemeral: [u8; 32],
+    pub(super) server_ephemeral: [u8; 32],
+    pub(super) hello: ClientHello,
+}
+
+impl Inputs {
+    pub(super) fn fixed() -> Inputs {
+        Inputs {
+            client: sequence(0x20),
+            server: sequence(0x40),
+            client_ephemeral: sequence(0x60),
+            server_ephemeral: sequence(0x80),
+            hello: ClientHello {
+                versions: Versions { min: 1, max: 1 },
+                software: "mptcp-bond 0.1.0".to_owned(),
+                ciphers: CipherOffer {
+                    ciphers: [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305].into_iter().collect(),
+                    prefers_aes: true,
+                },
+                token: None,
+            },
+        }
+    }
 }
 
 /// Both ends of a handshake; the client's first message over the channel, which takes the keys that
 /// came of it, once the server has read it.
 fn handshake() -> Option<Vec<u8>> {
-    let (client, server) = (sequence(0x20), sequence(0x40));
+    let Inputs { client, server, client_ephemeral, server_ephemeral, hello } = Inputs::fixed();
     let server_public = PrivateKey::from_bytes(server).public().0;
     let fixed = |ephemeral: [u8; 32]| {
         move |bytes: &mut [u8]| bytes.iter_mut().zip(ephemeral).for_each(|(to, from)| *to = from)
     };
-    let hello = ClientHello {
-        versions: Versions { min: 1, max: 1 },
-        software: "mptcp-bond 0.1.0".to_owned(),
-        ciphers: CipherOffer {
-            ciphers: [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305].into_iter().collect(),
-            prefers_aes: true,
-        },
-        token: None,
-    };
     let (client_end, request) =
-        ClientHandshake::start(&client, &server_public, &hello, &mut fixed(sequence(0x60))).ok()?;
+        ClientHandshake::start(&client, &server_public, &hello, &mut fixed(client_ephemeral))
+            .ok()?;
     let (server_end, ..) =
-        ServerHandshake::accept(&server, &request, &mut fixed(sequence(0x80))).ok()?;
+        ServerHandshake::accept(&server, &request, &mut fixed(server_ephemeral)).ok()?;
     let (reply, mut server_end) = server_end.reply(&ServerHello::ours("server")).ok()?;
     let (mut client_end, _) = client_end.finish(&reply).ok()?;
     let ready = client_end.seal(&ClientMessage::Ready.encode()).ok()?;

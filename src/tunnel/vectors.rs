@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use ring::hkdf;
 
-use crate::config::keys::Token;
+use crate::config::keys::{PublicKey, Token};
 
 use super::control::{ClientMessage, HostState, ServerMessage};
 use super::convert::{ErrorCode, Failure, Message};
 use super::handshake::{
     ClientHandshake, ClientHello, Refusal, ServerHandshake, ServerHello, Versions,
 };
+use super::known::{Inputs, SESSION, sequence};
 use super::probe::ProbeRequest;
 use super::record::{self, Kind, Sealer, StreamKeys};
-use super::session::{self, ClientSession, SessionId, StreamSecret, expand};
+use super::session::{self, ClientSession, StreamSecret, expand};
 use super::testing::public_key;
-use super::{Cipher, CipherOffer, CipherSet};
+use super::{Cipher, CipherSet};
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 const BEGIN: &str = "<!-- test vectors: begin -->\n```\n";
@@ -45,13 +46,8 @@ impl Vectors {
     }
 }
 
-fn sequence(first: u8) -> [u8; 32] {
-    std::array::from_fn(|index| first + index as u8)
-}
-
 fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
-    let (client, server) = (sequence(0x20), sequence(0x40));
-    let (client_ephemeral, server_ephemeral) = (sequence(0x60), sequence(0x80));
+    let Inputs { client, server, client_ephemeral, server_ephemeral, hello } = Inputs::fixed();
     let server_public = public_key(&server);
     vectors.title("Handshake");
     vectors.put("client private key", &client);
@@ -61,15 +57,7 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
     vectors.put("server public key", &server_public);
     vectors.put("server ephemeral private key", &server_ephemeral);
 
-    let hello = ClientHello {
-        versions: Versions { min: 1, max: 1 },
-        software: "mptcp-bond 0.1.0".to_owned(),
-        ciphers: CipherOffer {
-            ciphers: [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305].into_iter().collect(),
-            prefers_aes: true,
-        },
-        token: Some(Token::from_bytes(sequence(0xa0))),
-    };
+    let hello = ClientHello { token: Some(Token::from_bytes(sequence(0xa0))), ..hello };
     let server_hello =
         ServerHello { versions: Versions { min: 1, max: 1 }, software: "server".to_owned() };
     let start = || {
@@ -97,6 +85,8 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
     };
     client_says("Ready", ClientMessage::Ready);
     client_says("Ping", ClientMessage::Ping { nonce: 0x0102_0304_0506_0708 });
+    client_says("NewKey", ClientMessage::NewKey { key: PublicKey(public_key(&client)) });
+    client_says("Close", ClientMessage::Close);
     let mut server_says = |name, message: ServerMessage| {
         vectors.put(name, &message.encode());
         vectors.put("  as sent", &server_channel.seal(&message.encode()).unwrap());
@@ -118,9 +108,9 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
     };
     server_says("Pong", ServerMessage::Pong { nonce: 0x0102_0304_0506_0708, host: Some(host) });
     server_says("Close", ServerMessage::Close { reason: Refusal::ShuttingDown });
+    server_says("KeyAccepted", ServerMessage::KeyAccepted);
+    server_says("NewServerKey", ServerMessage::NewServerKey { key: PublicKey(server_public) });
 }
-
-const SESSION: SessionId = SessionId(0x1122_3344_5566_7788);
 
 fn schedule(vectors: &mut Vectors, secret: &StreamSecret) {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, session::SALT).extract(secret.as_bytes());
