@@ -69,13 +69,26 @@ pub struct HttpUrl {
     pub server: HostPort,
 }
 
+impl HttpUrl {
+    /// The authority, and the path with its query, as a request names them (RFC 9112 section 3.2).
+    pub fn parts(&self) -> (&str, &str) {
+        let (authority, path) = split_url(&self.text).unwrap_or_default();
+        (authority, if path.is_empty() { "/" } else { path })
+    }
+}
+
+/// The authority of an `http` URL, and what follows it.
+fn split_url(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("http://")?;
+    Some(rest.split_at(rest.find('/').unwrap_or(rest.len())))
+}
+
 impl FromStr for HttpUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<HttpUrl, String> {
         let bad = || "a URL such as http://example.net/generate_204, not https, or off".to_owned();
-        let rest = text.strip_prefix("http://").ok_or_else(bad)?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (authority, path) = split_url(text).ok_or_else(bad)?;
         if !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&byte)) {
             return Err(bad());
         }
@@ -283,6 +296,10 @@ mod tests {
             let url: HttpUrl = text.parse().unwrap();
             assert_eq!((url.text.as_str(), url.server.host.as_str()), (text, host));
             assert_eq!(url.server.port, port, "{text}");
+            let (authority, path) = url.parts();
+            let whole = format!("http://{authority}{path}");
+            assert_eq!(whole.trim_end_matches('/'), text.trim_end_matches('/'));
+            assert!(path.starts_with('/'), "{text}");
         }
         for bad in ["", "a.example", "https://a.example/", "http://", "http:///x", "http://a b/"] {
             assert!(bad.parse::<HttpUrl>().is_err(), "{bad}");

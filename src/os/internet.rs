@@ -1,19 +1,12 @@
 //! Whether the Internet answers over an uplink: an HTTP request (RFC 9112) bound to it.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Mutex;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
-};
-use ureq::{Agent, Error};
 
 use crate::config::value::HttpUrl;
 use crate::controller::{Opinion, Outlet};
@@ -24,8 +17,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How much of that a connection may take, and the exchange over it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(4);
-/// Bytes of each of the two buffers: room for the head of an answer.
-const BUFFER: usize = 8192;
+/// Bytes of an answer's head, and its fields, at most.
+const HEAD_LIMIT: usize = 8192;
+const FIELDS_LIMIT: usize = 64;
 
 /// Asks for `url` from the outlet's address and through its device. The Internet works when the
 /// answer is a success: a page to log in at, say, is a redirection.
@@ -45,11 +39,8 @@ async fn exchange(url: &HttpUrl, outlet: &Outlet) -> Result<(), String> {
         let connecting = socket::tcp_connect_over(target, outlet.source, &outlet.device);
         match timeout(CONNECT_LIMIT, connecting).await {
             Ok(Ok(tcp)) => {
-                let tcp = tcp.into_std().map_err(|error| error.to_string())?;
-                let url = url.text.clone();
-                // It ends with its own limit, also when nobody waits for it any longer.
-                let asked = spawn_blocking(move || ask(&url, tcp)).await;
-                return asked.map_err(|error| error.to_string())?;
+                let asked = timeout(EXCHANGE_LIMIT, ask(url, tcp)).await;
+                return asked.unwrap_or_else(|_| Err("no answer".to_owned()));
             }
             Ok(Err(error)) => last = format!("{target}: {error}"),
             Err(_) => last = format!("{target}: no answer"),
@@ -72,97 +63,46 @@ async fn addresses(host: &str, outlet: &Outlet) -> Result<Vec<IpAddr>, String> {
     }
 }
 
-/// One request over a connection; blocks.
-fn ask(url: &str, tcp: TcpStream) -> Result<(), String> {
-    tcp.set_nonblocking(false).map_err(|error| error.to_string())?;
-    let config = Config::builder()
-        .timeout_global(Some(EXCHANGE_LIMIT))
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .http_status_as_error(false)
-        .proxy(None)
-        .user_agent(concat!("mptcp-bond/", env!("CARGO_PKG_VERSION")))
-        .build();
-    let agent = Agent::with_parts(config, Given(Mutex::new(Some(tcp))), NoResolver);
-    match agent.get(url).call() {
-        Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) => Err(format!("HTTP status {}", answer.status().as_u16())),
-        Err(Error::Timeout(_)) => Err("no answer".to_owned()),
-        Err(error) => Err(error.to_string()),
+/// One request over a connection.
+async fn ask(url: &HttpUrl, mut tcp: TcpStream) -> Result<(), String> {
+    let (authority, path) = url.parts();
+    let agent = concat!("mptcp-bond/", env!("CARGO_PKG_VERSION"));
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
+    );
+    let text = |error: io::Error| error.to_string();
+    tcp.write_all(request.as_bytes()).await.map_err(text)?;
+    let mut answer = Vec::with_capacity(1024);
+    loop {
+        let left = HEAD_LIMIT.saturating_sub(answer.len());
+        if (&mut tcp).take(left as u64).read_buf(&mut answer).await.map_err(text)? == 0 {
+            return Err("no whole answer".to_owned());
+        }
+        match status(&answer).map_err(|error| format!("no HTTP answer: {error}"))? {
+            None => {}
+            Some(200..=299) => return Ok(()),
+            Some(status) => return Err(format!("HTTP status {status}")),
+        }
     }
 }
 
-/// Hands out the one connection that there is.
-#[derive(Debug)]
-struct Given(Mutex<Option<TcpStream>>);
-
-impl Connector for Given {
-    type Out = Exchange;
-
-    fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Exchange>, Error> {
-        let tcp = self.0.lock().ok().and_then(|mut given| given.take());
-        Ok(tcp.map(|tcp| Exchange { tcp, buffers: LazyBuffers::new(BUFFER, BUFFER) }))
-    }
-}
-
-/// The connection was made to an address already.
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-        let mut addresses = self.empty();
-        addresses.push(([0, 0, 0, 0], 0).into());
-        Ok(addresses)
-    }
-}
-
-#[derive(Debug)]
-struct Exchange {
-    tcp: TcpStream,
-    buffers: LazyBuffers,
-}
-
-impl Transport for Exchange {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.tcp.set_write_timeout(Some(limit(timeout)))?;
-        let output = self.buffers.output();
-        self.tcp.write_all(output.get(..amount).unwrap_or_default()).map_err(in_time(timeout))
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.tcp.set_read_timeout(Some(limit(timeout)))?;
-        let input = self.buffers.input_append_buf();
-        let length = self.tcp.read(input).map_err(in_time(timeout))?;
-        self.buffers.input_appended(length);
-        Ok(length > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        // There is one request to a connection.
-        false
-    }
-}
-
-/// What is left of the time; never nothing, which would be no limit.
-fn limit(timeout: NextTimeout) -> Duration {
-    (*timeout.after).clamp(Duration::from_millis(1), EXCHANGE_LIMIT)
-}
-
-/// A socket's timeout as that of the exchange.
-fn in_time(timeout: NextTimeout) -> impl FnOnce(io::Error) -> Error {
-    move |error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
-        _ => error.into(),
+/// The status of an answer that begins with `bytes`, beyond interim ones (RFC 9110 section 15.2);
+/// `None` while its head is incomplete.
+fn status(mut bytes: &[u8]) -> Result<Option<u16>, httparse::Error> {
+    loop {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_LIMIT];
+        let mut answer = httparse::Response::new(&mut fields);
+        let httparse::Status::Complete(length) = answer.parse(bytes)? else { return Ok(None) };
+        match answer.code {
+            Some(100..=199) => bytes = bytes.get(length..).unwrap_or_default(),
+            code => return Ok(code),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -184,7 +124,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let opinion = runtime.block_on(check(&url.parse().unwrap(), &outlet));
         let (request, client) = server.join().unwrap();
-        assert!(request.starts_with("GET /generate_204 HTTP/1.1\r\n"), "{request}");
+        assert!(request.starts_with("GET /generate_204 HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
         assert_eq!(client, outlet.source);
         opinion
     }
@@ -198,7 +138,17 @@ mod tests {
         assert_eq!(opinion_of(portal), fails("HTTP status 302"));
         assert_eq!(opinion_of("HTTP/1.1 511 \r\n\r\n"), fails("HTTP status 511"));
         assert!(matches!(opinion_of("nonsense\r\n\r\n"), Opinion::Fails(_)));
-        assert_eq!(opinion_of(""), fails("no answer"));
+        assert_eq!(opinion_of("HTTP/1.1 204 No Con"), fails("no answer"));
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let whole =
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+        for length in 0..whole.len() {
+            assert_eq!(status(&whole[..length]), Ok(None), "{length}");
+        }
+        assert_eq!(status(whole), Ok(Some(204)));
     }
 
     #[test]
