@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::config::keys::PublicKey;
-use crate::os::socket;
+use crate::os::{runtime, socket};
 use crate::registry::gate::Pass;
 use crate::registry::streams::{Opened, Stream};
 use crate::registry::{Cause, Interruption, Registry};
@@ -68,14 +68,15 @@ pub async fn serve(
     };
     pass.vouch();
     let (client, key) = (stream.client.clone(), stream.key);
-    // Each in a frame of its own, so that there is but one of them at a time.
+    // In a frame of its own, which is gone afterwards.
     let convert = Box::pin(convert(&registry, stream, &tcp, peer));
     let opened = tokio::select! {
         opened = convert => opened,
         _ = registry.interrupted(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
     };
     match opened {
-        Ok(Some(opened)) => Box::pin(relay(registry, workers, tcp, opened)).await,
+        // A task of its own keeps nothing of what was needed to get here.
+        Ok(Some(opened)) => drop(runtime::spawn(relay(registry, workers, tcp, opened))),
         Ok(None) => {}
         Err(error) => {
             log::debug!("stream of {client} from {peer}: {error}");

@@ -29,7 +29,7 @@ pub use workers::{Ended, Relay, Relaying, Seat, State, Workers};
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -230,8 +230,19 @@ impl End<'_> {
         Failure::Broken { side: self.side, error }
     }
 
+    /// Waits until there is something to read; by one task at a time, and in 150 bytes less of its frame
+    /// than `TcpStream::readable` takes.
     async fn readable(&self) -> Result<(), Failure> {
-        self.stream.readable().await.map_err(|error| self.broken(error))
+        poll_fn(|context| self.stream.poll_read_ready(context))
+            .await
+            .map_err(|error| self.broken(error))
+    }
+
+    /// Waits until there is room to write, likewise.
+    async fn writable(&self) -> Result<(), Failure> {
+        poll_fn(|context| self.stream.poll_write_ready(context))
+            .await
+            .map_err(|error| self.broken(error))
     }
 
     /// Writes by `write`, which returns how many bytes went out, as soon as there is room.
@@ -244,7 +255,7 @@ impl End<'_> {
                 Ok(0) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
                 Ok(written) => return Ok(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.writable().await.map_err(|error| self.broken(error))?;
+                    self.writable().await?;
                 }
                 Err(error) => return Err(self.broken(error)),
             }

@@ -358,7 +358,8 @@ async fn open(
                 Some(moved) => moved,
             };
             loop {
-                match received.deliver(lan, progress).await? {
+                // Apart: its frame is large, and there only while data moves.
+                match Box::pin(received.deliver(lan, progress)).await? {
                     Next::Records => {}
                     Next::Bytes => break,
                     Next::End => return lan.shutdown_write(),
