@@ -2,15 +2,15 @@
 
 mod lab;
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::traffic::{Kind, TrafficServer, Transfer};
-use lab::{AgentProgram, Direction, Lab, Random, ServerProgram, TARGET_V4, UplinkSpec, until};
+use lab::{
+    AgentProgram, Direction, Lab, Random, ServerProgram, SshSession, TARGET_V4, UplinkSpec, until,
+};
 use rustix::process::Signal;
 
 const GIB: u64 = 1 << 30;
@@ -71,72 +71,6 @@ fn disturb(lab: &Lab, stop: &AtomicBool) -> u32 {
         thread::sleep(random.between(WORKING[0], WORKING[1]));
     }
     times
-}
-
-/// `sshd` on the target, and a session from the LAN whose far end returns what it gets, line by line.
-struct SshSession {
-    client: Child,
-    _daemon: lab::Process,
-}
-
-impl SshSession {
-    fn open(lab: &Lab) -> SshSession {
-        let directory = lab.work().join("ssh");
-        fs::create_dir(&directory).expect("make a directory");
-        let path = |name: &str| directory.join(name).display().to_string();
-        for key in ["host", "user"] {
-            let arguments = ["-q", "-t", "ed25519", "-N", "", "-f", &path(key)];
-            lab.target.run("ssh-keygen", &arguments);
-        }
-        let mut command = Command::new("/usr/sbin/sshd");
-        #[rustfmt::skip]
-        command.args([
-            "-D", "-e", "-f", "/dev/null", "-p", "22", "-h", &path("host"),
-            "-o", &format!("AuthorizedKeysFile={}", path("user.pub")),
-            "-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PidFile=none",
-            "-o", "PermitRootLogin=prohibit-password",
-        ]);
-        let daemon = lab.spawn(&lab.target, "sshd", command);
-        until("sshd listens", LIMIT, || {
-            let listening = lab.target.run("ss", &["-Htln", "sport = :22"]);
-            (!listening.is_empty()).then_some(())
-        });
-        let errors = fs::File::create(lab.logs().join("ssh.log")).expect("make a log");
-        let mut command = Command::new("ssh");
-        #[rustfmt::skip]
-        command.args([
-            "-F", "/dev/null", "-i", &path("user"), "-o", "BatchMode=yes",
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-            "-o", "LogLevel=ERROR", &format!("root@{TARGET_V4}"), "cat",
-        ]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
-        let client = lab.lan.enter(|| command.spawn()).expect("start ssh");
-        SshSession { client, _daemon: daemon }
-    }
-
-    /// Types a line each 50 ms until told to stop, ends the session, and counts the lines; panics
-    /// unless each came back.
-    fn type_lines(mut self, lab: &Lab, stop: &AtomicBool, slowest: &AtomicU64) -> u64 {
-        let mut keyboard = self.client.stdin.take().expect("a pipe");
-        let mut screen = BufReader::new(self.client.stdout.take().expect("a pipe"));
-        let mut count = 0;
-        let mut line = String::new();
-        while !stop.load(Ordering::Relaxed) {
-            let sent = Instant::now();
-            writeln!(keyboard, "line {count} of a session").expect("type");
-            line.clear();
-            screen.read_line(&mut line).expect("read the screen");
-            let log = || fs::read_to_string(lab.logs().join("ssh.log")).unwrap_or_default();
-            assert_eq!(line, format!("line {count} of a session\n"), "{}", log());
-            slowest.fetch_max(sent.elapsed().as_millis() as u64, Ordering::Relaxed);
-            count += 1;
-            thread::sleep(Duration::from_millis(50));
-        }
-        drop(keyboard);
-        let status = self.client.wait().expect("wait for ssh");
-        assert!(status.success(), "ssh: {status}");
-        count
-    }
 }
 
 /// Streams a test picture from the target, as a live encoder does, to a player in the LAN that takes
@@ -204,14 +138,14 @@ fn a_gibibyte_each_way_a_session_and_a_video_survive_everything() {
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let video = Video::start(&lab);
-    let session = SshSession::open(&lab);
+    let session = SshSession::open(&lab, [&lab.target, &lab.lan], (TARGET_V4, 22).into());
     let (stop, slowest) = (AtomicBool::new(false), AtomicU64::new(0));
     let begun = Instant::now();
     let down = Transfer::download(&dialer, GIB).expect("connect");
     let up = Transfer::upload(&target, &dialer, GIB).expect("connect");
     let (times, lines, ends) = thread::scope(|scope| {
         let disturbing = scope.spawn(|| disturb(&lab, &stop));
-        let typing = scope.spawn(|| session.type_lines(&lab, &stop, &slowest));
+        let typing = scope.spawn(|| session.type_lines(&stop, &slowest));
         let ends = [("download", down), ("upload", up)].map(|(name, transfer)| {
             let left = TIME.saturating_sub(begun.elapsed());
             (name, transfer.finish(left), begun.elapsed())

@@ -33,6 +33,7 @@ mod programs;
 mod random;
 mod service;
 mod spec;
+mod ssh;
 mod topology;
 pub mod traffic;
 mod tun;
@@ -51,6 +52,7 @@ pub use programs::{AgentProgram, Program, ServerProgram, binary, ubus_socket};
 pub use random::Random;
 pub use service::Service;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
+pub use ssh::SshSession;
 pub use topology::{
     CORE_V4, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6,
     TARGET_V4, TARGET_V6,
