@@ -21,7 +21,7 @@ use crate::registry::streams::{Opened, Stream};
 use crate::registry::{Cause, Interruption, Registry};
 use crate::relay::{Ended, Records, Relay, State, Unsent, Workers, message};
 use crate::tunnel::Cipher;
-use crate::tunnel::convert::{Failure, Message};
+use crate::tunnel::convert::{ErrorCode, Failure, Message};
 use crate::tunnel::record::{Kind, Opener, Sealer};
 use crate::tunnel::stream::{
     FIRST_BYTE, PREAMBLE_LEN, PreambleError, UnverifiedPreamble, WARM_TIMEOUT,
@@ -182,7 +182,11 @@ async fn convert(
             Some(_) | None => return Ok(None),
         },
     };
-    let (target, stream) = match open(registry, &client, &request, tcp, peer).await {
+    let opened = match accept(registry, &client, &request, peer) {
+        Some(accepted) => accepted,
+        None => open(registry, &client, &request, tcp, peer).await,
+    };
+    let (target, stream) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             if let Err(failure) = refusal.outcome() {
@@ -223,6 +227,29 @@ impl Drop for Warm<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
+}
+
+/// The connection to a forwarded port that a request accepts; `None` for one that asks for a target.
+fn accept(
+    registry: &Registry,
+    client: &str,
+    request: &[u8],
+    peer: SocketAddr,
+) -> Option<Result<(TcpStream, Stream), Message>> {
+    let id = Message::decode(request).ok()?.accepts()?;
+    let Some(waiting) = registry.forwards.claim(client, id) else {
+        // Too late.
+        let gone = Failure { code: ErrorCode::ConnectionReset, detail: 0 };
+        return Some(Err(Message::failed(gone)));
+    };
+    let stream = registry.open_stream(client, peer, waiting.peer);
+    Some(match stream {
+        Some(stream) => Ok((waiting.tcp, stream)),
+        None => {
+            socket::abort(&waiting.tcp);
+            Err(Message::failed(Failure::RESOURCE_EXCEEDED))
+        }
+    })
 }
 
 /// Connects to the target that a request asks for, if that is allowed.

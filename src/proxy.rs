@@ -1,5 +1,7 @@
 //! The agent's half of a connection: from the LAN client, whose TCP was diverted, into the tunnel.
 
+mod forwarded;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +24,7 @@ use crate::pool::{NoStream, Pool, Stream};
 use crate::relay::{self, Counters, Ended, Records, Relay, Seat, State, Unsent, Workers, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
+use crate::tunnel::forward::Incoming;
 use crate::tunnel::record::{Kind, Opener, Sealer};
 
 /// What a client says before the server has answered is sent on, and kept for another stream, up to
@@ -35,12 +38,14 @@ const ATTEMPTS: u32 = 5;
 /// How long the server may take to answer: longer than the kernel tries to connect to a target.
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 
-/// One connection of a LAN client.
+/// One connection: of a LAN client, or to a forwarded port.
 pub struct Connection {
     /// The client.
     pub client: SocketAddr,
     /// What it connected to.
     pub target: SocketAddr,
+    /// Of one to a forwarded port, what the server said of it.
+    pub forwarded: Option<Incoming>,
     /// When.
     pub since: Instant,
     /// Bytes moved.
@@ -49,6 +54,17 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Of a client whose connection was diverted.
+    pub(crate) fn diverted(client: SocketAddr, lan: &TcpStream) -> io::Result<Rc<Connection>> {
+        // TPROXY leaves the original destination as the socket's own address.
+        Ok(Connection::new(client, lan.local_addr()?, None))
+    }
+
+    fn new(client: SocketAddr, target: SocketAddr, forwarded: Option<Incoming>) -> Rc<Connection> {
+        let (since, counters, tunnel) = (Instant::now(), Arc::default(), RefCell::new(None));
+        Rc::new(Connection { client, target, forwarded, since, counters, tunnel })
+    }
+
     /// Its connection to the server, once there is one.
     pub fn tunnel(&self) -> Option<Arc<TcpStream>> {
         self.tunnel.borrow().clone()
@@ -88,6 +104,8 @@ pub struct Proxy {
     server_answers: watch::Sender<bool>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next: Cell<u64>,
+    /// Connections to forwarded ports on their way to their target.
+    reaching: Cell<u32>,
     /// How connections fared.
     pub tally: Tally,
 }
@@ -149,6 +167,7 @@ impl Proxy {
             server_answers: watch::Sender::new(true),
             connections: RefCell::default(),
             next: Cell::new(0),
+            reaching: Cell::new(0),
             tally: Tally::default(),
         })
     }
@@ -193,24 +212,17 @@ impl Proxy {
         let mut acceptor = Acceptor::new(listener);
         loop {
             let (lan, client) = acceptor.next().await;
-            runtime::spawn(self.clone().serve(lan, client));
+            if let Ok(connection) = Connection::diverted(client, &lan) {
+                runtime::spawn(self.clone().serve(lan, connection));
+            }
         }
     }
 
-    /// Relays one connection of `client` to its end.
-    pub(crate) async fn serve(self: Rc<Self>, lan: TcpStream, client: SocketAddr) {
-        // TPROXY leaves the original destination as the socket's own address.
-        let Ok(target) = lan.local_addr() else { return };
+    /// Relays one connection to its end.
+    pub(crate) async fn serve(self: Rc<Self>, lan: TcpStream, connection: Rc<Connection>) {
         count(&self.tally.opened);
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        let connection = Rc::new(Connection {
-            client,
-            target,
-            since: Instant::now(),
-            counters: Arc::default(),
-            tunnel: RefCell::new(None),
-        });
         self.connections.borrow_mut().insert(id, connection.clone());
         if let Err(trouble) = self.relay(lan, &connection).await {
             if let Some(cause) = trouble.cause() {
@@ -218,7 +230,7 @@ impl Proxy {
             }
             let altered = matches!(&trouble, Trouble::Relay(failure) if failure.is_altered());
             let level = if altered { log::Level::Warn } else { log::Level::Debug };
-            log::log!(level, "{client} to {target}: {trouble}");
+            log::log!(level, "{} to {}: {trouble}", connection.client, connection.target);
         }
         self.connections.borrow_mut().remove(&id);
     }
@@ -242,7 +254,10 @@ impl Proxy {
             socket::abort(&*tunnel);
         }
         match trouble {
-            Trouble::NoStream(error) if self.on_server_loss.get() == OnServerLoss::Direct => {
+            Trouble::NoStream(error)
+                if self.on_server_loss.get() == OnServerLoss::Direct
+                    && connection.forwarded.is_none() =>
+            {
                 log::debug!("{}: {error}: untunnelled", connection.target);
                 self.relay_direct(lan, connection, &early).await
             }
@@ -370,7 +385,12 @@ async fn ask(
     let Stream { tcp, cipher, mut sealer, mut opener, preamble, session: _ } = stream;
     let tunnel = Arc::new(tcp);
     *connection.tunnel.borrow_mut() = Some(tunnel.clone());
-    let request = Message::connect(connection.target).encode();
+    let (request, patience) = match &connection.forwarded {
+        None => (Message::connect(connection.target), PATIENCE),
+        // The one who speaks first is at the other end, more often than not.
+        Some(incoming) => (Message::accept(incoming.id), Duration::ZERO),
+    };
+    let request = request.encode();
     let request = request.map_err(|error| Trouble::Tunnel(io::Error::other(error)))?;
     let mut first = preamble;
     first.extend(seal(&mut sealer, Kind::Request, &request)?);
@@ -383,7 +403,7 @@ async fn ask(
         }
         Ok(())
     };
-    timeout(PATIENCE, said).await.unwrap_or(Ok(()))?;
+    timeout(patience, said).await.unwrap_or(Ok(()))?;
     first.extend(seal_data(&mut sealer, cipher, early)?);
     message::send(&tunnel, &first).await.map_err(Trouble::Tunnel)?;
     let carried = {

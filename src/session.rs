@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use litemap::LiteMap;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep_until, timeout};
 
@@ -28,6 +29,7 @@ use crate::controller::Outlet;
 use crate::os::socket;
 use crate::tunnel::Cipher;
 use crate::tunnel::control::{ClientMessage, HostState, PING_INTERVAL, ServerMessage};
+use crate::tunnel::forward::{Incoming as Arrival, Port, Verdict};
 use crate::tunnel::handshake::Channel;
 use crate::tunnel::probe::{PROBE_LEN, ProbeReply, ProbeRequest, UnverifiedProbe};
 use crate::tunnel::record::{Opener, Sealer};
@@ -279,11 +281,49 @@ pub enum Event {
         /// It.
         key: PublicKey,
     },
+    /// What the server says of the ports asked for.
+    Forwards(Vec<(Port, Verdict)>),
+    /// A connection to one of them waits.
+    Incoming(Arrival),
     /// There is no control connection, or no longer: the last event.
     Down {
         /// Why, in words.
         reason: String,
     },
+}
+
+/// What to tell a server of forwarded ports.
+#[derive(Default)]
+pub struct Wishes {
+    ports: RefCell<Vec<Port>>,
+    declined: RefCell<Vec<u64>>,
+    changed: Notify,
+}
+
+impl Wishes {
+    /// Asks for these ports, and no others.
+    pub fn set(&self, ports: &[Port]) {
+        if *self.ports.borrow() != ports {
+            *self.ports.borrow_mut() = ports.to_vec();
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Has a connection reset that waits at the server.
+    pub fn decline(&self, id: u64) {
+        self.declined.borrow_mut().push(id);
+        self.changed.notify_waiters();
+    }
+
+    /// What the server is to be told next, which knows these ports.
+    pub(crate) fn news(&self, told: &mut Vec<Port>) -> Option<ClientMessage> {
+        let ports = self.ports.borrow();
+        if *ports != *told {
+            told.clone_from(&ports);
+            return Some(ClientMessage::Forwards(ports.clone()));
+        }
+        self.declined.borrow_mut().pop().map(|id| ClientMessage::Decline { id })
+    }
 }
 
 /// Makes a control connection to one server, and keeps it until it ends.
@@ -296,6 +336,8 @@ pub struct Keeper {
     pub trunk: Rc<Trunk>,
     /// Asks for a ping at once.
     pub ping: Rc<Notify>,
+    /// What to tell of forwarded ports.
+    pub wishes: Rc<Wishes>,
     /// The number its events come with.
     pub id: u64,
     /// Where they go.
@@ -360,10 +402,17 @@ impl Keeper {
         let (reading, mut writing) = tcp.into_split();
         let mut incoming = Incoming::new(reading);
         let mut pings = Pings::default();
+        let mut asked = Vec::new();
         loop {
             let now = Instant::now();
             if pings.overdue(now) {
                 return format!("no answer for {} s", PING_LIMIT.as_secs());
+            }
+            let wish = self.wishes.changed.notified();
+            while let Some(message) = self.wishes.news(&mut asked) {
+                if let Err(error) = say(&mut channel, &mut writing, &message).await {
+                    return error;
+                }
             }
             let arrived = tokio::select! {
                 message = incoming.next() => Some(message),
@@ -371,6 +420,7 @@ impl Keeper {
                     pings.due = Some(Instant::now());
                     None
                 }
+                () = wish => None,
                 () = sleep_until(pings.next(now).into()) => None,
             };
             if let Some(sealed) = arrived {
@@ -385,12 +435,9 @@ impl Keeper {
                 }
             }
             if let Some(number) = pings.ping(Instant::now()) {
-                let sent = match channel.seal(&ClientMessage::Ping { nonce: number }.encode()) {
-                    Ok(sealed) => writing.write_all(&sealed).await,
-                    Err(error) => Err(invalid(error)),
-                };
-                if let Err(error) = sent {
-                    return format!("the control connection broke: {error}");
+                let message = ClientMessage::Ping { nonce: number };
+                if let Err(error) = say(&mut channel, &mut writing, &message).await {
+                    return error;
                 }
             }
         }
@@ -416,10 +463,25 @@ impl Keeper {
             }
             ServerMessage::NewServerKey { key } => self.tell(Event::NewServerKey { key }),
             ServerMessage::KeyAccepted => {}
+            ServerMessage::Forwards(verdicts) => self.tell(Event::Forwards(verdicts)),
+            ServerMessage::Incoming(incoming) => self.tell(Event::Incoming(incoming)),
             ServerMessage::Close { reason } => return Err(format!("the server said: {reason}")),
         }
         Ok(())
     }
+}
+
+/// Sends a message; the error is a sentence.
+async fn say(
+    channel: &mut Channel,
+    writing: &mut OwnedWriteHalf,
+    message: &ClientMessage,
+) -> Result<(), String> {
+    let sent = match channel.seal(&message.encode()) {
+        Ok(sealed) => writing.write_all(&sealed).await,
+        Err(error) => Err(invalid(error)),
+    };
+    sent.map_err(|error| format!("the control connection broke: {error}"))
 }
 
 /// A control connection that is set up.

@@ -75,6 +75,7 @@ fn the_full_example_says_what_it_seems_to() {
     assert_eq!(config.uplinks[1].quota.unwrap().bytes, 50_000_000_000);
     assert_eq!(config.bypasses[1].dport, [(3478, 3480), (9308, 9308)]);
     assert_eq!(config.forwards[1].target, "[fd00:1::10]:80".parse().unwrap());
+    assert!(config.forwards[1].proxy_protocol && !config.forwards[0].proxy_protocol);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Agent;
 use crate::check::{self, AgentFacts, Facts, ServerFacts, UplinkFacts};
-use crate::controller::{Controller, Opinion, Outlet, ServerView};
+use crate::controller::{Controller, ForwardView, Opinion, Outlet, ServerView};
 use crate::examine::{self, Means, Way};
 use crate::failover::InForce;
 use crate::health::Health;
@@ -137,6 +137,15 @@ fn uplink_facts(controller: &Controller, uplink: &Uplink) -> UplinkFacts {
     }
 }
 
+/// What is the matter with a forwarded port, and what to do.
+fn forward_trouble(view: &ForwardView) -> Option<(String, &'static str)> {
+    if view.verdict.is_some() {
+        return view.denial();
+    }
+    let found = format!("the server says nothing of port {}", view.config.listen);
+    Some((found, "update the server if it is of an older version"))
+}
+
 fn agent_facts(agent: &Agent) -> AgentFacts {
     let controller = &agent.controller;
     let mut facts = AgentFacts {
@@ -146,6 +155,10 @@ fn agent_facts(agent: &Agent) -> AgentFacts {
             .absent_sysctls()
             .into_iter()
             .map(|(key, _)| key.replace('/', "."))
+            .collect(),
+        forwards: controller
+            .forwards()
+            .map(|it| (it.config.listen, forward_trouble(&it)))
             .collect(),
         ..AgentFacts::default()
     };

@@ -20,8 +20,9 @@ use crate::os::{random, resolve, runtime};
 use crate::pool::Pool;
 use crate::provision;
 use crate::registry;
-use crate::session::{self, Keeper, Session, Trunk};
+use crate::session::{self, Keeper, Session, Trunk, Wishes};
 use crate::tunnel::control::HostState;
+use crate::tunnel::forward::Port;
 
 /// Replies to probes that may wait.
 const PROBE_QUEUE: usize = 64;
@@ -94,6 +95,7 @@ impl Drop for Task {
 struct Line {
     config: ServerConfig,
     ping: Rc<Notify>,
+    wishes: Rc<Wishes>,
     /// Dials.
     attempt: Option<Task>,
     /// Has the control connection.
@@ -111,6 +113,8 @@ pub struct Link {
     lines: LiteMap<String, Line>,
     /// The name of the server in use.
     used: Option<String>,
+    /// The ports that it is asked for.
+    forwards: Vec<Port>,
     keepers: u64,
     events: mpsc::UnboundedSender<(u64, session::Event)>,
     answers: mpsc::UnboundedSender<Resolved>,
@@ -133,6 +137,7 @@ impl Link {
             outlets: Vec::new(),
             lines: LiteMap::new(),
             used: None,
+            forwards: Vec::new(),
             keepers: 0,
             events,
             answers,
@@ -165,6 +170,7 @@ impl Link {
             self.lines.entry(config.name.clone()).or_insert_with(|| Line {
                 config: config.clone(),
                 ping: Rc::default(),
+                wishes: Rc::default(),
                 attempt: None,
                 connection: None,
                 view: View::default(),
@@ -193,6 +199,21 @@ impl Link {
             self.probers.set(&self.outlets, session.server);
         }
         self.trunk.set_session(session);
+        for (name, line) in self.lines.iter() {
+            let used = self.used.as_ref() == Some(name);
+            line.wishes.set(if used { &self.forwards } else { &[] });
+        }
+    }
+
+    /// What is told to the server in use of forwarded ports.
+    pub fn wishes(&self) -> Option<Rc<Wishes>> {
+        Some(self.lines.get(self.used.as_ref()?)?.wishes.clone())
+    }
+
+    /// Asks the server in use for these ports, and no others.
+    pub fn set_forwards(&mut self, ports: Vec<Port>) {
+        self.forwards = ports;
+        self.put_in_use();
     }
 
     /// Asks for the addresses of a server; they come as news.
@@ -224,6 +245,7 @@ impl Link {
             key,
             trunk: self.trunk.clone(),
             ping: line.ping.clone(),
+            wishes: line.wishes.clone(),
             id,
             events: self.events.clone(),
         };
@@ -307,6 +329,8 @@ impl Link {
                 ServerNews::Heard
             }
             session::Event::NewServerKey { .. } => return None,
+            session::Event::Forwards(verdicts) => ServerNews::Forwards(verdicts),
+            session::Event::Incoming(incoming) => ServerNews::Incoming(incoming),
             session::Event::Down { reason } if is(&line.attempt) => {
                 line.attempt = None;
                 ServerNews::Failed { reason, dice: dice() }

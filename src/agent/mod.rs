@@ -314,6 +314,17 @@ impl Agent {
                 self.link.ping(&name);
                 None
             }
+            Action::SetForwards(ports) => {
+                self.link.set_forwards(ports);
+                None
+            }
+            Action::Forward { incoming, target, proxy_protocol } => {
+                if let Some(wishes) = self.link.wishes() {
+                    let proxy = self.proxy.clone();
+                    runtime::spawn(proxy.forward(incoming, target, proxy_protocol, wishes));
+                }
+                None
+            }
             Action::SetProbers(outlets) => {
                 self.link.set_probers(outlets);
                 None

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -9,19 +10,21 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use super::meters::subflow_addresses;
-use crate::controller::{Controller, MptcpSeen, ServerView, Standing};
+use crate::controller::{Controller, ForwardView, MptcpSeen, ServerView, Standing};
 use crate::health::{Health, Rtt};
 use crate::history::Span;
 use crate::net::Family;
 use crate::os::control::Refusal;
 use crate::os::counters::mptcp_counters;
+use crate::proxy::Connection;
 use crate::reconcile::{Conflict, Operation};
 use crate::registry::unix_seconds;
 use crate::status::{
-    AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, KernelStatus,
-    LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure, UplinkStatus,
-    UsageStatus, agent_state, kernel_counters, render_html,
+    AgentSnapshot, ConnectionStatus, Connections, EndpointStatus, Failure, ForwardStatus,
+    KernelStatus, LimitsStatus, ServerState, ServerStatus, Snapshot, StreamCounts, SysctlFailure,
+    UplinkStatus, UsageStatus, agent_state, kernel_counters, render_html,
 };
+use crate::tunnel::forward::Verdict;
 use crate::uplink::Uplink;
 use crate::web;
 
@@ -50,6 +53,7 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
         config_error: agent.config_error.clone(),
         uplinks,
         servers,
+        forwards: forwards(agent),
         streams: streams(agent, connections.total),
         connections,
         kernel: kernel(agent),
@@ -248,6 +252,35 @@ fn server_status(agent: &Agent, view: &ServerView, now: Instant) -> ServerStatus
     }
 }
 
+fn forwards(agent: &Agent) -> Vec<ForwardStatus> {
+    let connections = agent.proxy.connections();
+    let of = |port: u16| {
+        let to = |connection: &&Rc<Connection>| {
+            connection.forwarded.is_some_and(|incoming| incoming.local.port() == port)
+        };
+        connections.iter().filter(to).count() as u64
+    };
+    let show = |view: ForwardView<'_>| {
+        let (state, reason) = match view.verdict {
+            Some(Verdict::Granted) => ("forwarded", String::new()),
+            Some(verdict) => ("denied", format!("{verdict}: {}", verdict.advice())),
+            None if agent.controller.server().connected => {
+                ("waiting", "the server says nothing of it: is it of an older version?".to_owned())
+            }
+            None => ("waiting", "there is no connection to the server".to_owned()),
+        };
+        ForwardStatus {
+            name: view.config.name.clone(),
+            port: view.config.listen,
+            target: view.config.target.to_string(),
+            state: state.to_owned(),
+            reason,
+            connections: of(view.config.listen),
+        }
+    };
+    agent.controller.forwards().map(show).collect()
+}
+
 fn streams(agent: &Agent, open: u64) -> StreamCounts {
     let tally = &agent.proxy.tally;
     let failed = tally.failed.borrow();
@@ -275,8 +308,13 @@ fn kernel(agent: &Agent) -> KernelStatus {
     let kernel = controller.kernel();
     let look_failure = controller.look_failure().map(str::to_owned);
     // Other path managers have a field of their own.
-    let conflicts =
+    let others =
         controller.conflicts().iter().filter(|it| !matches!(it, Conflict::OtherManager(_)));
+    let mut conflicts: Vec<String> =
+        look_failure.into_iter().chain(others.map(ToString::to_string)).collect();
+    for (found, advice) in controller.forwards().filter_map(|forward| forward.denial()) {
+        conflicts.push(format!("{found}: {advice}"));
+    }
     KernelStatus {
         counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
         limits: kernel.limits.map(|limits| LimitsStatus {
@@ -285,7 +323,7 @@ fn kernel(agent: &Agent) -> KernelStatus {
         }),
         sysctls_not_set: sysctls_not_set(controller),
         other_path_managers: kernel.other_managers.clone(),
-        conflicts: look_failure.into_iter().chain(conflicts.map(ToString::to_string)).collect(),
+        conflicts,
     }
 }
 

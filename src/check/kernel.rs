@@ -38,9 +38,6 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
         let found = format!("uplinks {}; server {}", uplinks.join(", "), servers.join(", "));
         findings.ok("file", found);
     }
-    for line in config.without_effect() {
-        findings.add("file", Grade::Ok, "without_effect", line, "");
-    }
     findings.list
 }
 

@@ -21,6 +21,7 @@ pub(super) fn judge(facts: &Facts) -> (Vec<Finding>, Option<Finding>) {
     if let (Some(limits), None) = (server.limits, &trouble) {
         room(limits, facts, &mut findings);
         rest(limits, &mut findings);
+        forwards(facts, &mut findings);
     }
     (findings.list, trouble)
 }
@@ -164,6 +165,18 @@ fn room(limits: ServerLimits, facts: &Facts, findings: &mut Findings) {
         findings.fail("limits", "limit_reached", found, advice);
     } else {
         findings.warn("limits", "limit_low", found, advice);
+    }
+}
+
+/// The ports that are to lead to the LAN.
+fn forwards(facts: &Facts, findings: &mut Findings) {
+    for (port, denial) in facts.agent.iter().flat_map(|agent| &agent.forwards) {
+        match denial {
+            None => findings.ok("forward", format!("port {port}")),
+            Some((found, advice)) => {
+                findings.warn("forward", "forward_denied", found, *advice);
+            }
+        }
     }
 }
 

@@ -429,6 +429,7 @@ fn the_kernel_and_what_is_in_the_way() {
         sysctls_not_set: vec![("net.mptcp.x".into(), "1".into(), "EINVAL".into())],
         sysctls_absent: vec!["net.mptcp.y".into()],
         config_error: Some("mptcpd:1: no".into()),
+        forwards: Vec::new(),
     });
     let codes: Vec<String> = judge(&facts)
         .findings
@@ -449,6 +450,20 @@ fn the_kernel_and_what_is_in_the_way() {
         "Failed operation_fails",
     ];
     assert_eq!(codes, expected);
+}
+
+#[test]
+fn a_port_that_is_not_forwarded_is_told_with_what_to_do() {
+    let mut facts = well();
+    let denial = ("forward web: no port 80: another program listens there".into(), "stop it");
+    facts.agent.as_mut().unwrap().forwards = vec![(2222, None), (80, Some(denial))];
+    let report = judge(&facts);
+    let findings = report.findings.iter().filter(|finding| finding.check == "forward");
+    let told: Vec<(&str, &str, &str)> =
+        findings.map(|it| (&*it.code, &*it.found, &*it.advice)).collect();
+    let web = "forward web: no port 80: another program listens there";
+    assert_eq!(told, [("ok", "port 2222", ""), ("forward_denied", web, "stop it")]);
+    assert!(!report.well && report.uplinks.iter().all(|uplink| uplink.carries));
 }
 
 #[test]

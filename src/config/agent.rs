@@ -62,15 +62,6 @@ impl AgentConfig {
         }
         None
     }
-
-    /// What is configured but has no effect yet, a line each.
-    pub fn without_effect(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for forward in &self.forwards {
-            lines.push(format!("forward '{}': ports are not forwarded yet", forward.name));
-        }
-        lines
-    }
 }
 
 /// `option http_listen`.
@@ -265,4 +256,6 @@ pub struct ForwardConfig {
     pub listen: u16,
     /// Target on the LAN.
     pub target: SocketAddr,
+    /// Whether the target is told who connects, by the PROXY protocol.
+    pub proxy_protocol: bool,
 }

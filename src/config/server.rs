@@ -57,14 +57,6 @@ impl ServerConfig {
     pub fn source_towards(&self, target: SocketAddr) -> Option<IpAddr> {
         self.sources.iter().find(|source| source.is_ipv4() == target.is_ipv4()).copied()
     }
-
-    /// What is configured but has no effect yet, a line each.
-    pub fn without_effect(&self) -> Vec<String> {
-        let forwarding = self.clients.iter().filter(|client| !client.forwards.is_empty());
-        forwarding
-            .map(|client| format!("client '{}': ports are not forwarded yet", client.name))
-            .collect()
-    }
 }
 
 /// Caps a server keeps.

@@ -1,6 +1,6 @@
 //! What the controller is told, and what it wants done.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use litemap::LiteMap;
 
@@ -13,6 +13,7 @@ use crate::net::{Counters, Kernel};
 use crate::netifd::Interface;
 use crate::quota::Save;
 use crate::reconcile::{Operation, Plan};
+use crate::tunnel::forward::{Incoming, Port, Verdict};
 
 /// What happened.
 #[derive(Debug)]
@@ -115,6 +116,10 @@ pub enum ServerNews {
     },
     /// It answered on the control connection.
     Heard,
+    /// What became of the ports it was asked for.
+    Forwards(Vec<(Port, Verdict)>),
+    /// A connection to one of them waits.
+    Incoming(Incoming),
     /// It could not be connected to.
     Failed {
         /// Why.
@@ -192,6 +197,17 @@ pub enum Action {
     HangUp(String),
     /// Open streams at this server and probe it.
     UseServer(String),
+    /// Ask the server in use for these ports, and no others.
+    SetForwards(Vec<Port>),
+    /// Relay a connection that waits at the server.
+    Forward {
+        /// The connection.
+        incoming: Incoming,
+        /// Where it is to go.
+        target: SocketAddr,
+        /// Whether the target is told who connects.
+        proxy_protocol: bool,
+    },
     /// Ask this server for a sign of life on the control connection.
     PingServer(String),
     /// Have the kernel forget untunnelled flows that are translated to one of these addresses and

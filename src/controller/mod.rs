@@ -8,6 +8,7 @@ mod contact;
 mod direct;
 mod event;
 mod floor;
+mod forwards;
 mod looks;
 mod opinions;
 mod outlets;
@@ -30,6 +31,7 @@ use litemap::LiteMap;
 
 pub use attempts::Failing;
 pub use event::{Action, Event, Failed, ServerNews};
+pub use forwards::ForwardView;
 pub use opinions::Opinion;
 pub use outlets::Outlet;
 pub use server::Server;
@@ -51,6 +53,7 @@ use crate::saturation::Saturation;
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
 use direct::DirectTraffic;
+use forwards::Forwards;
 use looks::{COALESCE, Looks};
 use opinions::Opinions;
 use refreshes::Refreshes;
@@ -80,6 +83,7 @@ pub struct Controller {
     told: Told<u8, InForce>,
     direct: DirectTraffic,
     servers: Servers,
+    forwards: Forwards,
     /// Whether LAN TCP is tunnelled, as last told.
     tunnelled: bool,
     /// Whether connections may be there that have outlived an outage of the server.
@@ -117,6 +121,7 @@ impl Controller {
             told: Told::default(),
             direct: DirectTraffic::default(),
             servers,
+            forwards: Forwards::default(),
             tunnelled: false,
             outage: false,
             kernel: Kernel::default(),
@@ -245,8 +250,7 @@ impl Controller {
         let idle = self.config.idle_reason();
         actions.push(Action::KeepServers(wanted_servers(&self.config).to_vec()));
         actions.extend(self.servers.used_name().map(|name| Action::UseServer(name.into())));
-        let without_effect = self.config.without_effect().into_iter();
-        actions.extend(without_effect.map(|text| Action::Log(log::Level::Warn, text)));
+        actions.push(Action::SetForwards(self.wanted_ports()));
         if let Some(reason) = idle {
             let text = format!("waiting for a configuration: {reason}");
             actions.push(Action::Log(log::Level::Info, text));
@@ -270,6 +274,11 @@ impl Controller {
     }
 
     fn on_server(&mut self, name: &str, news: ServerNews, now: Instant, actions: &mut Vec<Action>) {
+        let news = match news {
+            ServerNews::Forwards(verdicts) => return self.on_forwards(name, verdicts, actions),
+            ServerNews::Incoming(incoming) => return self.on_incoming(name, incoming, actions),
+            news => news,
+        };
         let (addresses, at) = (self.servers.all_addresses(), self.servers.used().in_use);
         if self.servers.take(name, news, now, actions) {
             self.on_session(self.servers.used().in_use != at, now);

@@ -210,6 +210,8 @@ impl Servers {
                 return rank == self.used;
             }
             ServerNews::Heard => _ = server.on_answer(now),
+            // Not of whether it answers.
+            ServerNews::Forwards(_) | ServerNews::Incoming(_) => {}
             ServerNews::Failed { reason, dice } => {
                 contact.on_failed(now, dice);
                 server.trouble = Some(reason);

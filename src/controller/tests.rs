@@ -3,6 +3,7 @@
 mod config;
 mod direct;
 mod floor;
+mod forwards;
 mod interfaces;
 mod kernel;
 mod roles;

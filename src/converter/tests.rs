@@ -1,5 +1,7 @@
 //! Both halves of a connection, from the LAN client to the target, with the session given by hand.
 
+mod forwarded;
+
 use std::cell::Cell;
 use std::path::PathBuf;
 
@@ -14,7 +16,7 @@ use crate::config::keys::{PrivateKey, ServerKeys};
 use crate::config::server::ServerConfig;
 use crate::controller::Outlet;
 use crate::pool::Pool;
-use crate::proxy::Proxy;
+use crate::proxy::{Connection, Proxy};
 use crate::session::{Session, Trunk};
 use crate::tunnel::session::{ClientSession, RETIREMENT, ServerSession, SessionId, StreamSecret};
 
@@ -106,7 +108,8 @@ impl World {
     async fn client(&self) -> TcpStream {
         let client = TcpStream::connect(self.target.local_addr().unwrap()).await.unwrap();
         let (lan, address) = self.target.accept().await.unwrap();
-        spawn_local(self.proxy.clone().serve(lan, address));
+        let connection = Connection::diverted(address, &lan).unwrap();
+        spawn_local(self.proxy.clone().serve(lan, connection));
         client
     }
 
@@ -145,7 +148,9 @@ fn what_waits_for_a_relay_to_end_is_small() {
         let (registry, workers) = (it.registry.clone(), it.workers.clone());
         let at_server = serve(registry, workers, connect().await, address, pass);
         assert!(size_of_val(&at_server) <= 1024, "{} bytes", size_of_val(&at_server));
-        let at_agent = it.proxy.clone().serve(connect().await, address);
+        let lan = connect().await;
+        let connection = Connection::diverted(address, &lan).unwrap();
+        let at_agent = it.proxy.clone().serve(lan, connection);
         assert!(size_of_val(&at_agent) <= 1280, "{} bytes", size_of_val(&at_agent));
     });
 }

@@ -1,5 +1,6 @@
 //! What a server's tasks share: sessions, clients, streams, and who was refused.
 
+pub mod forwards;
 pub mod gate;
 pub mod sessions;
 pub mod streams;
@@ -21,6 +22,7 @@ use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
 use crate::relay::Pace;
 use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
+use forwards::Forwards;
 use gate::Gate;
 use sessions::Sessions;
 use streams::{Opened, Stream, StreamView, Streams};
@@ -62,6 +64,8 @@ pub enum Cause {
     /// All clients together have as many streams as they may: of a stream, or of a client that has
     /// none yet.
     Full,
+    /// Too many connections to forwarded ports waited for their client.
+    Unclaimed,
 }
 
 impl Cause {
@@ -81,6 +85,7 @@ impl Cause {
             Cause::Denied => "denied by policy",
             Cause::TooManyStreams => "too many streams",
             Cause::Full => "too many streams of all clients",
+            Cause::Unclaimed => "too many connections wait at forwarded ports",
         }
     }
 }
@@ -160,6 +165,8 @@ pub struct Registry {
     pub started: Instant,
     /// What each client has carried on each day.
     pub accounts: RefCell<Accounts>,
+    /// Ports that lead to clients' LANs.
+    pub forwards: Forwards,
     clients: RefCell<LiteMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
     own_addresses: RefCell<Vec<IpAddr>>,
@@ -185,6 +192,7 @@ impl Registry {
             sessions: RefCell::default(),
             started: Instant::now(),
             accounts: RefCell::default(),
+            forwards: Forwards::default(),
             clients: RefCell::default(),
             streams: Rc::default(),
             own_addresses: RefCell::default(),

@@ -18,6 +18,7 @@ use crate::registry::gate::Pass;
 use crate::registry::{Cause, Client, Registry};
 use crate::session::{Incoming, invalid, read_sealed};
 use crate::tunnel::control::{ClientMessage, SILENCE_TIMEOUT, ServerMessage};
+use crate::tunnel::forward::{Port, Verdict};
 use crate::tunnel::handshake::{
     Channel, FIRST_BYTE, HandshakeError, REQUEST_HEADER_LEN, request_length, version_answer,
 };
@@ -59,12 +60,15 @@ pub async fn serve(registry: Rc<Registry>, mut tcp: TcpStream, peer: SocketAddr,
         // A router whose old connection is dead, or somebody else who has its key.
         registry.tell(log::Level::Info, format!("client {name}: connected anew from {from}"));
     }
+    // One that does not ask for its ports again has no use for them.
+    registry.forwards.linger(&name, Instant::now());
     let mut granted = Granted { registry: registry.clone(), session: None };
     let reason = attend(&registry, &client, shaken, tcp, &mut granted).await;
     drop(granted);
     client.connected.set(client.connected.get().saturating_sub(1));
     if client.connected.get() == 0 {
         client.since.set(Some(Instant::now()));
+        registry.forwards.linger(&name, Instant::now());
         registry.tell(log::Level::Info, format!("client {name}: disconnected: {reason}"));
     }
 }
@@ -231,9 +235,9 @@ fn not_enrolled(registry: &Registry, error: &EnrolError) -> Refusal {
     Refusal::BadToken
 }
 
-/// Gives sessions and answers pings until the connection ends; returns why it did.
+/// Gives sessions, answers pings and forwards ports until the connection ends; returns why it did.
 async fn attend(
-    registry: &Registry,
+    registry: &Rc<Registry>,
     client: &Client,
     shaken: Shaken,
     tcp: TcpStream,
@@ -245,8 +249,10 @@ async fn attend(
     let mut incoming = Incoming::new(reading);
     let mut rotation = Instant::now();
     let mut heard = Instant::now();
+    let mut forwarding = Forwarding::default();
     loop {
         let changed = client.changed.notified();
+        let arrived = registry.forwards.arrived.notified();
         let cut_off = if !registry.holds(&key) {
             Some((Refusal::Revoked, "revoked"))
         } else if client.generation.get() != generation {
@@ -261,7 +267,7 @@ async fn attend(
             let _ = write(&mut channel, &mut writing, &[ServerMessage::Close { reason }]).await;
             return text.to_owned();
         }
-        let mut reply = None;
+        let mut replies = forwarding.news(registry, &name);
         if Instant::now() >= rotation {
             let (id, secret) = match new_session(registry, &name, key, cipher) {
                 Ok(session) => session,
@@ -269,20 +275,24 @@ async fn attend(
             };
             granted.replace(Some(id));
             let lifetime = registry.config.borrow().limits.session_lifetime;
-            reply = Some(ServerMessage::Session { id, secret, cipher, lifetime });
+            replies.push(ServerMessage::Session { id, secret, cipher, lifetime });
             // The next one comes well before the lifetime is over.
             rotation = Instant::now() + lifetime * 3 / 4;
         } else if server != registry.keys.borrow().public {
             server = registry.keys.borrow().public;
-            reply = Some(ServerMessage::NewServerKey { key: server });
-        } else {
+            replies.push(ServerMessage::NewServerKey { key: server });
+        } else if replies.is_empty() {
             tokio::select! {
                 sealed = incoming.next() => {
                     heard = Instant::now();
                     match sealed.and_then(|sealed| open(&mut channel, &sealed)) {
                         Ok(Some(ClientMessage::Ping { nonce })) => {
                             let host = Some(host::state().await);
-                            reply = Some(ServerMessage::Pong { nonce, host });
+                            replies.push(ServerMessage::Pong { nonce, host });
+                        }
+                        Ok(Some(ClientMessage::Forwards(ports))) => forwarding.ask(ports),
+                        Ok(Some(ClientMessage::Decline { id })) => {
+                            registry.forwards.decline(&name, id);
                         }
                         Ok(Some(ClientMessage::Close)) => return "it said goodbye".to_owned(),
                         Ok(Some(ClientMessage::Ready | ClientMessage::NewKey { .. }) | None) => {}
@@ -297,15 +307,43 @@ async fn attend(
                     }
                 }
                 () = changed => {}
+                () = arrived => {}
                 () = sleep_until(rotation.min(heard + SILENCE_TIMEOUT).into()) => {}
             }
         }
-        if let Err(error) = write(&mut channel, &mut writing, reply.as_slice()).await {
+        if let Err(error) = write(&mut channel, &mut writing, &replies).await {
             return error.to_string();
         }
         if heard.elapsed() >= SILENCE_TIMEOUT {
             return format!("silent for {} s", SILENCE_TIMEOUT.as_secs());
         }
+    }
+}
+
+/// The ports that a client asks for over one connection.
+#[derive(Default)]
+struct Forwarding {
+    asked: Option<Vec<Port>>,
+    answered: Option<Vec<(Port, Verdict)>>,
+}
+
+impl Forwarding {
+    fn ask(&mut self, ports: Vec<Port>) {
+        (self.asked, self.answered) = (Some(ports), None);
+    }
+
+    /// What the client does not know yet. Ports that it could not have are tried again.
+    fn news(&mut self, registry: &Rc<Registry>, client: &str) -> Vec<ServerMessage> {
+        let Some(ports) = &self.asked else { return Vec::new() };
+        let mut news = Vec::new();
+        let verdicts = registry.forward(client, ports);
+        if self.answered.as_ref() != Some(&verdicts) {
+            self.answered = Some(verdicts.clone());
+            news.push(ServerMessage::Forwards(verdicts));
+        }
+        let arrived = registry.forwards.announce(client).into_iter();
+        news.extend(arrived.map(ServerMessage::Incoming));
+        news
     }
 }
 

@@ -76,8 +76,9 @@ impl Inherited {
         Some(self.listeners.swap_remove(at).1)
     }
 
-    /// Goes on with the streams; returns how many.
+    /// Goes on with the streams, and keeps the forwarded ports' listeners; returns how many streams.
     pub(super) fn resume(self, registry: &Rc<Registry>, workers: &Rc<Workers>) -> usize {
+        registry.forwards.inherit(self.listeners);
         let mut resumed = 0_usize;
         for (stream, sockets) in self.streams {
             let what = format!("stream of {} to {}", stream.client, stream.target);

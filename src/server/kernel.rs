@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::status::Facts;
+use crate::config::server::ServerConfig;
 use crate::desired::{self, Desired};
 use crate::net::Kernel;
 use crate::os::kernel::{KernelHandle, Look};
@@ -12,6 +13,9 @@ use crate::os::saved::SavedState;
 use crate::reconcile::{Operation, Plan, reconcile};
 use crate::registry::Registry;
 use crate::status::Failure;
+
+/// The first port that anybody may listen on (`net.ipv4.ip_unprivileged_port_start`).
+const UNPRIVILEGED: u16 = 1024;
 
 /// A kernel that was tuned.
 pub struct Tuned {
@@ -74,12 +78,13 @@ async fn look(handle: &mut KernelHandle, saved: &SavedState) -> io::Result<Kerne
     handle.dump(&keys, Look::Quick).await
 }
 
-/// What it takes to put back what was there before: nothing where nothing was changed.
-pub fn privileges(tuned: Option<&Tuned>) -> CapabilitySet {
-    match tuned {
-        Some(tuned) if !tuned.saved.is_empty() => CapabilitySet::NET_ADMIN,
-        _ => CapabilitySet::empty(),
-    }
+/// What it takes to put back what was there before, and to listen on clients' ports.
+pub fn privileges(tuned: Option<&Tuned>, config: &ServerConfig) -> CapabilitySet {
+    let mut needed = CapabilitySet::empty();
+    needed.set(CapabilitySet::NET_ADMIN, tuned.is_some_and(|tuned| !tuned.saved.is_empty()));
+    let mut forwards = config.clients.iter().flat_map(|client| &client.forwards);
+    needed.set(CapabilitySet::NET_BIND_SERVICE, forwards.any(|port| *port < UNPRIVILEGED));
+    needed
 }
 
 /// Puts back what was there before.

@@ -100,7 +100,7 @@ async fn serve(
         registry.tell(log::Level::Error, error);
     }
     // Before anything starts a thread.
-    if let Err(error) = keep_only(kernel::privileges(kernel.as_ref())) {
+    if let Err(error) = keep_only(kernel::privileges(kernel.as_ref(), &config)) {
         let text = format!("cannot give up privileges that are not needed: {error}");
         registry.tell(log::Level::Warn, text);
     }
@@ -125,7 +125,6 @@ async fn serve(
     let text =
         format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
     registry.tell(log::Level::Info, text);
-    tell_without_effect(&registry);
     tell_wrong_sources(&registry);
     let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry, &workers));
     if resumed > 0 {
@@ -150,6 +149,7 @@ async fn serve(
                 registry.measure(now.into_std());
                 save(&registry, &mut accounts, now.into_std(), false);
                 registry.sessions.borrow_mut().forget_expired(now.into_std());
+                registry.tidy_forwards(now.into_std());
                 let expired = now.into_std().checked_sub(HELLO_LIMIT);
                 for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
                     registry.refuse(Cause::Silent, source);
@@ -183,6 +183,7 @@ async fn serve(
         }
     }
     accepting.iter().for_each(JoinHandle::abort);
+    kept.extend(registry.forwards.leave());
     match handover::leave(&registry, &kept).await {
         Ok(0) => registry.tell(log::Level::Info, "stopping".into()),
         Ok(streams) => {
@@ -227,8 +228,8 @@ fn reload(
     registry.set_keys(keys);
     registry.reconfigure(new);
     rotation::settle(registry);
+    registry.tidy_forwards(Instant::now());
     registry.tell(log::Level::Info, "configuration reloaded".into());
-    tell_without_effect(registry);
     tell_wrong_sources(registry);
     if restart {
         let text = "listen, metrics_listen and unauthenticated take effect at the next start";
@@ -264,11 +265,6 @@ fn serve_metrics(
     let listener = socket::tcp_listen(address, None).map_err(|error| failed(&error))?;
     runtime::spawn(http::serve(listener, Site::Server, access, owner));
     Ok(())
-}
-
-fn tell_without_effect(registry: &Registry) {
-    let lines = registry.config.borrow().without_effect();
-    lines.into_iter().for_each(|text| registry.tell(log::Level::Warn, text));
 }
 
 /// Says which sources are none of this host's addresses.

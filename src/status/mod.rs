@@ -120,6 +120,8 @@ pub struct AgentSnapshot {
     pub uplinks: Vec<UplinkStatus>,
     /// Servers in order of configuration.
     pub servers: Vec<ServerStatus>,
+    /// Ports of the server that lead to the LAN, in order of configuration.
+    pub forwards: Vec<ForwardStatus>,
     /// Streams: LAN connections carried to the server.
     pub streams: StreamCounts,
     /// The connections that matter most.
@@ -368,6 +370,25 @@ pub struct ServerStatus {
     pub rtt_ms: Option<f64>,
     /// The last error, also while connected.
     pub last_error: Option<String>,
+}
+
+/// A port of the server that leads to the LAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
+#[serde(default)]
+pub struct ForwardStatus {
+    /// The section's name.
+    pub name: String,
+    /// The server's port.
+    pub port: u16,
+    /// Where it leads to.
+    pub target: String,
+    /// `forwarded`, `denied`, or `waiting` for the server's word.
+    pub state: String,
+    /// Why it is denied or waits.
+    pub reason: String,
+    /// Connections open.
+    pub connections: u64,
 }
 
 /// Streams, counted.

@@ -3,8 +3,9 @@
 use super::page::{Column, Page, Paint, Span};
 use super::text::{bytes, duration, milliseconds, rate};
 use super::{
-    AgentSnapshot, AgentState, Connections, Event, Failure, KernelStatus, Level, ServerSnapshot,
-    ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus, UsageStatus,
+    AgentSnapshot, AgentState, Connections, Event, Failure, ForwardStatus, KernelStatus, Level,
+    ServerSnapshot, ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
+    UsageStatus,
 };
 use crate::config::agent::Role;
 
@@ -61,6 +62,7 @@ fn agent_page(page: &mut Page, agent: &AgentSnapshot) {
     config_error(page, agent.config_error.as_deref());
     uplinks(page, &agent.uplinks);
     servers(page, &agent.servers);
+    forwards(page, &agent.forwards);
     streams(page, &agent.streams);
     untunnelled(page, &agent.uplinks);
     connections(page, &agent.connections);
@@ -291,6 +293,39 @@ fn servers(page: &mut Page, servers: &[ServerStatus]) {
             let paint = if server.state == ServerState::Lost { Paint::Red } else { Paint::Plain };
             page.paragraph(&label, &server.reason, paint);
         }
+    }
+}
+
+fn forwards(page: &mut Page, forwards: &[ForwardStatus]) {
+    if forwards.is_empty() {
+        return;
+    }
+    page.blank();
+    let columns = [
+        Column::left("FORWARD", 0),
+        Column::left("STATE", 0),
+        Column::right("PORT", 0),
+        Column::right("CONNECTIONS", 1),
+        Column::left("TARGET", 2),
+    ];
+    let row = |forward: &ForwardStatus| {
+        let paint = match forward.state.as_str() {
+            "forwarded" => Paint::Green,
+            "denied" => Paint::Red,
+            _ => Paint::Yellow,
+        };
+        vec![
+            Span::new(&forward.name, Paint::Bold),
+            Span::new(&forward.state, paint),
+            Span::plain(forward.port.to_string()),
+            Span::plain(forward.connections.to_string()),
+            Span::plain(&forward.target),
+        ]
+    };
+    page.table(&columns, &forwards.iter().map(row).collect::<Vec<_>>());
+    // What is denied is among the problems.
+    for forward in forwards.iter().filter(|forward| forward.state == "waiting") {
+        page.paragraph(&format!("  {}: ", forward.name), &forward.reason, Paint::Plain);
     }
 }
 

@@ -3,6 +3,15 @@ mod pages;
 
 use super::*;
 
+fn forward(name: &str, port: u16, state: &str) -> ForwardStatus {
+    let reason = match state {
+        "waiting" => "there is no connection to the server".to_owned(),
+        _ => String::new(),
+    };
+    let (name, target) = (name.to_owned(), format!("192.168.1.10:{port}"));
+    ForwardStatus { name, port, target, state: state.to_owned(), reason, connections: 3 }
+}
+
 fn agent() -> AgentSnapshot {
     let wan = UplinkStatus {
         name: "wan".into(),
@@ -102,6 +111,7 @@ fn agent() -> AgentSnapshot {
         summary,
         uplinks,
         servers,
+        forwards: vec![forward("ssh", 2222, "forwarded"), forward("web", 80, "waiting")],
         streams: StreamCounts {
             open: 12,
             warm: 4,

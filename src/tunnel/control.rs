@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 use crate::config::keys::PublicKey;
 pub use crate::config::server::SESSION_LIFETIME;
 
+use super::forward::{
+    Incoming, Port, Verdict, decode_ports, decode_verdicts, encode_ports, encode_verdicts,
+};
 use super::handshake::Refusal;
 use super::session::{SessionId, StreamSecret};
 use super::{Cipher, take};
@@ -18,10 +21,14 @@ use super::{Cipher, take};
 const READY: u8 = 0x01;
 const PING: u8 = 0x02;
 const CLIENT_CLOSE: u8 = 0x03;
+const CLIENT_FORWARDS: u8 = 0x04;
+const DECLINE: u8 = 0x05;
 const NEW_KEY: u8 = 0x08;
 const SESSION: u8 = 0x81;
 const PONG: u8 = 0x82;
 const SERVER_CLOSE: u8 = 0x83;
+const SERVER_FORWARDS: u8 = 0x84;
+const INCOMING: u8 = 0x85;
 const KEY_ACCEPTED: u8 = 0x88;
 const NEW_SERVER_KEY: u8 = 0x89;
 
@@ -70,7 +77,7 @@ impl fmt::Display for ControlError {
 impl std::error::Error for ControlError {}
 
 /// What a client says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
     /// The handshake is complete at the client: it is no replay.
     Ready,
@@ -86,6 +93,13 @@ pub enum ClientMessage {
     NewKey {
         /// The other key.
         key: PublicKey,
+    },
+    /// The ports of the server that shall lead to the client's LAN, instead of those named before.
+    Forwards(Vec<Port>),
+    /// A connection that waits cannot be taken: its target does not accept.
+    Decline {
+        /// The connection's number.
+        id: u64,
     },
 }
 
@@ -155,6 +169,10 @@ pub enum ServerMessage {
         /// Why.
         reason: Refusal,
     },
+    /// What became of the ports asked for; again whenever that changes.
+    Forwards(Vec<(Port, Verdict)>),
+    /// A connection to one of them waits to be accepted.
+    Incoming(Incoming),
 }
 
 fn number(kind: u8, value: &[u8]) -> Result<u64, ControlError> {
@@ -184,6 +202,8 @@ impl ClientMessage {
             ClientMessage::Ping { nonce } => with_number(PING, *nonce),
             ClientMessage::Close => vec![CLIENT_CLOSE],
             ClientMessage::NewKey { key } => with_key(NEW_KEY, key),
+            ClientMessage::Forwards(ports) => encode_ports(CLIENT_FORWARDS, ports),
+            ClientMessage::Decline { id } => with_number(DECLINE, *id),
         }
     }
 
@@ -195,6 +215,8 @@ impl ClientMessage {
             PING => ClientMessage::Ping { nonce: number(kind, value)? },
             CLIENT_CLOSE => ClientMessage::Close,
             NEW_KEY => ClientMessage::NewKey { key: public_key(kind, value)? },
+            CLIENT_FORWARDS => ClientMessage::Forwards(decode_ports(value)),
+            DECLINE => ClientMessage::Decline { id: number(kind, value)? },
             _ => return Ok(None),
         }))
     }
@@ -222,6 +244,8 @@ impl ServerMessage {
             ServerMessage::KeyAccepted => vec![KEY_ACCEPTED],
             ServerMessage::NewServerKey { key } => with_key(NEW_SERVER_KEY, key),
             ServerMessage::Close { reason } => vec![SERVER_CLOSE, reason.to_wire()],
+            ServerMessage::Forwards(verdicts) => encode_verdicts(SERVER_FORWARDS, verdicts),
+            ServerMessage::Incoming(incoming) => incoming.encode(INCOMING),
         })
     }
 
@@ -254,6 +278,8 @@ impl ServerMessage {
                 let ([reason], _) = take::<1>(value).ok_or(short)?;
                 ServerMessage::Close { reason: Refusal::from_wire(reason) }
             }
+            SERVER_FORWARDS => ServerMessage::Forwards(decode_verdicts(value)),
+            INCOMING => ServerMessage::Incoming(Incoming::decode(value).ok_or(short)?),
             _ => return Ok(None),
         }))
     }
@@ -264,12 +290,14 @@ mod tests {
     use super::*;
     use crate::tunnel::testing::{Xorshift, mutations};
 
-    fn client_messages() -> [ClientMessage; 4] {
+    fn client_messages() -> [ClientMessage; 6] {
         [
             ClientMessage::Ready,
             ClientMessage::Ping { nonce: u64::MAX - 1 },
             ClientMessage::Close,
             ClientMessage::NewKey { key: PublicKey([5; 32]) },
+            ClientMessage::Forwards(vec![Port::tcp(2222), Port { protocol: 17, number: 53 }]),
+            ClientMessage::Decline { id: 7 },
         ]
     }
 
@@ -280,7 +308,7 @@ mod tests {
         buffers: false,
     };
 
-    fn server_messages() -> [ServerMessage; 5] {
+    fn server_messages() -> [ServerMessage; 7] {
         [
             ServerMessage::Session {
                 id: SessionId(1 << 63),
@@ -292,6 +320,15 @@ mod tests {
             ServerMessage::KeyAccepted,
             ServerMessage::NewServerKey { key: PublicKey([6; 32]) },
             ServerMessage::Close { reason: Refusal::Revoked },
+            ServerMessage::Incoming(Incoming {
+                id: 1 << 40,
+                peer: "[2001:db8::1]:40000".parse().unwrap(),
+                local: "192.0.2.1:2222".parse().unwrap(),
+            }),
+            ServerMessage::Forwards(vec![
+                (Port::tcp(2222), Verdict::Granted),
+                (Port::tcp(80), Verdict::Privileged),
+            ]),
         ]
     }
 
@@ -327,6 +364,10 @@ mod tests {
                 match ServerMessage::decode(&bytes[..length]) {
                     // An older server's pong ends after its number.
                     Ok(Some(ServerMessage::Pong { nonce: 5, host: None })) => assert!(length > 8),
+                    // A list is as long as it is.
+                    Ok(Some(ServerMessage::Forwards(list))) => {
+                        assert_eq!(list.len(), (length - 1) / 4);
+                    }
                     result => assert!(result.is_err(), "{length}"),
                 }
             }
@@ -358,6 +399,13 @@ mod tests {
                 if let Ok(Some(message)) = ServerMessage::decode(bytes) {
                     assert_eq!(ServerMessage::decode(&message.encode()), Ok(Some(message)));
                 }
+                if let Ok(Some(message)) = ClientMessage::decode(bytes) {
+                    assert_eq!(ClientMessage::decode(&message.encode()), Ok(Some(message)));
+                }
+            });
+        }
+        for message in client_messages() {
+            mutations(&mut random, &message.encode(), 10_000, |bytes| {
                 if let Ok(Some(message)) = ClientMessage::decode(bytes) {
                     assert_eq!(ClientMessage::decode(&message.encode()), Ok(Some(message)));
                 }

@@ -25,6 +25,8 @@ const TLV_EXTENDED_TCP_HEADER: u8 = 20;
 const TLV_SUPPORTED_TCP_EXTENSIONS: u8 = 21;
 const TLV_COOKIE: u8 = 22;
 const TLV_ERROR: u8 = 30;
+/// Ours: none of RFC 8803.
+const TLV_ACCEPT: u8 = 128;
 
 /// ICMP codes of "destination unreachable" (RFC 792, RFC 1812), as the value of error 97.
 const ICMP_NETWORK: u8 = 0;
@@ -259,6 +261,8 @@ pub enum Tlv {
         /// What the code says its value means.
         value: Vec<u8>,
     },
+    /// Asks for a connection that waits on a forwarded port, by its number.
+    Accept(u64),
 }
 
 impl Tlv {
@@ -270,6 +274,7 @@ impl Tlv {
             Tlv::SupportedTcpExtensions(_) => TLV_SUPPORTED_TCP_EXTENSIONS,
             Tlv::Cookie(_) => TLV_COOKIE,
             Tlv::Error { .. } => TLV_ERROR,
+            Tlv::Accept(_) => TLV_ACCEPT,
         }
     }
 
@@ -295,6 +300,10 @@ impl Tlv {
             Tlv::Error { code, value } => {
                 bytes.push(code.to_wire());
                 bytes.extend(value);
+            }
+            Tlv::Accept(id) => {
+                bytes.extend([0, 0]);
+                bytes.extend(id.to_be_bytes());
             }
         }
         bytes.resize(bytes.len().next_multiple_of(WORD), 0);
@@ -335,6 +344,10 @@ impl Tlv {
                 let ([code], value) = take::<1>(value).ok_or(bad)?;
                 Tlv::Error { code: ErrorCode::from_wire(code), value: value.to_vec() }
             }
+            TLV_ACCEPT => {
+                let (id, _) = take::<8>(rest).ok_or(bad)?;
+                Tlv::Accept(u64::from_be_bytes(id))
+            }
             _ => return Ok(None),
         }))
     }
@@ -369,6 +382,11 @@ impl Message {
     pub fn connect(target: SocketAddr) -> Message {
         let connect = Tlv::Connect { target, tcp_options: Vec::new() };
         Message { tlvs: vec![connect], unknown: Vec::new() }
+    }
+
+    /// A request for a connection that waits on a forwarded port.
+    pub fn accept(id: u64) -> Message {
+        Message { tlvs: vec![Tlv::Accept(id)], unknown: Vec::new() }
     }
 
     /// The answer to a request that succeeded.
@@ -435,6 +453,14 @@ impl Message {
                 _ => None,
             })
             .ok_or(ConvertError::NoConnect)
+    }
+
+    /// The number of the connection a request accepts, if it is one that does.
+    pub fn accepts(&self) -> Option<u64> {
+        self.tlvs.iter().find_map(|tlv| match tlv {
+            Tlv::Accept(id) => Some(*id),
+            _ => None,
+        })
     }
 
     /// What an answer says: the connection stands, or why it does not. TLVs that are not known

@@ -10,6 +10,7 @@ use crate::config::agent::CipherChoice;
 
 pub mod control;
 pub mod convert;
+pub mod forward;
 pub mod handshake;
 pub mod hello;
 pub mod known;

@@ -9,6 +9,7 @@ use crate::config::keys::{PublicKey, Token};
 
 use super::control::{ClientMessage, HostState, ServerMessage};
 use super::convert::{ErrorCode, Failure, Message};
+use super::forward::{Incoming, Port, Verdict};
 use super::handshake::{
     ClientHandshake, ClientHello, Refusal, ServerHandshake, ServerHello, Versions,
 };
@@ -87,6 +88,7 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
     client_says("Ping", ClientMessage::Ping { nonce: 0x0102_0304_0506_0708 });
     client_says("NewKey", ClientMessage::NewKey { key: PublicKey(public_key(&client)) });
     client_says("Close", ClientMessage::Close);
+    client_says("Forwards", ClientMessage::Forwards(vec![Port::tcp(2222), Port::tcp(80)]));
     let mut server_says = |name, message: ServerMessage| {
         vectors.put(name, &message.encode());
         vectors.put("  as sent", &server_channel.seal(&message.encode()).unwrap());
@@ -110,6 +112,11 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
     server_says("Close", ServerMessage::Close { reason: Refusal::ShuttingDown });
     server_says("KeyAccepted", ServerMessage::KeyAccepted);
     server_says("NewServerKey", ServerMessage::NewServerKey { key: PublicKey(server_public) });
+    let verdicts = vec![(Port::tcp(2222), Verdict::Granted), (Port::tcp(80), Verdict::Privileged)];
+    server_says("Forwards", ServerMessage::Forwards(verdicts));
+    let (peer, local) = ("198.51.100.9:4500".parse(), "[2001:db8::1]:2222".parse());
+    let incoming = Incoming { id: 7, peer: peer.unwrap(), local: local.unwrap() };
+    server_says("Incoming", ServerMessage::Incoming(incoming));
 }
 
 fn schedule(vectors: &mut Vectors, secret: &StreamSecret) {
@@ -154,6 +161,7 @@ fn streams(vectors: &mut Vectors, secret: &StreamSecret) {
     let connected = Message::connected().encode().unwrap();
     vectors.title("Convert messages");
     vectors.put("connect to 192.0.2.7 port 443", &request);
+    vectors.put("accept connection 7", &Message::accept(7).encode().unwrap());
     vectors.put("connected", &connected);
     vectors.put("refused by the target", &refused);
 

@@ -86,6 +86,7 @@ fn what_is_entered_becomes_the_configuration() {
     page.fill("[id='office.mac']", "02:00:5e:10:00:01");
     page.choose("[id='agent.quic']", "reject");
     page.click("[id='agent.enabled']");
+    page.click("[id='ssh.proxy_protocol']");
     assert_eq!(save(&page), "");
     let text = uci_text(&stored.lock().unwrap());
     let config = AgentConfig::parse(&text, "mptcpd").expect("the agent takes it");
@@ -97,6 +98,7 @@ fn what_is_entered_becomes_the_configuration() {
         .replace("device 'wwan0'", "interface 'wanb'")
         .replace("config bypass", "config uplink 'third'\n\toption device 'eth3'\nconfig bypass")
         .replace("'10.0.0.0/8'\n", "'10.0.0.0/8'\n\tlist mac '02:00:5e:10:00:01'\n")
+        .replace("192.168.1.10:22'\n", "192.168.1.10:22'\n\toption proxy_protocol '1'\n")
         .replace(
             "config agent 'agent'\n",
             "config agent 'agent'\n\toption quic 'reject'\n\toption enabled '0'\n",

@@ -212,7 +212,8 @@ fn read_forward(fields: &mut Fields<'_>) -> Option<ForwardConfig> {
     let name = fields.section.name.clone();
     let listen = fields.required("listen", value::port);
     let target = fields.required("target", target);
-    Some(ForwardConfig { name, listen: listen?, target: target? })
+    let proxy_protocol = fields.boolean("proxy_protocol").unwrap_or(false);
+    Some(ForwardConfig { name, listen: listen?, target: target?, proxy_protocol })
 }
 
 /// Two sections that claim the same thing.

@@ -52,6 +52,7 @@ config bypass
 config forward 'ssh'
 	option listen '2222'
 	option target '192.168.1.10:22'
+	option proxy_protocol '1'
 "
     )
 }
@@ -123,17 +124,11 @@ fn everything_is_read() {
                 name: "ssh".into(),
                 listen: 2222,
                 target: "192.168.1.10:22".parse().unwrap(),
+                proxy_protocol: true,
             }],
         }
     );
     assert_eq!(config.idle_reason(), None);
-}
-
-#[test]
-fn what_has_no_effect_yet_is_named() {
-    let text = full().replace("role 'backup'", "role 'overflow'");
-    assert_eq!(parse(&text).without_effect(), ["forward 'ssh': ports are not forwarded yet",]);
-    assert_eq!(parse("").without_effect(), [""; 0]);
 }
 
 #[test]
@@ -260,6 +255,11 @@ fn wrong_values_are_named() {
             "192.168.1.10:22",
             "127.0.0.1:22",
             "35: section 'ssh' (forward): option 'target' is '127.0.0.1:22'; it must be ADDRESS:PORT of a host on the LAN, such as 192.168.1.10:22 or [fd00::10]:22",
+        ),
+        (
+            "proxy_protocol '1'",
+            "proxy_protocol 'v2'",
+            "36: section 'ssh' (forward): option 'proxy_protocol' is 'v2'; it must be 1 or 0",
         ),
         (
             "http://[2001:db8::7]:8080/204",

@@ -127,11 +127,6 @@ fn bare_clients_have_names_and_cookies_of_their_own() {
 }
 
 #[test]
-fn what_has_no_effect_yet_is_named() {
-    assert_eq!(parse(&full()).without_effect(), ["client 'home': ports are not forwarded yet"]);
-}
-
-#[test]
 fn defaults() {
     let config = parse("listen = '[::]:443'\npublic = '[2001:db8::1]:443'\n");
     assert_eq!(config.listen, ["[::]:443".parse().unwrap()]);

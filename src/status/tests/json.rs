@@ -68,6 +68,12 @@ failures[].errno
 failures[].error
 failures[].operation
 failures[].since_seconds
+forwards[].connections
+forwards[].name
+forwards[].port
+forwards[].reason
+forwards[].state
+forwards[].target
 kernel.counters[].meaning
 kernel.counters[].name
 kernel.counters[].symptom

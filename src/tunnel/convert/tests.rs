@@ -14,6 +14,7 @@ fn everything() -> Message {
             Tlv::SupportedTcpExtensions(vec![30, 34, 8]),
             Tlv::Cookie(vec![9; 8]),
             Tlv::Error { code: ErrorCode::NetworkFailure, value: vec![5] },
+            Tlv::Accept(1 << 40),
         ],
         unknown: Vec::new(),
     }
@@ -52,7 +53,7 @@ fn answers_are_encoded_as_the_rfc_says() {
 #[test]
 fn every_tlv_comes_back() {
     let bytes = everything().encode().unwrap();
-    assert_eq!(bytes.len(), 4 + 4 + 24 + 8 + 8 + 12 + 4);
+    assert_eq!(bytes.len(), 4 + 4 + 24 + 8 + 8 + 12 + 4 + 12);
     assert_eq!(message_length(bytes.first_chunk().unwrap()), Ok(bytes.len()));
     assert_eq!(Message::decode(&bytes), Ok(everything()));
 }

@@ -108,6 +108,7 @@ const ListValue = Option.extend({
 const Flag = Option.extend({
 	enabled: '1',
 	disabled: '0',
+	default: '0',
 
 	renderInput(name, value) {
 		return E('input', { 'type': 'checkbox', 'checked': (value == this.enabled) || null });

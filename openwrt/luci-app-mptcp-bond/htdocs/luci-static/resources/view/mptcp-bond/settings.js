@@ -263,6 +263,9 @@ function forwardSections(map) {
 
 	for (const option of [ listen, target ])
 		option.rmempty = false;
+
+	section.option(form.Flag, 'proxy_protocol', _('PROXY protocol'),
+		_('Tells the target who connects; it has to expect that.'));
 }
 
 return view.extend({

@@ -1,0 +1,102 @@
+//! Ports of the server that lead to the LAN.
+
+use super::{Action, Controller};
+use crate::config::agent::ForwardConfig;
+use crate::tunnel::forward::{Incoming, Port, Verdict};
+
+/// What became of the ports asked for.
+#[derive(Default)]
+pub(super) struct Forwards {
+    /// The server that said so, and what.
+    verdicts: Option<(String, Vec<(Port, Verdict)>)>,
+    /// What the user was told last.
+    told: Vec<(Port, Verdict)>,
+}
+
+/// A port of the server, as the status shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardView<'a> {
+    /// Its configuration.
+    pub config: &'a ForwardConfig,
+    /// What the server in use says of it; `None` until it has said something.
+    pub verdict: Option<Verdict>,
+}
+
+impl ForwardView<'_> {
+    /// Why the port is not forwarded, and what to do about it, if the server said no.
+    pub fn denial(&self) -> Option<(String, &'static str)> {
+        let verdict = self.verdict.filter(|verdict| *verdict != Verdict::Granted)?;
+        let ForwardConfig { name, listen, .. } = self.config;
+        Some((format!("forward {name}: no port {listen}: {verdict}"), verdict.advice()))
+    }
+}
+
+impl Forwards {
+    fn verdict(&self, server: &str, port: Port) -> Option<Verdict> {
+        let (by, verdicts) = self.verdicts.as_ref()?;
+        let said = |(of, _): &&(Port, Verdict)| by == server && *of == port;
+        verdicts.iter().find(said).map(|(_, verdict)| *verdict)
+    }
+}
+
+impl Controller {
+    /// The ports to ask the server in use for.
+    pub(super) fn wanted_ports(&self) -> Vec<Port> {
+        if self.config.idle_reason().is_some() {
+            return Vec::new();
+        }
+        self.config.forwards.iter().map(|forward| Port::tcp(forward.listen)).collect()
+    }
+
+    /// The ports of the server that lead to the LAN, in the order of the configuration.
+    pub fn forwards(&self) -> impl Iterator<Item = ForwardView<'_>> {
+        let server = self.servers.used_name().filter(|_| self.servers.used().connected);
+        self.config.forwards.iter().map(move |config| ForwardView {
+            config,
+            verdict: server
+                .and_then(|server| self.forwards.verdict(server, Port::tcp(config.listen))),
+        })
+    }
+
+    /// A server said what became of the ports.
+    pub(super) fn on_forwards(
+        &mut self,
+        server: &str,
+        verdicts: Vec<(Port, Verdict)>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.servers.used_name() != Some(server) {
+            return;
+        }
+        self.forwards.verdicts = Some((server.to_owned(), verdicts.clone()));
+        let told = std::mem::replace(&mut self.forwards.told, verdicts);
+        for view in self.forwards() {
+            let ForwardConfig { name, listen, target, .. } = view.config;
+            let Some(verdict) = view.verdict else { continue };
+            if told.contains(&(Port::tcp(*listen), verdict)) {
+                continue;
+            }
+            actions.push(match view.denial() {
+                Some((found, advice)) => {
+                    Action::Log(log::Level::Warn, format!("{found}: {advice}"))
+                }
+                None => {
+                    let text =
+                        format!("forward {name}: port {listen} of {server} leads to {target}");
+                    Action::Log(log::Level::Info, text)
+                }
+            });
+        }
+    }
+
+    /// A connection waits at a server.
+    pub(super) fn on_incoming(&self, server: &str, incoming: Incoming, actions: &mut Vec<Action>) {
+        let port = incoming.local.port();
+        let forward = self.config.forwards.iter().find(|forward| forward.listen == port);
+        // Only the server in use has streams; others give the connection up by themselves.
+        if let Some(forward) = forward.filter(|_| self.servers.used_name() == Some(server)) {
+            let &ForwardConfig { target, proxy_protocol, .. } = forward;
+            actions.push(Action::Forward { incoming, target, proxy_protocol });
+        }
+    }
+}

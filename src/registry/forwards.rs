@@ -1,0 +1,260 @@
+//! Ports of the server that lead to a client's LAN, and connections accepted there that wait for the
+//! client to take them.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::{Cause, Registry};
+use crate::os::socket::{self, Acceptor};
+use crate::os::{random, runtime};
+use crate::tunnel::forward::{Incoming, Port, Verdict};
+
+/// How long a connection waits for its client.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
+/// How many connections wait for one client.
+const WAITING_LIMIT: usize = 64;
+/// How long a port stays open while its client has no control connection.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// A port that is listened on.
+struct Open {
+    client: String,
+    port: u16,
+    listening: Vec<(OwnedFd, AbortHandle)>,
+    /// When it is closed unless the client asks for it again.
+    until: Option<Instant>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.listening.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+/// A connection accepted on a port.
+pub struct Waiting {
+    client: String,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The connection.
+    pub tcp: TcpStream,
+    incoming: Incoming,
+    since: Instant,
+    announced: bool,
+}
+
+/// The forwarded ports of all clients.
+#[derive(Default)]
+pub struct Forwards {
+    open: RefCell<Vec<Open>>,
+    waiting: RefCell<Vec<Waiting>>,
+    /// Listeners of before the restart, until their clients ask for them.
+    inherited: RefCell<Vec<(SocketAddr, OwnedFd)>>,
+    /// Told when a connection waits.
+    pub arrived: Notify,
+}
+
+impl Registry {
+    /// Opens the ports that a client asks for, as far as it may have them, and closes its others.
+    pub fn forward(self: &Rc<Self>, client: &str, ports: &[Port]) -> Vec<(Port, Verdict)> {
+        self.forwards.open.borrow_mut().retain_mut(|open| {
+            if open.client != client {
+                return true;
+            }
+            open.until = None;
+            ports.contains(&Port::tcp(open.port))
+        });
+        ports.iter().map(|port| (*port, self.open_port(client, *port))).collect()
+    }
+
+    fn open_port(self: &Rc<Self>, client: &str, port: Port) -> Verdict {
+        let number = port.number;
+        if port.protocol != Port::TCP {
+            return Verdict::Unsupported;
+        }
+        if !self.may_forward(client, number) {
+            return Verdict::NotAllowed;
+        }
+        // Whose it was before may not have it any more.
+        let stays = |open: &Open| open.port != number || open.client == client;
+        self.forwards.open.borrow_mut().retain(stays);
+        if self.forwards.open.borrow().iter().any(|open| open.port == number) {
+            return Verdict::Granted;
+        }
+        let what = format!("client {client}: port {number}");
+        match self.listen(client, number) {
+            Ok(listening) => {
+                let open = Open { client: client.to_owned(), port: number, listening, until: None };
+                self.forwards.open.borrow_mut().push(open);
+                self.tell_seldom(log::Level::Info, format!("{what} is forwarded"));
+                Verdict::Granted
+            }
+            Err(error) => {
+                self.tell_seldom(log::Level::Warn, format!("{what} is not forwarded: {error}"));
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => Verdict::InUse,
+                    io::ErrorKind::PermissionDenied => Verdict::Privileged,
+                    _ => Verdict::Failed,
+                }
+            }
+        }
+    }
+
+    /// Of what a client can have happen again and again.
+    fn tell_seldom(&self, level: log::Level, text: String) {
+        if self.throttle.borrow_mut().permit(Instant::now(), &text).is_some() {
+            self.tell(level, text);
+        }
+    }
+
+    fn may_forward(&self, client: &str, port: u16) -> bool {
+        let config = self.config.borrow();
+        config.clients.iter().any(|it| it.name == client && it.forwards.contains(&port))
+    }
+
+    /// Listens on a port of each address that the server itself listens on.
+    fn listen(self: &Rc<Self>, client: &str, port: u16) -> io::Result<Vec<(OwnedFd, AbortHandle)>> {
+        let mut listeners: Vec<TcpListener> = Vec::new();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in &self.config.borrow().listen {
+            if !addresses.contains(&address.ip()) {
+                addresses.push(address.ip());
+                let address = SocketAddr::new(address.ip(), port);
+                listeners.push(self.forwards.listener(address)?);
+            }
+        }
+        let mut listening = Vec::new();
+        for listener in listeners {
+            let socket = listener.as_fd().try_clone_to_owned()?;
+            let task = runtime::spawn(accept(self.clone(), client.to_owned(), listener));
+            listening.push((socket, task.abort_handle()));
+        }
+        Ok(listening)
+    }
+
+    /// Ends what nobody may have or has asked for in time; to be called about once a second, and when
+    /// the configuration has changed.
+    pub fn tidy_forwards(&self, now: Instant) {
+        let forwards = &self.forwards;
+        forwards.open.borrow_mut().retain(|open| {
+            let stays = self.may_forward(&open.client, open.port)
+                && open.until.is_none_or(|until| now < until);
+            if !stays {
+                let Open { client, port, .. } = open;
+                let text = format!("client {client}: port {port} is no longer forwarded");
+                self.tell(log::Level::Info, text);
+            }
+            stays
+        });
+        forwards.waiting.borrow_mut().retain(|waiting| {
+            let stays = now < waiting.since + CLAIM_LIMIT
+                && self.may_forward(&waiting.client, waiting.incoming.local.port());
+            if !stays {
+                socket::abort(&waiting.tcp);
+            }
+            stays
+        });
+        if now >= self.started + LINGER {
+            forwards.inherited.take();
+        }
+    }
+
+    fn arrive(&self, client: &str, tcp: TcpStream, peer: SocketAddr) {
+        let mut waiting = self.forwards.waiting.borrow_mut();
+        let crowd = waiting.iter().filter(|waiting| waiting.client == client).count();
+        let number = random::source().map(|mut random| {
+            let mut number = [0; 8];
+            random(&mut number);
+            u64::from_be_bytes(number)
+        });
+        let (Ok(id), Ok(local), true) = (number, tcp.local_addr(), crowd < WAITING_LIMIT) else {
+            self.refuse(Cause::Unclaimed, peer.ip());
+            return socket::abort(&tcp);
+        };
+        waiting.push(Waiting {
+            client: client.to_owned(),
+            peer,
+            tcp,
+            incoming: Incoming { id, peer, local },
+            since: Instant::now(),
+            announced: false,
+        });
+        self.forwards.arrived.notify_waiters();
+    }
+}
+
+async fn accept(registry: Rc<Registry>, client: String, listener: TcpListener) {
+    let mut acceptor = Acceptor::new(listener);
+    loop {
+        let (tcp, peer) = acceptor.next().await;
+        registry.arrive(&client, tcp, peer);
+    }
+}
+
+impl Forwards {
+    /// The connections that a client has not been told of yet.
+    pub fn announce(&self, client: &str) -> Vec<Incoming> {
+        let mut waiting = self.waiting.borrow_mut();
+        let new = waiting.iter_mut().filter(|it| it.client == client && !it.announced);
+        let announce = |it: &mut Waiting| {
+            it.announced = true;
+            it.incoming
+        };
+        new.map(announce).collect()
+    }
+
+    /// A connection that waits for this client.
+    pub fn claim(&self, client: &str, id: u64) -> Option<Waiting> {
+        let mut waiting = self.waiting.borrow_mut();
+        let at = waiting.iter().position(|it| it.client == client && it.incoming.id == id)?;
+        Some(waiting.remove(at))
+    }
+
+    /// Resets a connection that waits for this client.
+    pub fn decline(&self, client: &str, id: u64) {
+        if let Some(waiting) = self.claim(client, id) {
+            socket::abort(&waiting.tcp);
+        }
+    }
+
+    /// Closes a client's ports in a minute, unless it asks for them again.
+    pub fn linger(&self, client: &str, now: Instant) {
+        let mut open = self.open.borrow_mut();
+        for open in open.iter_mut().filter(|open| open.client == client) {
+            open.until = Some(now + LINGER);
+        }
+    }
+
+    /// The listeners, which stop accepting, for the next start.
+    pub fn leave(&self) -> Vec<OwnedFd> {
+        let mut open = self.open.take();
+        open.iter_mut()
+            .flat_map(|open| std::mem::take(&mut open.listening))
+            .map(|(socket, task)| {
+                task.abort();
+                socket
+            })
+            .collect()
+    }
+
+    /// Keeps listeners of before the restart until their clients ask for them.
+    pub fn inherit(&self, listeners: Vec<(SocketAddr, OwnedFd)>) {
+        *self.inherited.borrow_mut() = listeners;
+    }
+
+    fn listener(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let mut inherited = self.inherited.borrow_mut();
+        match inherited.iter().position(|(left, _)| *left == address) {
+            Some(at) => TcpListener::from_std(inherited.swap_remove(at).1.into()),
+            None => socket::tcp_listen(address, None),
+        }
+    }
+}
