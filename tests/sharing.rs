@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use attacker::Attacker;
+use attacker::crowd::Crowd;
 use lab::traffic::Kind;
 use lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, until};
 use mptcp_bond::config::keys::PrivateKey;
@@ -16,6 +17,10 @@ use mptcp_bond::tunnel::hello::Refusal;
 
 /// How long anything may take that should happen soon.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Routers that share the server's uplink.
+const ROUTERS: usize = 10;
+/// For how long shares are measured.
+const MEASURED: Duration = Duration::from_secs(2);
 /// Where the target listens.
 const PORT: u16 = 80;
 
@@ -58,4 +63,23 @@ fn a_full_server_says_so_and_so_does_one_that_stops() {
     for control in [control_again, control] {
         assert_eq!(control.wait_for_close(), Refusal::ShuttingDown);
     }
+}
+
+#[test]
+fn routers_have_equal_parts_whatever_one_of_them_does() {
+    let lab = Lab::two_uplinks("shares");
+    lab.shape_server(50);
+    let server = ServerProgram::start_with(&lab, "rate = \"40Mbit\"\n");
+    let crowd = Crowd::start(&lab, &server, ROUTERS, 2);
+    let (alone, _) = crowd.measure(None, MEASURED);
+    let hostile = crowd.join_hostile(&server, 40);
+    let (beside, taken) = crowd.measure(Some(&hostile), MEASURED);
+    for shares in [&alone, &beside] {
+        println!("{:?}, {:.1} Mbit/s", shares.spread(), shares.total() / 1e6);
+        let [least, _, most] = shares.spread();
+        assert!(least > 0.75 && most < 1.25, "{:?}", shares.spread());
+    }
+    // By streams it would be half of all.
+    let share = taken * ROUTERS as f64 / beside.total();
+    assert!(share < 1.25, "{share}");
 }

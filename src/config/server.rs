@@ -66,6 +66,8 @@ pub struct ServerLimits {
     pub streams: u32,
     /// Streams of one client at once.
     pub streams_per_client: u32,
+    /// Bytes a second of all clients together, each direction, which they share; 0 is not known.
+    pub rate: u64,
     /// Bytes a second of one client, each direction; 0 is unlimited.
     pub rate_per_client: u64,
     /// Connections that have not shown who they are, at once.
@@ -79,6 +81,7 @@ impl Default for ServerLimits {
         ServerLimits {
             streams: 65536,
             streams_per_client: 4096,
+            rate: 0,
             rate_per_client: 0,
             unauthenticated: 256,
             session_lifetime: SESSION_LIFETIME,

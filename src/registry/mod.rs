@@ -3,6 +3,7 @@
 pub mod forwards;
 pub mod gate;
 pub mod sessions;
+pub mod sharing;
 pub mod streams;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use forwards::Forwards;
 use gate::Gate;
 use sessions::Sessions;
+use sharing::Shares;
 use streams::{Opened, Stream, StreamView, Streams};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -112,6 +114,9 @@ pub struct Client {
     down: Total,
     up: Total,
     pace: Arc<Pace>,
+    /// Bytes a second that it moved lately.
+    down_used: Cell<u64>,
+    up_used: Cell<u64>,
 }
 
 /// Bytes of all streams of a client, in one direction.
@@ -178,12 +183,13 @@ pub struct Registry {
     stopping: Cell<bool>,
     /// Clients' keys, and those that took their places, in that order.
     renewed: RefCell<Vec<(PublicKey, PublicKey)>>,
+    shares: Cell<Shares>,
 }
 
 impl Registry {
     /// A server without sessions.
     pub fn new(config_file: PathBuf, config: ServerConfig, keys: ServerKeys) -> Rc<Registry> {
-        Rc::new(Registry {
+        let registry = Rc::new(Registry {
             config_file,
             gate: Gate::new(config.limits.unauthenticated),
             policy: RefCell::new(policy_with(&config, &[])),
@@ -202,7 +208,10 @@ impl Registry {
             throttle: RefCell::default(),
             stopping: Cell::new(false),
             renewed: RefCell::default(),
-        })
+            shares: Cell::default(),
+        });
+        registry.reset_shares();
+        registry
     }
 
     /// The configured client with this key.
@@ -238,10 +247,9 @@ impl Registry {
 
     /// A client's counters.
     pub fn client(&self, name: &str) -> Rc<Client> {
-        let rate = self.config.borrow().limits.rate_per_client;
         let new = || {
             let client = Client::default();
-            client.pace.set_rate(rate);
+            self.set_pace(&client);
             Rc::new(client)
         };
         self.clients.borrow_mut().entry(name.to_owned()).or_insert_with(new).clone()
@@ -272,8 +280,11 @@ impl Registry {
                 self.accounts.borrow_mut().forget(&client.name, Instant::now());
             }
         }
+        if new.limits.rate != old.limits.rate {
+            self.reset_shares();
+        }
         for client in self.clients.borrow().values() {
-            client.pace.set_rate(new.limits.rate_per_client);
+            self.set_pace(client);
             client.changed.notify_waiters();
         }
     }

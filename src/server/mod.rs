@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
 use crate::config::server::ServerConfig;
@@ -36,7 +36,7 @@ use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{self, http, log as logging, runtime};
 use crate::provision::{HTTP_TOKEN, http_token, read_server_config, read_server_keys};
 use crate::registry::gate::Pass;
-use crate::registry::{Cause, Registry};
+use crate::registry::{Cause, Registry, sharing};
 use crate::relay::Workers;
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
@@ -140,6 +140,8 @@ async fn serve(
     problem.into_iter().for_each(|text| registry.tell(log::Level::Error, text));
 
     let mut second = interval(Duration::from_secs(1));
+    let mut sharing = interval(sharing::INTERVAL);
+    sharing.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::os)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::os)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Fatal::os)?;
@@ -155,6 +157,7 @@ async fn serve(
                     registry.refuse(Cause::Silent, source);
                 }
             }
+            now = sharing.tick(), if registry.shares_uplink() => registry.share(now.into_std()),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
+pub mod crowd;
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -160,19 +162,26 @@ impl Attacker {
 }
 
 impl Attacker {
+    /// A stream that was asked for, and may not be connected to its target yet.
+    #[track_caller]
+    pub fn request_stream(&self, session: &mut ClientSession, target: SocketAddr) -> Stream {
+        let (preamble, keys) = session.open_stream();
+        let (mut sealer, opener) = keys.client();
+        let request = Message::connect(target).encode().expect("a request");
+        let request = sealer.seal_new(Kind::Request, &request).expect("a record");
+        let tcp = self.send(&[&preamble[..], &request].concat());
+        Stream { tcp, sealer, opener }
+    }
+
     /// A stream that is connected to its target.
     #[track_caller]
     pub fn open_stream(&self, session: &mut ClientSession, target: SocketAddr) -> Stream {
-        let (preamble, keys) = session.open_stream();
-        let (mut sealer, mut opener) = keys.client();
-        let request = Message::connect(target).encode().expect("a request");
-        let request = sealer.seal_new(Kind::Request, &request).expect("a record");
-        let mut tcp = self.send(&[&preamble[..], &request].concat());
+        let mut stream = self.request_stream(session, target);
         let mut answer = [0; OVERHEAD + convert::HEADER_LEN];
-        tcp.read_exact(&mut answer).expect("an answer");
-        let opened = opener.next(&mut answer).expect("an authentic answer");
+        stream.tcp.read_exact(&mut answer).expect("an answer");
+        let opened = stream.opener.next(&mut answer).expect("an authentic answer");
         assert!(matches!(opened, Opened::Record { kind: Kind::Answer, .. }), "{opened:?}");
-        Stream { tcp, sealer, opener }
+        stream
     }
 }
 
@@ -184,6 +193,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The connection that it is on.
+    pub fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
         let record = self.sealer.seal_new(Kind::Data, bytes).expect("a record");

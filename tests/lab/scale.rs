@@ -1,7 +1,9 @@
-//! `make bench`: one server with many clients whose streams are idle: its memory for each stream, and
-//! what it does with the processor when nothing happens.
+//! `make bench`: one server with many clients. Streams that are idle: its memory for each, and what it
+//! does with the processor when nothing happens. Downloads that share the server's uplink: how evenly,
+//! and what a client that means no good takes from the others.
 //!
-//! Prints Markdown. `--streams N` for another number of streams.
+//! Prints Markdown. `--streams N` for another number of idle streams, `--only idle` and `--only sharing`
+//! for one of the two.
 
 #[path = "../attacker/mod.rs"]
 mod attacker;
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use attacker::crowd::{Crowd, Shares};
 use attacker::{Attacker, Control, Stream};
 use lab::traffic::Kind;
 use lab::{Lab, ServerProgram, TARGET_V4, command, save};
@@ -22,7 +25,7 @@ use mptcp_bond::config::keys::PrivateKey;
 use mptcp_bond::tunnel::session::ClientSession;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-const USAGE: &str = "usage: scale [--streams N] [--output FILE]";
+const USAGE: &str = "usage: scale [--streams N] [--only idle|sharing] [--output FILE]";
 /// Where the target listens.
 const PORT: u16 = 80;
 const CLIENTS: usize = 100;
@@ -31,19 +34,29 @@ const STREAMS: usize = 9000;
 const OTHER_FILES: u64 = 1000;
 /// How long the server is watched while nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
+/// Mbit/s of the server's uplink, and of what is shared in it.
+const UPLINK: u32 = 200;
+const RATE: u32 = 180;
+/// Downloads of each router, and streams of the one that means no good.
+const DOWNLOADS: usize = 20;
+const HOSTILE: usize = 500;
+/// For how long shares are measured.
+const MEASURED: Duration = Duration::from_secs(20);
 
 struct Options {
     streams: usize,
+    only: Option<String>,
     output: Option<PathBuf>,
 }
 
 impl Options {
     fn parse() -> Result<Options, lexopt::Error> {
-        let mut options = Options { streams: STREAMS, output: None };
+        let mut options = Options { streams: STREAMS, only: None, output: None };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
                 lexopt::Arg::Long("streams") => options.streams = arguments.value()?.parse()?,
+                lexopt::Arg::Long("only") => options.only = Some(arguments.value()?.parse()?),
                 lexopt::Arg::Long("output") => options.output = Some(arguments.value()?.into()),
                 other => return Err(other.unexpected()),
             }
@@ -54,13 +67,20 @@ impl Options {
 
 fn main() -> ExitCode {
     command(USAGE, Options::parse, |options| {
-        let report = measure(&options);
+        let wanted = |part| options.only.as_deref().is_none_or(|only| only == part);
+        let mut report = String::new();
+        if wanted("idle") {
+            report += &idle(&options);
+        }
+        if wanted("sharing") {
+            report += &sharing();
+        }
         print!("{report}");
         save(&report, options.output.as_deref())
     })
 }
 
-fn measure(options: &Options) -> String {
+fn idle(options: &Options) -> String {
     allow_files(2 * options.streams as u64 + OTHER_FILES);
     let lab = Lab::two_uplinks("scale");
     let mut server = ServerProgram::start(&lab);
@@ -99,6 +119,37 @@ fn measure(options: &Options) -> String {
         took.as_secs_f64(),
         idle * 100.0,
         answered.as_secs_f64() * 1e3,
+    )
+}
+
+/// Downloads of all clients at once, with the rate of the server's uplink unknown to it, and known.
+fn sharing() -> String {
+    allow_files(2 * (CLIENTS * DOWNLOADS + HOSTILE) as u64 + OTHER_FILES);
+    let mut report = format!(
+        "\n{CLIENTS} clients with {DOWNLOADS} downloads each behind {UPLINK} Mbit/s of the server, then beside \
+         one with {HOSTILE} streams, half of which it does not read, that floods with connections. Shares are \
+         multiples of an equal part.\n\n\
+         | `rate` | Hostile | Mbit/s | Least | Median | Largest | Jain's index | Hostile's Mbit/s |\n|---|---|---|---|---|---|---|---|\n"
+    );
+    for (rate, toml) in [("0", String::new()), ("180Mbit", format!("rate = \"{RATE}Mbit\"\n"))] {
+        let lab = Lab::two_uplinks("sharing");
+        lab.shape_server(UPLINK);
+        let server = ServerProgram::start_with(&lab, &toml);
+        let crowd = Crowd::start(&lab, &server, CLIENTS, DOWNLOADS);
+        report += &row(rate, "no", crowd.measure(None, MEASURED));
+        let hostile = crowd.join_hostile(&server, HOSTILE);
+        report += &row(rate, "yes", crowd.measure(Some(&hostile), MEASURED));
+    }
+    report
+}
+
+fn row(rate: &str, hostile: &str, (shares, taken): (Shares, f64)) -> String {
+    let [least, median, largest] = shares.spread();
+    format!(
+        "| {rate} | {hostile} | {:.1} | {least:.2} | {median:.2} | {largest:.2} | {:.4} | {:.1} |\n",
+        shares.total() / 1e6,
+        shares.jain(),
+        taken / 1e6,
     )
 }
 

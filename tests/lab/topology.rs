@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
+use super::isp::shape;
 use super::{Namespace, Process, Uplink, UplinkSpec};
 
 /// The LAN client, on `192.168.77.0/24`.
@@ -121,6 +122,11 @@ impl Lab {
     #[track_caller]
     pub fn uplink(&self, index: usize) -> &Uplink {
         &self.uplinks[index]
+    }
+
+    /// Limits the rate, in Mbit/s, at which the server sends.
+    pub fn shape_server(&self, rate: u32) {
+        shape(&self.server, "eth0", rate);
     }
 
     /// Lets no packet through between the VPS and the uplinks. Its processes live on, and so do its

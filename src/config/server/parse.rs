@@ -119,6 +119,7 @@ fn read_limits(table: &mut Table<'_>) -> Option<ServerLimits> {
         streams_per_client: table
             .optional("streams_per_client", count)
             .unwrap_or(default.streams_per_client),
+        rate: table.optional("rate", rate).unwrap_or(default.rate),
         rate_per_client: table.optional("rate_per_client", rate).unwrap_or(default.rate_per_client),
         unauthenticated: table
             .optional("unauthenticated", count)

@@ -21,6 +21,7 @@ deny = [\"203.0.113.0/24\"]
 
 [limits]
 streams_per_client = 100
+rate = \"200Mbit\"
 rate_per_client = \"50Mbit\"
 unauthenticated = 16
 streams = 500
@@ -72,6 +73,7 @@ fn everything_is_read() {
             limits: ServerLimits {
                 streams: 500,
                 streams_per_client: 100,
+                rate: 25_000_000,
                 rate_per_client: 6_250_000,
                 unauthenticated: 16,
                 session_lifetime: Duration::from_secs(600),
@@ -191,32 +193,32 @@ fn wrong_values_are_named() {
             "= 99999999999999999999",
             "12: 'limits.streams_per_client' is 99999999999999999999; it must be a number from 1 to 1000000",
         ),
-        ("= 600", "= 3", "16: 'limits.session_lifetime' is 3; it must be a number from 4 to 86400"),
+        ("= 600", "= 3", "17: 'limits.session_lifetime' is 3; it must be a number from 4 to 86400"),
         (
             "50Mbit",
             "50M",
-            "13: 'limits.rate_per_client' is '50M'; it must be 0, or bits a second with kbit, Mbit or Gbit, such as 50Mbit",
+            "14: 'limits.rate_per_client' is '50M'; it must be 0, or bits a second with kbit, Mbit or Gbit, such as 50Mbit",
         ),
         (
             "\"home\"",
             "\"my home\"",
-            "19: 'client.name' is 'my home'; it must be a name of 1 to 64 letters, digits, '-', '_' and '.', such as home",
+            "20: 'client.name' is 'my home'; it must be a name of 1 to 64 letters, digits, '-', '_' and '.', such as home",
         ),
         (
             "Tmo=",
             "Tmo",
-            "20: 'client.public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
+            "21: 'client.public_key' is 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo'; it must be a public key: 32 bytes in base64, 44 characters that end in '='",
         ),
-        ("2222", "70000", "21: 'client.forwards' is 70000; it must be a number from 1 to 65535"),
-        ("2222", "443", "18: client 'home': forwards has 443, where the server itself listens"),
-        ("\"office\"", "\"home\"", "23: client 'home' is there already, on line 18"),
-        (KEY2, KEY, "23: client 'office' has the public key of the client on line 18"),
+        ("2222", "70000", "22: 'client.forwards' is 70000; it must be a number from 1 to 65535"),
+        ("2222", "443", "19: client 'home': forwards has 443, where the server itself listens"),
+        ("\"office\"", "\"home\"", "24: client 'home' is there already, on line 19"),
+        (KEY2, KEY, "24: client 'office' has the public key of the client on line 19"),
         (
             "\"office\"",
             "\"office\"\nforwards = [8080]",
-            "23: client 'office': forwards has 8080, which client 'home' has",
+            "24: client 'office': forwards has 8080, which client 'home' has",
         ),
-        ("name = \"office\"\n", "", "23: 'client.name' is missing; it is required"),
+        ("name = \"office\"\n", "", "24: 'client.name' is missing; it is required"),
         (
             "listen",
             "listn",
@@ -225,7 +227,7 @@ fn wrong_values_are_named() {
         (
             "unauthenticated",
             "unauth",
-            "14: unknown key 'limits.unauth'; [limits] has streams, streams_per_client, rate_per_client, unauthenticated, session_lifetime",
+            "15: unknown key 'limits.unauth'; [limits] has streams, streams_per_client, rate, rate_per_client, unauthenticated, session_lifetime",
         ),
     ] {
         assert!(full().contains(from), "{from}");
