@@ -19,8 +19,8 @@ use mptcp_bond::tunnel::hello::Refusal;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Routers that share the server's uplink.
 const ROUTERS: usize = 10;
-/// For how long shares are measured.
-const MEASURED: Duration = Duration::from_secs(2);
+/// For how long shares settle, and are measured.
+const MEASURED: [Duration; 2] = [Duration::from_secs(2); 2];
 /// Where the target listens.
 const PORT: u16 = 80;
 

@@ -21,8 +21,6 @@ use crate::lab::{Lab, ServerProgram, TARGET_V4};
 
 /// Where the source of the downloads listens.
 const PORT: u16 = 80;
-/// How long shares take to settle before they are measured.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// Routers whose downloads run.
 pub struct Crowd<'lab> {
@@ -61,9 +59,14 @@ impl<'lab> Crowd<'lab> {
         Crowd { lab, tasks, _controls: controls, received }
     }
 
-    /// What each router receives, and the hostile one, in bits a second.
-    pub fn measure(&self, hostile: Option<&Hostile>, time: Duration) -> (Shares, f64) {
-        sleep(SETTLE);
+    /// What each router receives, and the hostile one, in bits a second: for some time, once they have
+    /// had time to settle.
+    pub fn measure(
+        &self,
+        hostile: Option<&Hostile>,
+        [settle, time]: [Duration; 2],
+    ) -> (Shares, f64) {
+        sleep(settle);
         let counters = || self.received.iter().chain(hostile.map(|hostile| &hostile.received));
         let received =
             || -> Vec<usize> { counters().map(|bytes| bytes.load(Ordering::Relaxed)).collect() };

@@ -40,8 +40,8 @@ const RATE: u32 = 180;
 /// Downloads of each router, and streams of the one that means no good.
 const DOWNLOADS: usize = 20;
 const HOSTILE: usize = 500;
-/// For how long shares are measured.
-const MEASURED: Duration = Duration::from_secs(20);
+/// For how long shares settle, and are measured: thousands of streams begin at once.
+const MEASURED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(20)];
 
 struct Options {
     streams: usize,
