@@ -13,6 +13,7 @@ use crate::quota::Usage;
 use crate::tunnel::Cipher;
 use crate::tunnel::control::{ClientMessage, ServerMessage};
 use crate::tunnel::convert::Message;
+use crate::tunnel::datagram::{self, Channel};
 use crate::tunnel::handshake::ServerHandshake;
 use crate::tunnel::hello::{ClientHello, ServerHello};
 use crate::tunnel::probe::UnverifiedProbe;
@@ -25,10 +26,11 @@ use crate::{ubus, web};
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const DECODERS: [(&str, Decoder); 16] = [
+pub const DECODERS: [(&str, Decoder); 17] = [
     ("agent-config", |bytes| drop(AgentConfig::parse_bytes(bytes, "mptcpd"))),
     ("control-message", control_message),
     ("convert", convert),
+    ("datagram", datagram),
     ("dns", dns::read_anything),
     ("handshake", handshake),
     ("hello", hello),
@@ -63,6 +65,14 @@ fn convert(bytes: &[u8]) {
     let _ = message.target();
     if let Ok(written) = message.encode() {
         assert_eq!(Message::decode(&written).map(|again| again.tlvs), Ok(message.tlvs));
+    }
+}
+
+fn datagram(bytes: &[u8]) {
+    datagram::read_anything(bytes);
+    for channel in [Channel::client(&keys()), Channel::server(&keys())] {
+        let opened = channel.map(|mut channel| channel.open(&mut bytes.to_vec()).is_ok());
+        assert!(opened == Some(false), "forged");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A control connection ([`handshake`], [`control`]) authenticates a router and gives it a
 //! [`session`]; each LAN connection is then one [`stream`] of [`record`]s that opens with a
-//! [`convert`] request; [`probe`]s measure the uplinks over UDP.
+//! [`convert`] request; over UDP, [`probe`]s measure the uplinks and [`datagram`]s carry UDP of the LAN.
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use crate::config::agent::CipherChoice;
 
 pub mod control;
 pub mod convert;
+pub mod datagram;
 pub mod forward;
 pub mod handshake;
 pub mod hello;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
-use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{self, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
@@ -144,14 +144,18 @@ impl fmt::Debug for StreamKeys {
     }
 }
 
-/// A key that seals or opens up to [`RECORDS_PER_KEY`] records.
-struct RecordKey {
+/// A key that seals or opens up to [`RECORDS_PER_KEY`] records, or any number of datagrams.
+pub(super) struct RecordKey {
     key: LessSafeKey,
     iv: [u8; aead::NONCE_LEN],
 }
 
 impl RecordKey {
-    fn derive(secret: &TrafficSecret, cipher: Cipher, generation: u64) -> Option<Box<RecordKey>> {
+    pub(super) fn derive(
+        secret: &TrafficSecret,
+        cipher: Cipher,
+        generation: u64,
+    ) -> Option<Box<RecordKey>> {
         let algorithm = match cipher {
             Cipher::Aes128Gcm => &aead::AES_128_GCM,
             Cipher::ChaCha20Poly1305 | Cipher::None => &aead::CHACHA20_POLY1305,
@@ -169,6 +173,27 @@ impl RecordKey {
             *byte ^= part;
         }
         Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// Seals a plaintext in place; gives the tag.
+    pub(super) fn seal(
+        &self,
+        counter: u64,
+        header: Aad<&[u8]>,
+        plaintext: &mut [u8],
+    ) -> Option<Tag> {
+        let nonce = self.nonce(counter);
+        self.key.seal_in_place_separate_tag(nonce, header, plaintext).ok()
+    }
+
+    /// Opens what was sealed, with its tag at the end, in place; gives the plaintext.
+    pub(super) fn open<'a>(
+        &self,
+        counter: u64,
+        header: Aad<&[u8]>,
+        sealed: &'a mut [u8],
+    ) -> Option<&'a mut [u8]> {
+        self.key.open_in_place(self.nonce(counter), header, sealed).ok()
     }
 }
 
@@ -291,10 +316,8 @@ impl Sealer {
         let room = rest.get_mut(..TAG_LEN).ok_or(RecordError::BufferTooShort)?;
 
         let key = sequence.key.as_ref().ok_or(RecordError::Library)?;
-        let tag = key
-            .key
-            .seal_in_place_separate_tag(key.nonce(sequence.counter), Aad::from(header), plaintext)
-            .map_err(|_| RecordError::Library)?;
+        let tag = key.seal(sequence.counter, Aad::from(&header), plaintext);
+        let tag = tag.ok_or(RecordError::Library)?;
         head.copy_from_slice(&header);
         room.copy_from_slice(tag.as_ref());
         sequence.advance(kind);
@@ -373,9 +396,7 @@ impl Opener {
             return Ok(Opened::Need(consumed));
         };
         let key = sequence.key.as_ref().ok_or(RecordError::Library)?;
-        key.key
-            .open_in_place(key.nonce(sequence.counter), Aad::from(header), sealed)
-            .map_err(|_| RecordError::Forged)?;
+        key.open(sequence.counter, Aad::from(&header), sealed).ok_or(RecordError::Forged)?;
         sequence.advance(kind);
         Ok(Opened::Record { kind, payload: HEADER_LEN..HEADER_LEN + length, consumed })
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ring::{hkdf, hmac};
 use zeroize::Zeroizing;
 
-use super::record::{StreamKeys, TrafficSecret};
+use super::datagram::Channel;
+use super::record::{RecordKey, StreamKeys, TrafficSecret};
 use super::replay::ReplayWindow;
 use super::stream::{PREAMBLE_LEN, Preamble, PreambleError, UnverifiedPreamble};
 use super::{Cipher, Rng};
@@ -22,6 +23,7 @@ pub(super) const LABEL_PROBE_REQUEST: &[u8] = b"probe request";
 pub(super) const LABEL_PROBE_REPLY: &[u8] = b"probe reply";
 const LABEL_CLIENT_TO_SERVER: &[u8] = b"stream c2s";
 const LABEL_SERVER_TO_CLIENT: &[u8] = b"stream s2c";
+const LABEL_DATAGRAMS: [&[u8]; 2] = [b"datagram c2s", b"datagram s2c"];
 
 /// A session's number, unpredictable and never reused by a server while it knows the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,6 +162,12 @@ impl SessionKeys {
         }
     }
 
+    /// The keys of datagrams to the server and to the client; `None` if the library fails.
+    pub(super) fn datagrams(&self) -> [Option<Box<RecordKey>>; 2] {
+        let cipher = Cipher::ChaCha20Poly1305;
+        LABEL_DATAGRAMS.map(|label| RecordKey::derive(&self.direction(label, 0, cipher), cipher, 0))
+    }
+
     fn direction(&self, label: &[u8], counter: u64, cipher: Cipher) -> TrafficSecret {
         let (id, counter) = (self.id.0.to_be_bytes(), counter.to_be_bytes());
         let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, self.prk.as_slice());
@@ -179,12 +187,14 @@ pub struct ClientSession {
     keys: SessionKeys,
     cipher: Cipher,
     next: u64,
+    /// Made when it is needed first: most sessions carry no datagram.
+    datagrams: Option<Box<Channel>>,
 }
 
 impl ClientSession {
     /// A session just received.
     pub fn new(id: SessionId, secret: &StreamSecret, cipher: Cipher) -> ClientSession {
-        ClientSession { keys: SessionKeys::new(id, secret), cipher, next: 0 }
+        ClientSession { keys: SessionKeys::new(id, secret), cipher, next: 0, datagrams: None }
     }
 
     /// The keys.
@@ -205,6 +215,14 @@ impl ClientSession {
         let preamble = Preamble { cipher: self.cipher, flags: 0, session: self.keys.id, counter };
         (preamble.encode(&self.keys), self.keys.stream(counter, self.cipher))
     }
+
+    /// This end of the exchange of datagrams; `None` if the cryptographic library fails.
+    pub fn datagrams(&mut self) -> Option<&mut Channel> {
+        if self.datagrams.is_none() {
+            self.datagrams = Channel::client(&self.keys).map(Box::new);
+        }
+        self.datagrams.as_deref_mut()
+    }
 }
 
 /// A session as the server sees it: it accepts each stream once.
@@ -214,6 +232,8 @@ pub struct ServerSession {
     cipher: Cipher,
     window: ReplayWindow,
     accept_until: Option<Instant>,
+    /// Made when it is needed first.
+    datagrams: Option<Box<Channel>>,
 }
 
 impl ServerSession {
@@ -224,7 +244,16 @@ impl ServerSession {
             cipher,
             window: ReplayWindow::new(),
             accept_until: None,
+            datagrams: None,
         }
+    }
+
+    /// This end of the exchange of datagrams; `None` if the cryptographic library fails.
+    pub fn datagrams(&mut self) -> Option<&mut Channel> {
+        if self.datagrams.is_none() {
+            self.datagrams = Channel::server(&self.keys).map(Box::new);
+        }
+        self.datagrams.as_deref_mut()
     }
 
     /// The keys.

@@ -9,6 +9,7 @@ use crate::config::keys::{PublicKey, Token};
 
 use super::control::{ClientMessage, HostState, ServerMessage};
 use super::convert::{ErrorCode, Failure, Message};
+use super::datagram::{Channel, Datagram, Flow};
 use super::forward::{Incoming, Port, Verdict};
 use super::handshake::{
     ClientHandshake, ClientHello, Refusal, ServerHandshake, ServerHello, Versions,
@@ -16,7 +17,7 @@ use super::handshake::{
 use super::known::{Inputs, SESSION, sequence};
 use super::probe::ProbeRequest;
 use super::record::{self, Kind, Sealer, StreamKeys};
-use super::session::{self, ClientSession, StreamSecret, expand};
+use super::session::{self, ClientSession, SessionKeys, StreamSecret, expand};
 use super::testing::public_key;
 use super::{Cipher, CipherSet};
 
@@ -195,6 +196,27 @@ fn probes(vectors: &mut Vectors, secret: &StreamSecret) {
     vectors.put("reply", &reply.encode(session.keys()));
 }
 
+fn datagrams(vectors: &mut Vectors, secret: &StreamSecret) {
+    let keys = SessionKeys::new(SESSION, secret);
+    let flow = |host: &str, target: &str| {
+        Some(Flow { host: host.parse().unwrap(), target: target.parse().unwrap() })
+    };
+    let v4 = flow("192.168.1.2:5062", "192.0.2.7:5060");
+    let v6 = flow("[fd00::2]:5062", "[2001:db8::7]:5060");
+    vectors.title(
+        "Datagrams between 192.168.1.2 port 5062 and 192.0.2.7 port 5060, fd00::2 and 2001:db8::7",
+    );
+    let mut client = Channel::client(&keys).unwrap();
+    let mut server = Channel::server(&keys).unwrap();
+    let mut says = |end: &mut Channel, name: &str, flow, twice, payload: &[u8]| {
+        vectors.put(name, &end.seal(&Datagram { flow, twice, payload }).unwrap());
+    };
+    says(&mut client, "hello, counter 0, over two uplinks", v4, true, b"hello");
+    says(&mut client, "hello, counter 1, IPv6", v6, false, b"hello");
+    says(&mut client, "nothing, counter 2", None, false, &[]);
+    says(&mut server, "answer: hello, counter 0", v4, false, b"hello");
+}
+
 fn generate() -> String {
     let secret = StreamSecret::from_bytes(sequence(0x00));
     let mut vectors = Vectors::default();
@@ -202,6 +224,7 @@ fn generate() -> String {
     schedule(&mut vectors, &secret);
     streams(&mut vectors, &secret);
     probes(&mut vectors, &secret);
+    datagrams(&mut vectors, &secret);
     vectors.0
 }
 
@@ -215,7 +238,7 @@ fn the_documents_vectors_are_right() {
 
 #[test]
 fn the_documents_constants_are_right() {
-    use super::{control, handshake, hello, probe, replay, stream};
+    use super::{control, datagram, handshake, hello, probe, replay, stream};
     let seconds = |duration: Duration| duration.as_secs();
     for (name, value) in [
         ("version", u64::from(super::VERSION_MAX)),
@@ -231,6 +254,8 @@ fn the_documents_constants_are_right() {
         ("stream counters remembered", replay::WINDOW),
         ("probe", probe::PROBE_LEN as u64),
         ("probe with its padding, at most", probe::PROBE_MAX as u64),
+        ("datagram, at most", datagram::DATAGRAM_MAX as u64),
+        ("datagram counters remembered", replay::WINDOW),
         ("wait for Ready", seconds(control::READY_TIMEOUT)),
         ("between pings", seconds(control::PING_INTERVAL)),
         ("silence on a control connection", seconds(control::SILENCE_TIMEOUT)),
