@@ -141,6 +141,7 @@ pub fn desired(input: &Input) -> Desired {
         server_reachable: input.server_reachable,
         on_server_loss: input.config.on_server_loss,
         quic: input.config.quic,
+        udp_ports: &input.config.udp_ports,
         uplinks: &direct::marks(input.uplinks, input.kernel),
     });
     Desired {

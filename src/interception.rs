@@ -28,11 +28,13 @@ pub struct Interception<'a> {
     pub on_server_loss: OnServerLoss,
     /// What happens to UDP 443 while it can.
     pub quic: Quic,
+    /// Destination ports of the UDP that is tunnelled, inclusive ranges.
+    pub udp_ports: &'a [(u16, u16)],
     /// The uplinks' addresses, and the marks of flows that have them for theirs.
     pub uplinks: &'a LiteMap<IpAddr, Mark>,
 }
 
-/// The ports that the agent's TPROXY sockets listen on; `None` where it does not intercept a family.
+/// The ports that the agent's TPROXY sockets have, TCP and UDP alike; `None` where it does not intercept a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TproxyPorts {
     /// On 127.0.0.1.
@@ -166,6 +168,12 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
     writeln!(out, "\tchain prerouting {{")?;
     writeln!(out, "\t\ttype filter hook prerouting priority mangle; policy accept;")?;
     writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
+    if it.server_reachable && !it.udp_ports.is_empty() {
+        // A LAN host that answers from such a port to one is not opening anything.
+        let what = format!("udp dport {{ {} }} ct direction original", port_set(it.udp_ports));
+        writeln!(out, "\t\t{what} jump exempt")?;
+        write_tproxy(out, &what, it.ports, &set_mark)?;
+    }
     writeln!(out, "\t\tmeta l4proto != tcp accept")?;
     // What the agent has accepted goes on to it, also while the server is lost.
     writeln!(out, "\t\tsocket transparent 1 {set_mark} accept")?;
@@ -174,19 +182,24 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
     writeln!(out, "\t\ttcp flags & (fin|syn|rst|ack) != syn accept")?;
     if it.server_reachable {
         writeln!(out, "\t\tjump exempt")?;
-        for (family, address, port) in
-            [("ipv4", "ip to 127.0.0.1", it.ports.v4), ("ipv6", "ip6 to [::1]", it.ports.v6)]
-        {
-            if let Some(port) = port {
-                writeln!(
-                    out,
-                    "\t\tmeta nfproto {family} meta l4proto tcp tproxy {address}:{port} \
-                     {set_mark} accept"
-                )?;
-            }
-        }
+        write_tproxy(out, "meta l4proto tcp", it.ports, &set_mark)?;
     }
     writeln!(out, "\t}}")
+}
+
+/// Hands packets to the agent.
+fn write_tproxy(out: &mut String, what: &str, ports: TproxyPorts, set_mark: &str) -> fmt::Result {
+    for (family, address, port) in
+        [("ipv4", "ip to 127.0.0.1", ports.v4), ("ipv6", "ip6 to [::1]", ports.v6)]
+    {
+        if let Some(port) = port {
+            writeln!(
+                out,
+                "\t\tmeta nfproto {family} {what} tproxy {address}:{port} {set_mark} accept"
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Marks what is not tunnelled. A flow stays on the uplink whose address it was translated to, or
@@ -224,21 +237,30 @@ fn write_direct(out: &mut String, uplinks: &LiteMap<IpAddr, Mark>, lan: &str) ->
 }
 
 fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
-    let reject = if it.server_reachable {
-        (it.quic == Quic::Reject)
-            .then_some(("ct state new udp dport 443", "reject with icmpx type port-unreachable"))
-    } else {
-        (it.on_server_loss == OnServerLoss::Block)
-            .then_some(("tcp flags & (fin|syn|rst|ack) == syn", "reject with tcp reset"))
-    };
-    let Some((what, reject)) = reject else { return Ok(()) };
+    let mut refused = Vec::new();
+    if it.server_reachable && it.quic == Quic::Reject {
+        let quic = "ct state new udp dport 443".to_owned();
+        refused.push((quic, "reject with icmpx type port-unreachable"));
+    }
+    if !it.server_reachable && it.on_server_loss == OnServerLoss::Block {
+        let tcp = "tcp flags & (fin|syn|rst|ack) == syn".to_owned();
+        refused.push((tcp, "reject with tcp reset"));
+        if !it.udp_ports.is_empty() {
+            refused.push((format!("udp dport {{ {} }}", port_set(it.udp_ports)), "drop"));
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
     writeln!(out, "\tchain forward {{")?;
     writeln!(out, "\t\ttype filter hook forward priority filter - 1; policy accept;")?;
     writeln!(out, "\t\tiifname != {{ {lan} }} accept")?;
     // A LAN host that answers from or to port 443 is not opening anything.
     writeln!(out, "\t\tct direction reply accept")?;
-    writeln!(out, "\t\t{what} jump exempt")?;
-    writeln!(out, "\t\t{what} {reject}")?;
+    for (what, verdict) in refused {
+        writeln!(out, "\t\t{what} jump exempt")?;
+        writeln!(out, "\t\t{what} {verdict}")?;
+    }
     writeln!(out, "\t}}")
 }
 

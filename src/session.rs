@@ -29,6 +29,7 @@ use crate::controller::Outlet;
 use crate::os::socket;
 use crate::tunnel::Cipher;
 use crate::tunnel::control::{ClientMessage, HostState, PING_INTERVAL, ServerMessage};
+use crate::tunnel::datagram::{Datagram, Opened};
 use crate::tunnel::forward::{Incoming as Arrival, Port, Verdict};
 use crate::tunnel::handshake::Channel;
 use crate::tunnel::probe::{PROBE_LEN, ProbeReply, ProbeRequest, UnverifiedProbe};
@@ -92,6 +93,16 @@ impl Session {
         let session = self.session.borrow();
         (probe.session() == session.keys().id()).then_some(())?;
         probe.reply(session.keys()).ok()
+    }
+
+    /// A datagram, sealed; `None` when it is too long.
+    pub fn seal_datagram(&self, datagram: &Datagram) -> Option<Vec<u8>> {
+        self.session.borrow_mut().datagrams()?.seal(datagram).ok()
+    }
+
+    /// What an authentic datagram of this session holds.
+    pub fn open_datagram<'a>(&self, bytes: &'a mut [u8]) -> Option<Opened<'a>> {
+        self.session.borrow_mut().datagrams()?.open(bytes).ok()
     }
 }
 

@@ -34,6 +34,11 @@ impl TokenBucket {
         }
     }
 
+    /// How long it takes until what was moved is paid for.
+    pub fn debt(&self, now: Instant) -> Duration {
+        self.paid_at.map_or(Duration::ZERO, |paid| paid.saturating_duration_since(now))
+    }
+
     /// Pays for bytes that were moved; returns how long to wait before more are.
     pub fn spend(&mut self, bytes: usize, now: Instant) -> Duration {
         if self.rate == 0 {

@@ -79,6 +79,7 @@ fn table(server_reachable: bool, on_server_loss: OnServerLoss, quic: Quic) -> St
         server_reachable,
         on_server_loss,
         quic,
+        udp_ports: &[],
         uplinks: &LiteMap::new(),
     });
     text.unwrap()

@@ -65,7 +65,8 @@ fn nft_takes_every_ruleset_and_replaces_it() {
     let mut script = String::new();
     for server_reachable in [true, false] {
         for on_server_loss in [OnServerLoss::Direct, OnServerLoss::Block] {
-            for quic in [Quic::Allow, Quic::Reject] {
+            let sip = [(5060, 5061), (53, 53)];
+            for (quic, udp_ports) in [(Quic::Allow, &[][..]), (Quic::Reject, &sip)] {
                 for (servers, local) in [(&servers[..], &local[..]), (&[], &[])] {
                     let text = ruleset(&Interception {
                         lan: &lan,
@@ -76,6 +77,7 @@ fn nft_takes_every_ruleset_and_replaces_it() {
                         server_reachable,
                         on_server_loss,
                         quic,
+                        udp_ports,
                         uplinks: &marks,
                     });
                     let text = text.unwrap();

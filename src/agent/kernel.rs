@@ -81,6 +81,24 @@ impl Kernel {
     }
 }
 
+/// Has UDP flows to these ports forgotten, so that their next packets are translated anew.
+///
+/// # Errors
+/// Why not, and what to do, in words.
+pub async fn forget_udp(ports: &[(u16, u16)]) -> Result<(), String> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let count = conntrack::forget_udp(ports).await.map_err(|refusal| {
+        format!(
+            "UDP flows to the ports in 'udp_ports' that are under way may stall: {refusal}; the \
+             kernel needs CONFIG_NF_CT_NETLINK (kmod-nf-conntrack-netlink)"
+        )
+    })?;
+    log::debug!("conntrack -D -p udp, for the ports in 'udp_ports': {count} entries");
+    Ok(())
+}
+
 /// Has untunnelled flows forgotten that are translated to one of these addresses.
 ///
 /// # Errors

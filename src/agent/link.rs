@@ -10,6 +10,7 @@ use litemap::LiteMap;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
+use super::datagrams::Datagrams;
 use crate::check::ServerLimits;
 use crate::config::agent::ServerConfig;
 use crate::config::keys::PublicKey;
@@ -108,7 +109,8 @@ pub struct Link {
     key_dir: PathBuf,
     trunk: Rc<Trunk>,
     pool: Rc<Pool>,
-    probers: Probers,
+    probers: Rc<Probers>,
+    datagrams: Rc<Datagrams>,
     outlets: Vec<Outlet>,
     lines: LiteMap<String, Line>,
     /// The name of the server in use.
@@ -129,11 +131,13 @@ impl Link {
         let trunk = Rc::new(Trunk::default());
         let pool = Pool::new(trunk.clone());
         runtime::spawn(pool.clone().run());
+        let datagrams = Datagrams::new(received);
         let link = Link {
             key_dir: key_dir.to_owned(),
             trunk: trunk.clone(),
             pool,
-            probers: Probers::new(received),
+            probers: datagrams.probers(),
+            datagrams,
             outlets: Vec::new(),
             lines: LiteMap::new(),
             used: None,
@@ -148,6 +152,11 @@ impl Link {
     /// The warm streams.
     pub fn pool(&self) -> Rc<Pool> {
         self.pool.clone()
+    }
+
+    /// The UDP that is tunnelled.
+    pub fn datagrams(&self) -> &Rc<Datagrams> {
+        &self.datagrams
     }
 
     /// What the status shows of the session with a server.
@@ -198,6 +207,7 @@ impl Link {
         if let Some(session) = &session {
             self.probers.set(&self.outlets, session.server);
         }
+        self.datagrams.use_session(session.as_ref());
         self.trunk.set_session(session);
         for (name, line) in self.lines.iter() {
             let used = self.used.as_ref() == Some(name);

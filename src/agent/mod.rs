@@ -3,6 +3,7 @@
 //! One loop waits for whatever happens, tells the [`Controller`], and carries out what it returns.
 
 mod check;
+mod datagrams;
 mod enrol;
 mod hearing;
 mod http;
@@ -19,6 +20,7 @@ mod ubus;
 mod usage;
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -40,7 +43,7 @@ use crate::os::control::{Cause, Control, MONITOR, Refusal, Request};
 use crate::os::kernel::{Change, Watch};
 use crate::os::path_manager::{PmEvent, PmEventKind};
 use crate::os::privileges::{CapabilitySet, keep_only};
-use crate::os::socket::Subflow;
+use crate::os::socket::{Subflow, UdpServer};
 use crate::os::{log as logging, runtime, socket};
 use crate::provision::read_agent_config;
 use crate::proxy::Proxy;
@@ -48,6 +51,7 @@ use crate::registry::unix_seconds;
 use crate::relay::Workers;
 use crate::status::{EVENTS_SHOWN, EventLog};
 use crate::web::metrics;
+use datagrams::Datagrams;
 pub use enrol::enrol;
 use hearing::Hearing;
 use inquiries::Inquiries;
@@ -68,6 +72,8 @@ const LOOKS_A_SECOND: u32 = 2;
 const TRAFFIC_LOOK: Duration = Duration::from_millis(50);
 /// How long netifd may take at the start to tell its interfaces; without it devices' names count.
 const NETIFD_WAIT: Duration = Duration::from_millis(500);
+/// How often a port that is free for TCP and UDP is looked for.
+const PORT_ATTEMPTS: u32 = 16;
 /// So many connections are asked what their subflows hear.
 const CONNECTIONS_ASKED: usize = 32;
 
@@ -144,7 +150,7 @@ impl Agent {
         let interfaces = ubus::start(&options.ubus_socket, owner.clone());
         let workers = Workers::start().map_err(Fatal::os)?;
         let proxy = Proxy::new(link.pool(), workers, config.on_server_loss);
-        let ports = listen(&proxy).map_err(Fatal::os)?;
+        let ports = listen(&proxy, link.datagrams()).map_err(Fatal::os)?;
         let now = Instant::now();
         let agent = Agent {
             config_file: options.config.clone(),
@@ -345,6 +351,16 @@ impl Agent {
                 }
                 None
             }
+            Action::SetDatagramWays { slots, duplicate } => {
+                self.link.datagrams().set_ways(slots, duplicate);
+                None
+            }
+            Action::ForgetUdp(ports) => {
+                if let Err(error) = kernel::forget_udp(&ports).await {
+                    self.tell(log::Level::Warn, error);
+                }
+                None
+            }
             Action::Log(level, text) => {
                 self.tell(level, text);
                 None
@@ -394,6 +410,7 @@ impl Agent {
     async fn measure(&mut self) {
         let now = Instant::now();
         self.proxy.measure(now);
+        self.link.datagrams().expire(now);
         let rates = self.meters.measure(self.controller.uplinks(), now);
         let counters = self.meters.counters();
         let uplinks = self.controller.uplinks().iter();
@@ -486,20 +503,31 @@ fn failed_subflow(event: &PmEvent) -> Option<IpAddr> {
     event.saddr.filter(|_| failed && !event.server_side).map(|address| address.to_canonical())
 }
 
-/// Opens the listeners that nft's TPROXY diverts to; a family the kernel lacks has none.
-fn listen(proxy: &Rc<Proxy>) -> Result<TproxyPorts, String> {
-    let v4 = socket::tproxy_listen((Ipv4Addr::LOCALHOST, 0).into());
-    let v6 = socket::tproxy_listen((Ipv6Addr::LOCALHOST, 0).into());
-    let v4 = v4.map_err(|error| error.to_string())?;
-    let mut ports =
-        TproxyPorts { v4: v4.local_addr().ok().map(|address| address.port()), v6: None };
-    runtime::spawn(proxy.clone().run(v4));
-    match v6 {
-        Ok(listener) => {
-            ports.v6 = listener.local_addr().ok().map(|address| address.port());
-            runtime::spawn(proxy.clone().run(listener));
+/// Opens the sockets that nft's TPROXY diverts to; a family the kernel lacks has none.
+fn listen(proxy: &Rc<Proxy>, datagrams: &Rc<Datagrams>) -> Result<TproxyPorts, String> {
+    let divert = |address: IpAddr| {
+        let (tcp, udp, port) = tproxy_sockets(address)?;
+        runtime::spawn(proxy.clone().run(tcp));
+        runtime::spawn(datagrams.clone().divert(udp));
+        Ok(port)
+    };
+    let v4 = divert(Ipv4Addr::LOCALHOST.into()).map_err(|error: io::Error| error.to_string())?;
+    let v6 = divert(Ipv6Addr::LOCALHOST.into())
+        .inspect_err(|error| log::info!("IPv6 from the LAN is not tunnelled: {error}"));
+    Ok(TproxyPorts { v4: Some(v4), v6: v6.ok() })
+}
+
+/// A TCP and a UDP socket with the same port.
+fn tproxy_sockets(address: IpAddr) -> io::Result<(TcpListener, UdpServer, u16)> {
+    let mut attempt = 1;
+    loop {
+        let tcp = socket::tproxy_listen((address, 0).into())?;
+        let local = tcp.local_addr()?;
+        match UdpServer::tproxy(local) {
+            Ok(udp) => return Ok((tcp, udp, local.port())),
+            // Somebody else's UDP has the port that TCP was given.
+            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
+            Err(_) => attempt += 1,
         }
-        Err(error) => log::info!("IPv6 from the LAN is not tunnelled: {error}"),
     }
-    Ok(ports)
 }

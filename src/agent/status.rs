@@ -55,6 +55,7 @@ pub fn snapshot(agent: &Agent) -> Snapshot {
         servers,
         forwards: forwards(agent),
         streams: streams(agent, connections.total),
+        datagrams: agent.link.datagrams().status(),
         connections,
         kernel: kernel(agent),
         failures: failures(&agent.controller, now),

@@ -28,6 +28,10 @@ pub struct AgentConfig {
     pub on_server_loss: OnServerLoss,
     /// What happens to UDP 443 from the LAN.
     pub quic: Quic,
+    /// Destination ports of LAN UDP that is tunnelled, inclusive ranges.
+    pub udp_ports: Vec<(u16, u16)>,
+    /// Whether each of its datagrams is sent over the two best uplinks.
+    pub udp_duplicate: bool,
     /// Where the status is served over HTTP.
     pub http_listen: Option<HttpListen>,
     /// What is asked for over an uplink on which the server does not answer.

@@ -213,6 +213,15 @@ pub enum Action {
     /// Have the kernel forget untunnelled flows that are translated to one of these addresses and
     /// can go on under another.
     ForgetFlows(Vec<IpAddr>),
+    /// Send tunnelled UDP over these uplinks.
+    SetDatagramWays {
+        /// Their slots, best first.
+        slots: Vec<u8>,
+        /// Whether to send each datagram over two of them.
+        duplicate: bool,
+    },
+    /// Have the kernel forget UDP flows to these ports, inclusive ranges.
+    ForgetUdp(Vec<(u16, u16)>),
     /// Tell the user.
     Log(log::Level, String),
 }

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod contact;
+mod datagrams;
 mod direct;
 mod event;
 mod floor;
@@ -52,6 +53,7 @@ use crate::reconcile::{self, Conflict, Plan};
 use crate::saturation::Saturation;
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
+use datagrams::Datagrams;
 use direct::DirectTraffic;
 use forwards::Forwards;
 use looks::{COALESCE, Looks};
@@ -82,6 +84,7 @@ pub struct Controller {
     /// What the user was told of the roles in force, by slot.
     told: Told<u8, InForce>,
     direct: DirectTraffic,
+    datagrams: Datagrams,
     servers: Servers,
     forwards: Forwards,
     /// Whether LAN TCP is tunnelled, as last told.
@@ -120,6 +123,7 @@ impl Controller {
             assignments: Vec::new(),
             told: Told::default(),
             direct: DirectTraffic::default(),
+            datagrams: Datagrams::default(),
             servers,
             forwards: Forwards::default(),
             tunnelled: false,
@@ -155,7 +159,8 @@ impl Controller {
             Event::Stopping => {
                 let text = "stopping".to_owned();
                 let save = self.save_usage(Save::Flash);
-                return vec![Action::Log(log::Level::Info, text), Action::Leave, save];
+                let forget = self.forget_all_diverted();
+                return vec![Action::Log(log::Level::Info, text), Action::Leave, forget, save];
             }
             Event::Changed => self.looks.soon(now),
             Event::Interfaces(interfaces) => {
@@ -204,6 +209,7 @@ impl Controller {
         self.probe(now, &mut actions);
         self.judge_server(now, &mut actions);
         self.judge_uplinks(now, &mut actions);
+        self.choose_ways(now, &mut actions);
         self.ask_internet(now, &mut actions);
         if let Some(thorough) = self.looks.begin(now) {
             actions.push(Action::Look { thorough });
@@ -396,6 +402,7 @@ impl Controller {
         self.conflicts = conflicts;
         let plan = self.attempts.due(reconcile::reconcile(&self.kernel, &desired), now);
         self.apply(self.withdraw(plan), now, actions);
+        self.forget_diverted(actions);
         if let Some(next) = self.attempts.next() {
             self.looks.by(next);
         }

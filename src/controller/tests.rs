@@ -1,6 +1,7 @@
 //! The controller on a simulated clock, over a model of the kernel and of the uplinks.
 
 mod config;
+mod datagrams;
 mod direct;
 mod floor;
 mod forwards;

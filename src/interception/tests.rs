@@ -9,6 +9,7 @@ struct Given {
     server_reachable: bool,
     on_server_loss: OnServerLoss,
     quic: Quic,
+    udp_ports: Vec<(u16, u16)>,
     uplinks: LiteMap<IpAddr, Mark>,
 }
 
@@ -23,6 +24,7 @@ impl Given {
             server_reachable: true,
             on_server_loss: OnServerLoss::Direct,
             quic: Quic::Allow,
+            udp_ports: Vec::new(),
             uplinks: marks(&[("10.1.0.2", 0), ("10.2.0.3", 1), ("2001:db8:1::2", 0)]),
         }
     }
@@ -37,6 +39,7 @@ impl Given {
             server_reachable: self.server_reachable,
             on_server_loss: self.on_server_loss,
             quic: self.quic,
+            udp_ports: &self.udp_ports,
             uplinks: &self.uplinks,
         })
     }
@@ -188,6 +191,31 @@ ct state new udp dport 443 reject with icmpx type port-unreachable
     );
     let lost = Given { server_reachable: false, ..given };
     assert_eq!(lost.chain("forward"), "");
+}
+
+#[test]
+fn udp_of_the_ports_listed_is_tunnelled_while_the_server_answers() {
+    let given = Given { udp_ports: vec![(10000, 20000), (5060, 5060)], ..Given::new() };
+    assert_eq!(
+        given.chain("prerouting").lines().skip(1).take(5).collect::<Vec<_>>(),
+        [
+            r#"iifname != { "br-lan" } accept"#,
+            "udp dport { 5060, 10000-20000 } ct direction original jump exempt",
+            "meta nfproto ipv4 udp dport { 5060, 10000-20000 } ct direction original tproxy ip to \
+             127.0.0.1:4000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept",
+            "meta nfproto ipv6 udp dport { 5060, 10000-20000 } ct direction original tproxy ip6 to \
+             [::1]:6000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept",
+            "meta l4proto != tcp accept",
+        ]
+    );
+    let lost = Given { server_reachable: false, ..given };
+    assert!(!lost.text().unwrap().contains("udp"));
+    let blocked = Given { on_server_loss: OnServerLoss::Block, ..lost };
+    let forward = blocked.chain("forward");
+    assert_eq!(
+        forward.lines().skip(5).collect::<Vec<_>>(),
+        ["udp dport { 5060, 10000-20000 } jump exempt", "udp dport { 5060, 10000-20000 } drop"]
+    );
 }
 
 #[test]

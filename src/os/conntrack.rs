@@ -30,6 +30,7 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// `CTA_FILTER_F_CTA_IP_DST`.
@@ -38,6 +39,7 @@ const FILTER_DESTINATION: u32 = 1 << 1;
 /// `IPS_SEEN_REPLY`.
 const SEEN_REPLY: u32 = 1 << 1;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// A tracked flow.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ struct Flow<'a> {
     /// The address that answers are sent to; another than the client's where that is translated.
     answered_at: IpAddr,
     protocol: u8,
+    /// The port that the client sends to, where the protocol has any.
+    port: Option<u16>,
     answered: bool,
     /// What names the entry, as the kernel wrote it.
     tuple: &'a [u8],
@@ -61,12 +65,36 @@ struct Flow<'a> {
 /// # Errors
 /// The kernel's refusal; `EINVAL` where it has no ctnetlink.
 pub async fn forget(address: IpAddr) -> Result<usize, Refusal> {
+    forget_of(&dump(address), Family::of(address), &|flow| moves(flow, address)).await
+}
+
+/// Deletes the entries of UDP flows to these ports, inclusive ranges; the number of entries deleted.
+///
+/// # Errors
+/// The kernel's refusal; `EINVAL` where it has no ctnetlink.
+pub async fn forget_udp(ports: &[(u16, u16)]) -> Result<usize, Refusal> {
+    let listed = |port| ports.iter().any(|&(first, last)| (first..=last).contains(&port));
+    let mut count = 0;
+    for family in Family::ALL {
+        let all = Request::dump(CT_GET, &[family_number(family), 0, 0, 0]);
+        let matches = |flow: &Flow| flow.protocol == UDP && flow.port.is_some_and(listed);
+        count += forget_of(&all, family, &matches).await?;
+    }
+    Ok(count)
+}
+
+/// Deletes those entries of a dump that match.
+async fn forget_of(
+    dump: &Request,
+    family: Family,
+    matches: &dyn Fn(&Flow) -> bool,
+) -> Result<usize, Refusal> {
     let mut requester = open()?;
-    let replies = requester.request(&dump(address)).await?;
+    let replies = requester.request(dump).await?;
     let mut count = 0;
     for message in replies.iter() {
-        let Some(flow) = flow(&message).filter(|flow| moves(flow, address)) else { continue };
-        match requester.request(&delete(&flow, Family::of(address))).await {
+        let Some(flow) = flow(&message).filter(matches) else { continue };
+        match requester.request(&delete(&flow, family)).await {
             Ok(_) => count += 1,
             // It has ended meanwhile.
             Err(refusal) if refusal.is_one_of(&[Errno::NOENT]) => {}
@@ -124,6 +152,8 @@ fn flow<'a>(message: &Message<'a>) -> Option<Flow<'a>> {
         client: address(tuple, &[CTA_IP_V4_SRC, CTA_IP_V6_SRC])?,
         answered_at: address(reply, &[CTA_IP_V4_DST, CTA_IP_V6_DST])?,
         protocol: part(tuple, CTA_TUPLE_PROTO, &[CTA_PROTO_NUM])?.first().copied()?,
+        port: part(tuple, CTA_TUPLE_PROTO, &[CTA_PROTO_DST_PORT])
+            .and_then(|port| Some(u16::from_be_bytes(port.try_into().ok()?))),
         answered: status & SEEN_REPLY != 0,
         tuple,
         id: find(CTA_ID)?.value,

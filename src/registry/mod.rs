@@ -21,8 +21,8 @@ use crate::accounts::{Accounts, Bytes};
 use crate::config::keys::{PublicKey, ServerKeys, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
-use crate::relay::Pace;
-use crate::status::{EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
+use crate::relay::{Pace, Side};
+use crate::status::{DatagramStatus, EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
 use forwards::Forwards;
 use gate::Gate;
 use sessions::Sessions;
@@ -119,7 +119,20 @@ pub struct Client {
     up_used: Cell<u64>,
 }
 
-/// Bytes of all streams of a client, in one direction.
+impl Client {
+    /// Counts a datagram, unless the client's rate is used up: whether it may be sent. "LAN" is the
+    /// target's side.
+    pub fn admit_datagram(&self, to: Side, bytes: usize, now: Instant) -> bool {
+        let admitted = self.pace.admit(to, bytes, now);
+        if admitted {
+            let total = if to == Side::Lan { &self.up } else { &self.down };
+            total.add(bytes as u64);
+        }
+        admitted
+    }
+}
+
+/// Bytes of all streams and datagrams of a client, in one direction.
 #[derive(Default)]
 struct Total {
     ended: Cell<u64>,
@@ -172,6 +185,8 @@ pub struct Registry {
     pub accounts: RefCell<Accounts>,
     /// Ports that lead to clients' LANs.
     pub forwards: Forwards,
+    /// The datagrams of all clients.
+    pub datagrams: Cell<DatagramStatus>,
     clients: RefCell<LiteMap<String, Rc<Client>>>,
     streams: Rc<Streams>,
     own_addresses: RefCell<Vec<IpAddr>>,
@@ -199,6 +214,7 @@ impl Registry {
             started: Instant::now(),
             accounts: RefCell::default(),
             forwards: Forwards::default(),
+            datagrams: Cell::default(),
             clients: RefCell::default(),
             streams: Rc::default(),
             own_addresses: RefCell::default(),

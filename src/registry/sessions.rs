@@ -15,7 +15,8 @@ pub struct Session {
     pub key: PublicKey,
     /// Its state.
     pub state: ServerSession,
-    live: bool,
+    /// Whether it is in force, and not merely running out.
+    pub live: bool,
 }
 
 /// All sessions by id.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod control;
+mod datagrams;
 mod handover;
 mod host;
 mod kernel;
@@ -40,10 +41,12 @@ use crate::registry::{Cause, Registry, sharing};
 use crate::relay::Workers;
 use crate::tunnel::ConnectionKind;
 use crate::tunnel::control::READY_TIMEOUT;
-use crate::tunnel::probe::{PROBE_MAX, UnverifiedProbe};
+use crate::tunnel::datagram::{DATAGRAM_MAX, session_of};
+use crate::tunnel::probe::UnverifiedProbe;
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
 use crate::web::{Access, Place, Reach, Site, metrics};
 use accounts::AccountsFile;
+use datagrams::{Datagrams, Way};
 use handover::Inherited;
 
 /// Connections the kernel holds until they are accepted.
@@ -115,11 +118,12 @@ async fn serve(
         }
     }
     let workers = Rc::new(Workers::start().map_err(Fatal::os)?);
+    let datagrams = Datagrams::new(registry.clone());
     let (mut kept, mut accepting) = (Vec::new(), Vec::new());
     for (tcp, udp) in listeners {
         kept.push(tcp.as_fd().try_clone_to_owned().map_err(Fatal::os)?);
         accepting.push(runtime::spawn(accept(registry.clone(), workers.clone(), tcp)));
-        runtime::spawn(answer_probes(registry.clone(), udp));
+        runtime::spawn(serve_udp(registry.clone(), datagrams.clone(), Rc::new(udp)));
     }
     facts.listen = config.listen.iter().map(ToString::to_string).collect();
     let text =
@@ -152,6 +156,7 @@ async fn serve(
                 save(&registry, &mut accounts, now.into_std(), false);
                 registry.sessions.borrow_mut().forget_expired(now.into_std());
                 registry.tidy_forwards(now.into_std());
+                datagrams.expire(now.into_std());
                 let expired = now.into_std().checked_sub(HELLO_LIMIT);
                 for source in expired.map_or_else(Vec::new, |at| registry.gate.expire(at)) {
                     registry.refuse(Cause::Silent, source);
@@ -391,31 +396,36 @@ async fn greet(
     }
 }
 
-async fn answer_probes(registry: Rc<Registry>, udp: UdpServer) {
-    // One byte more than a probe shows those that are too long.
-    let mut buffer = [0; PROBE_MAX + 1];
+/// Answers probes, and carries datagrams.
+async fn serve_udp(registry: Rc<Registry>, datagrams: Rc<Datagrams>, udp: Rc<UdpServer>) {
+    let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let datagram = match udp.receive(&mut buffer).await {
             Ok(datagram) => datagram,
             Err(error) => {
-                log::debug!("cannot receive a probe: {error}");
+                log::debug!("cannot receive a datagram: {error}");
                 sleep(RECEIVE_RETRY).await;
                 continue;
             }
         };
-        let request = buffer.get(..datagram.length).unwrap_or_default();
+        let request = buffer.get_mut(..datagram.length).unwrap_or_default();
+        let (remote, local) = (datagram.remote, datagram.local.ip());
+        if session_of(request).is_some() {
+            datagrams.take(Way { socket: udp.clone(), remote, local }, request);
+            continue;
+        }
         let answer = UnverifiedProbe::parse(request).ok().and_then(|probe| {
             let mut sessions = registry.sessions.borrow_mut();
             let keys = sessions.find(probe.session(), Instant::now())?.state.keys();
-            let mut reply = probe.request(keys).ok()?.reply(datagram.remote).encode(keys).to_vec();
+            let mut reply = probe.request(keys).ok()?.reply(remote).encode(keys).to_vec();
             // As large as the request, never larger: the way back is tried as well.
             reply.resize(request.len(), 0);
             Some(reply)
         });
         // Strangers and probes of sessions long gone get no answer.
         let Some(answer) = answer else { continue };
-        if let Err(error) = udp.send(&answer, datagram.remote, datagram.local).await {
-            log::debug!("cannot answer a probe of {}: {error}", datagram.remote);
+        if let Err(error) = udp.send(&answer, remote, local).await {
+            log::debug!("cannot answer a probe of {remote}: {error}");
         }
     }
 }

@@ -60,6 +60,7 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
             failed_total: failed_by_cause.values().sum(),
             failed_by_cause,
         },
+        datagrams: registry.datagrams.get(),
         refusals,
         unauthenticated: registry.gate.waiting() as u64,
         connections,

@@ -5,6 +5,7 @@
 //! `_seconds`). Strings come from configuration and peers as they are: whoever shows them escapes
 //! them, as [`render`] does. No secret is ever part of a snapshot.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -124,6 +125,8 @@ pub struct AgentSnapshot {
     pub forwards: Vec<ForwardStatus>,
     /// Streams: LAN connections carried to the server.
     pub streams: StreamCounts,
+    /// Tunnelled UDP.
+    pub datagrams: DatagramStatus,
     /// The connections that matter most.
     pub connections: Connections,
     /// The kernel's side.
@@ -391,6 +394,31 @@ pub struct ForwardStatus {
     pub connections: u64,
 }
 
+/// Tunnelled UDP, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
+#[serde(default)]
+pub struct DatagramStatus {
+    /// Flows there are now.
+    pub flows: u64,
+    /// Datagrams from hosts in a LAN to their targets, since the start.
+    pub up_total: u64,
+    /// Datagrams from targets to hosts in a LAN, since the start.
+    pub down_total: u64,
+    /// Duplicates removed at this end, since the start.
+    pub duplicates_removed_total: u64,
+}
+
+impl DatagramStatus {
+    /// Adds one to a count.
+    pub fn count(counts: &Cell<DatagramStatus>, which: fn(&mut DatagramStatus) -> &mut u64) {
+        let mut new = counts.get();
+        let count = which(&mut new);
+        *count = count.saturating_add(1);
+        counts.set(new);
+    }
+}
+
 /// Streams, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(Deserialize))]
@@ -539,6 +567,8 @@ pub struct ServerSnapshot {
     pub clients: Vec<ClientStatus>,
     /// Streams of all clients.
     pub streams: StreamCounts,
+    /// Tunnelled UDP of all clients.
+    pub datagrams: DatagramStatus,
     /// Connections and streams refused since the start, by cause.
     pub refusals: BTreeMap<String, u64>,
     /// Connections that have not shown yet who they are.

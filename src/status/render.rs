@@ -3,9 +3,9 @@
 use super::page::{Column, Page, Paint, Span};
 use super::text::{bytes, duration, milliseconds, rate};
 use super::{
-    AgentSnapshot, AgentState, Connections, Event, Failure, ForwardStatus, KernelStatus, Level,
-    ServerSnapshot, ServerState, ServerStatus, Snapshot, StreamCounts, UplinkState, UplinkStatus,
-    UsageStatus,
+    AgentSnapshot, AgentState, Connections, DatagramStatus, Event, Failure, ForwardStatus,
+    KernelStatus, Level, ServerSnapshot, ServerState, ServerStatus, Snapshot, StreamCounts,
+    UplinkState, UplinkStatus, UsageStatus,
 };
 use crate::config::agent::Role;
 
@@ -64,6 +64,7 @@ fn agent_page(page: &mut Page, agent: &AgentSnapshot) {
     servers(page, &agent.servers);
     forwards(page, &agent.forwards);
     streams(page, &agent.streams);
+    datagrams(page, &agent.datagrams);
     untunnelled(page, &agent.uplinks);
     connections(page, &agent.connections);
     problems(page, &agent.kernel, &agent.failures);
@@ -84,6 +85,7 @@ fn server_page(page: &mut Page, server: &ServerSnapshot) {
     config_error(page, server.config_error.as_deref());
     clients(page, server);
     streams(page, &server.streams);
+    datagrams(page, &server.datagrams);
     if !server.refusals.is_empty() || server.unauthenticated > 0 {
         let text =
             format!("{}; {} not known yet", causes(&server.refusals), server.unauthenticated);
@@ -382,6 +384,18 @@ fn streams(page: &mut Page, streams: &StreamCounts) {
         text.push_str(&format!(" ({})", causes(&streams.failed_by_cause)));
     }
     page.paragraph("Streams  ", &text, Paint::Plain);
+}
+
+/// UDP that is tunnelled, where there is any.
+fn datagrams(page: &mut Page, datagrams: &DatagramStatus) {
+    let DatagramStatus { flows, up_total, down_total, duplicates_removed_total } = datagrams;
+    if *datagrams != DatagramStatus::default() {
+        let text = format!(
+            "{flows} flows; {up_total} datagrams up, {down_total} down, {duplicates_removed_total} \
+             duplicates removed"
+        );
+        page.paragraph("UDP  ", &text, Paint::Plain);
+    }
 }
 
 /// Where leaves what is not tunnelled.

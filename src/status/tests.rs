@@ -119,6 +119,12 @@ fn agent() -> AgentSnapshot {
             failed_total: 3,
             failed_by_cause: [("refused".into(), 2), ("timed out".into(), 1)].into(),
         },
+        datagrams: DatagramStatus {
+            flows: 2,
+            up_total: 4200,
+            down_total: 4180,
+            duplicates_removed_total: 4179,
+        },
         connections: Connections::of((0..12).map(connection)),
         kernel: KernelStatus {
             counters: kernel_counters(

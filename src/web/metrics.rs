@@ -7,8 +7,8 @@
 use std::fmt::Write;
 
 use crate::status::{
-    AgentSnapshot, AgentState, KernelStatus, ServerSnapshot, ServerState, Snapshot, StreamCounts,
-    UplinkState, UplinkStatus,
+    AgentSnapshot, AgentState, DatagramStatus, KernelStatus, ServerSnapshot, ServerState, Snapshot,
+    StreamCounts, UplinkState, UplinkStatus,
 };
 
 /// Every family's name begins with it.
@@ -43,6 +43,7 @@ fn agent_metrics(out: &mut Exposition, agent: &AgentSnapshot) {
     let rtt = servers(|server| server.rtt_ms.map(|ms| ms / 1000.0));
     out.gauge("server_rtt_seconds", "Round-trip time of the control connection.", rtt);
     streams(out, &agent.streams);
+    datagrams(out, &agent.datagrams);
     kernel(out, &agent.kernel, agent.failures.len());
 }
 
@@ -98,6 +99,7 @@ fn server_metrics(out: &mut Exposition, server: &ServerSnapshot) {
     let help = "Connections that have not shown yet who they are.";
     out.gauge("unauthenticated", help, vec![Sample::of(server.unauthenticated as f64)]);
     streams(out, &server.streams);
+    datagrams(out, &server.datagrams);
     kernel(out, &server.kernel, server.failures.len());
 }
 
@@ -120,6 +122,17 @@ fn streams(out: &mut Exposition, streams: &StreamCounts) {
     let causes = causes.map(|(cause, count)| Sample::of(*count as f64).with("cause", cause));
     let help = "Streams in trouble, by cause; some of them went on in another way.";
     out.counter("stream_troubles_total", help, causes.collect());
+}
+
+fn datagrams(out: &mut Exposition, datagrams: &DatagramStatus) {
+    let DatagramStatus { flows, up_total, down_total, duplicates_removed_total } = *datagrams;
+    let one = |value: u64| Sample::of(value as f64);
+    out.gauge("udp_flows", "Flows of tunnelled UDP.", vec![one(flows)]);
+    let ways = [("up", up_total), ("down", down_total)];
+    let ways = ways.map(|(direction, total)| one(total).with("direction", direction));
+    out.counter("udp_datagrams_total", "Datagrams of tunnelled UDP.", ways.into());
+    let help = "Duplicates of datagrams that were removed.";
+    out.counter("udp_duplicates_removed_total", help, vec![one(duplicates_removed_total)]);
 }
 
 fn kernel(out: &mut Exposition, kernel: &KernelStatus, failures: usize) {

@@ -36,6 +36,8 @@ fn agent_config() -> AgentConfig {
         lan: vec!["lo".into()],
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
+        udp_ports: Vec::new(),
+        udp_duplicate: false,
         http_listen: None,
         check_url: None,
         servers: vec![server],

@@ -42,6 +42,8 @@ fn resolve(sections: &[Section], problems: &mut Problems) -> AgentConfig {
         lan: vec!["lan".into()],
         on_server_loss: OnServerLoss::Direct,
         quic: Quic::Allow,
+        udp_ports: Vec::new(),
+        udp_duplicate: false,
         http_listen: None,
         check_url: CHECK_URL.parse().ok(),
         servers: Vec::new(),
@@ -108,6 +110,8 @@ fn read_agent(fields: &mut Fields<'_>, config: &mut AgentConfig) {
     );
     config.quic =
         fields.choice("quic", config.quic, &[("allow", Quic::Allow), ("reject", Quic::Reject)]);
+    config.udp_ports = fields.list("udp_ports", value::port_range);
+    config.udp_duplicate = fields.boolean("udp_duplicate").unwrap_or(false);
     config.http_listen = fields.parsed("http_listen", http_listen);
     // UCI cannot tell an empty value from none.
     let check_url = |text: &str| if text == "off" { Ok(None) } else { text.parse().map(Some) };

@@ -74,6 +74,8 @@ fn everything_is_read() {
             lan: vec!["lan".into(), "br-guest".into()],
             on_server_loss: OnServerLoss::Block,
             quic: Quic::Reject,
+            udp_ports: Vec::new(),
+            udp_duplicate: false,
             http_listen: Some(HttpListen::Address("127.0.0.1:8484".parse().unwrap())),
             check_url: Some(HttpUrl {
                 text: "http://[2001:db8::7]:8080/204".into(),
@@ -274,7 +276,7 @@ fn wrong_values_are_named() {
         (
             "option quic",
             "option quick",
-            "7: section 'agent' (agent): unknown option 'quick'; an agent section has enabled, log_level, lan, on_server_loss, quic, http_listen, check_url",
+            "7: section 'agent' (agent): unknown option 'quick'; an agent section has enabled, log_level, lan, on_server_loss, quic, udp_ports, udp_duplicate, http_listen, check_url",
         ),
         (
             "option listen '2222'",
@@ -366,6 +368,23 @@ fn claims_made_twice() {
     };
     assert_eq!(problems(&(server("a", "") + &server("b", "option port 443\n"))).len(), 1);
     parse(&(server("a", "") + &server("b", "option port 444\n")));
+}
+
+#[test]
+fn udp_is_tunnelled_by_port() {
+    let config = parse(
+        "config agent\n\tlist udp_ports 5060\n\tlist udp_ports 10000-20000\n\toption udp_duplicate 1\n",
+    );
+    assert_eq!(config.udp_ports, [(5060, 5060), (10000, 20000)]);
+    assert!(config.udp_duplicate);
+    assert_eq!(
+        problems("config agent a\n\tlist udp_ports 0\n\toption udp_duplicate twice\n"),
+        [
+            "2: section 'a' (agent): list 'udp_ports' is '0'; it must be a port from 1 to 65535, or a \
+             range such as 8000-8100",
+            "3: section 'a' (agent): option 'udp_duplicate' is 'twice'; it must be 1 or 0",
+        ]
+    );
 }
 
 #[test]

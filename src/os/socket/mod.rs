@@ -1,4 +1,4 @@
-//! Sockets as the kernel offers them: MPTCP, transparent, UDP with the local address, and pipes.
+//! Sockets as the kernel offers them: MPTCP, transparent, UDP with the destination, and pipes.
 
 mod accept;
 mod info;
@@ -19,11 +19,15 @@ pub use stream::{
     tcp_connect_over, tcp_listen, tproxy_listen,
 };
 pub use sys::adopt;
-pub use udp::{Datagram, UdpServer, forbid_fragments, path_mtu, report_unreachable, udp_socket};
+pub use udp::{
+    Datagram, FlowSocket, UdpServer, forbid_fragments, path_mtu, report_unreachable, udp_socket,
+};
 
 use std::io;
+use std::net::SocketAddr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::Socket;
 
 /// Raises the soft limit of open file descriptors to the hard limit; returns the limit in force
 /// (`None`: unlimited).
@@ -36,6 +40,17 @@ pub fn raise_file_limit() -> io::Result<Option<u64>> {
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     }
     Ok(limit.maximum)
+}
+
+/// Lets a socket have any address for its own, those of others too.
+fn make_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
+    .map_err(while_doing(
+        "cannot make a transparent socket (it takes CAP_NET_ADMIN or CAP_NET_RAW)",
+    ))
 }
 
 /// The same error with what was being done in front, its kind kept.

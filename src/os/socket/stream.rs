@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{sys, while_doing};
+use super::{make_transparent, sys, while_doing};
 
 /// How long a connection is silent before keepalive probes begin, and the time between them: often
 /// enough for NAT state, which may be gone after two minutes.
@@ -131,13 +131,7 @@ pub fn tcp_listen(address: SocketAddr, device: Option<&str>) -> io::Result<TcpLi
 pub fn tproxy_listen(address: SocketAddr) -> io::Result<TcpListener> {
     const BACKLOG: i32 = 1024;
     let socket = stream_socket(address, Protocol::TCP)?;
-    match address {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
-    }
-    .map_err(while_doing(
-        "cannot make a transparent socket (it takes CAP_NET_ADMIN or CAP_NET_RAW)",
-    ))?;
+    make_transparent(&socket, address)?;
     listen(socket, address, BACKLOG)
 }
 

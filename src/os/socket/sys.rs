@@ -141,11 +141,12 @@ pub(super) fn full_info(
 struct Control([u8; 64]);
 
 /// Receives one datagram; returns its length (cut to the buffer's), whether it was cut, its sender
-/// and the local address it was sent to where the kernel told.
+/// and where it was sent to as far as the kernel told: the local address, with port 0, or what a
+/// diverted one was sent to.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-) -> io::Result<(usize, bool, SockAddr, Option<IpAddr>)> {
+) -> io::Result<(usize, bool, SockAddr, Option<SocketAddr>)> {
     let mut control = Control([0; 64]);
     let mut vector =
         libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
@@ -168,18 +169,18 @@ pub(super) fn receive(
             received = check(libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0))?;
             *length = message.msg_namelen;
             cut = message.msg_flags & libc::MSG_TRUNC != 0;
-            local = local_address(&message);
+            local = destination(&message);
             Ok(())
         })
     }?;
     Ok((received, cut, sender, local))
 }
 
-/// The local address in the control messages of a received datagram.
+/// The destination in the control messages of a received datagram.
 ///
 /// # Safety
 /// `message` must have been filled by `recvmsg` and its control buffer must still be alive.
-unsafe fn local_address(message: &libc::msghdr) -> Option<IpAddr> {
+unsafe fn destination(message: &libc::msghdr) -> Option<SocketAddr> {
     // SAFETY: the caller guarantees a valid control buffer; the CMSG_ functions stay within it.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -197,13 +198,27 @@ unsafe fn local_address(message: &libc::msghdr) -> Option<IpAddr> {
                 // SAFETY: the kernel put an `in_pktinfo` there, checked to be long enough; it may
                 // be unaligned.
                 let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-                return Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                return Some((Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()), 0).into());
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let data = data(mem::size_of::<libc::in6_pktinfo>())?;
                 // SAFETY: as above, with an `in6_pktinfo`.
                 let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                return Some((Ipv6Addr::from(info.ipi6_addr.s6_addr), 0).into());
+            }
+            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+                let data = data(mem::size_of::<libc::sockaddr_in>())?;
+                // SAFETY: as above, with a `sockaddr_in`.
+                let address = unsafe { data.cast::<libc::sockaddr_in>().read_unaligned() };
+                let ip = Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes());
+                return Some((ip, u16::from_be(address.sin_port)).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                let data = data(mem::size_of::<libc::sockaddr_in6>())?;
+                // SAFETY: as above, with a `sockaddr_in6`.
+                let address = unsafe { data.cast::<libc::sockaddr_in6>().read_unaligned() };
+                let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+                return Some((ip, u16::from_be(address.sin6_port)).into());
             }
             // SAFETY: as for the first header.
             _ => header = unsafe { libc::CMSG_NXTHDR(message, header) },

@@ -1,14 +1,17 @@
-//! UDP sockets for probes.
+//! UDP sockets: for probes, for flows, and for what is diverted from the LAN.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::task::AbortHandle;
 
 use super::{sys, while_doing};
+use crate::net::Family;
 
 /// A UDP socket that sends from `bind` (port 0: any) and through `device`.
 ///
@@ -73,8 +76,9 @@ pub struct Datagram {
     pub truncated: bool,
     /// Where it came from.
     pub remote: SocketAddr,
-    /// The local address it was sent to: replies are to leave from there.
-    pub local: IpAddr,
+    /// What it was sent to: of one that was not diverted the address alone, with port 0. Replies are
+    /// to leave from there.
+    pub local: SocketAddr,
 }
 
 /// A UDP socket that tells to which of the host's addresses a datagram was sent, and can answer
@@ -89,16 +93,36 @@ impl UdpServer {
     /// # Errors
     /// Says which address could not be had and why.
     pub fn bind(address: SocketAddr) -> io::Result<UdpServer> {
-        let socket = new_socket(address)?;
+        UdpServer::telling(new_socket(address)?, address, libc::IP_PKTINFO, libc::IPV6_RECVPKTINFO)
+    }
+
+    /// Binds to `address`, to receive what nft's TPROXY diverts there and tell what it was sent to.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN and CAP_NET_RAW; otherwise which address could not be
+    /// had and why.
+    pub fn tproxy(address: SocketAddr) -> io::Result<UdpServer> {
+        let (v4, v6) = (libc::IP_RECVORIGDSTADDR, libc::IPV6_RECVORIGDSTADDR);
+        UdpServer::telling(transparent(address)?, address, v4, v6)
+    }
+
+    /// A bound socket that tells where datagrams were sent to, by the option of its family.
+    fn telling(socket: Socket, address: SocketAddr, v4: i32, v6: i32) -> io::Result<UdpServer> {
         let (level, name) = match address {
-            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, v4),
             SocketAddr::V6(_) => {
                 socket.set_only_v6(true)?;
-                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+                (libc::IPPROTO_IPV6, v6)
             }
         };
         sys::set_option(socket.as_fd(), level, name, 1)?;
         bound(socket, address).map(UdpServer)
+    }
+
+    /// Waits until there is something to receive, or an error.
+    pub async fn readable(&self) {
+        // The error shows again.
+        let _ = self.0.readable().await;
     }
 
     /// The address it is bound to.
@@ -134,6 +158,85 @@ impl UdpServer {
             .await
             .map(drop)
     }
+
+    /// The same for what is not worth waiting for.
+    ///
+    /// # Errors
+    /// Those of `sendmsg(2)`: `WouldBlock` while there is no room.
+    pub fn send_now(&self, data: &[u8], remote: SocketAddr, local: IpAddr) -> io::Result<()> {
+        sys::send(self.0.as_fd(), data, remote, local).map(drop)
+    }
+}
+
+/// A socket that belongs to a flow, and what reads it.
+#[derive(Debug)]
+pub struct FlowSocket {
+    socket: Rc<UdpSocket>,
+    reader: Option<AbortHandle>,
+}
+
+impl FlowSocket {
+    /// One that sends to hosts in the LAN from the address of somebody else; nobody reads it.
+    ///
+    /// # Errors
+    /// As [`UdpServer::tproxy`].
+    pub fn posing_as(address: SocketAddr) -> io::Result<FlowSocket> {
+        let socket = transparent(address)?;
+        // Another program may have this port on all addresses.
+        socket.set_reuse_address(true)?;
+        Ok(FlowSocket { socket: Rc::new(bound(socket, address)?), reader: None })
+    }
+
+    /// One that is connected to `target` from the address `source`, where one is given; `reader` is
+    /// given the socket and starts a task that ends with it.
+    ///
+    /// # Errors
+    /// Those of `connect(2)`, or which address could not be had and why.
+    pub fn connect(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        reader: impl FnOnce(Rc<UdpSocket>) -> AbortHandle,
+    ) -> io::Result<FlowSocket> {
+        let any = Family::of(target.ip()).unspecified();
+        let socket = udp_socket((source.unwrap_or(any), 0).into(), None)?;
+        SockRef::from(&socket).connect(&target.into())?;
+        let socket = Rc::new(socket);
+        Ok(FlowSocket { reader: Some(reader(socket.clone())), socket })
+    }
+
+    /// Sends to the target it is connected to.
+    ///
+    /// # Errors
+    /// Those of `send(2)`: `WouldBlock` while there is no room.
+    pub fn send(&self, data: &[u8]) -> io::Result<()> {
+        // Not by the runtime, to which a new socket is not writable before its next look.
+        let socket = SockRef::from(&*self.socket);
+        // The first error may be what ICMP said of an earlier datagram; that one was not sent.
+        socket.send(data).or_else(|_| socket.send(data)).map(drop)
+    }
+
+    /// Sends to a host.
+    ///
+    /// # Errors
+    /// Those of `sendto(2)`: `WouldBlock` while there is no room.
+    pub fn send_to(&self, data: &[u8], host: SocketAddr) -> io::Result<()> {
+        SockRef::from(&*self.socket).send_to(data, &host.into()).map(drop)
+    }
+}
+
+impl Drop for FlowSocket {
+    fn drop(&mut self) {
+        if let Some(reader) = &self.reader {
+            reader.abort();
+        }
+    }
+}
+
+/// A socket that may have any address for its own.
+fn transparent(address: SocketAddr) -> io::Result<Socket> {
+    let socket = new_socket(address)?;
+    super::make_transparent(&socket, address)?;
+    Ok(socket)
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {

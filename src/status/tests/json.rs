@@ -60,6 +60,10 @@ connections.top[].target
 connections.top[].up_bps
 connections.top[].up_bytes
 connections.total
+datagrams.down_total
+datagrams.duplicates_removed_total
+datagrams.flows
+datagrams.up_total
 events[].age_seconds
 events[].level
 events[].text
@@ -152,6 +156,10 @@ clients[].up_bps
 clients[].up_bytes
 config_error
 connections.total
+datagrams.down_total
+datagrams.duplicates_removed_total
+datagrams.flows
+datagrams.up_total
 kernel.limits
 listen[]
 public

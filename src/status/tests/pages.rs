@@ -33,6 +33,7 @@ web      waiting      80            3  192.168.1.10:80
   web: there is no connection to the server
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2, timed out 1)
+UDP  2 flows; 4200 datagrams up, 4180 down, 4179 duplicates removed
 Untunnelled  over wan (IPv4), wanb (IPv6)
 
 CONNECTION          TO                      DOWN       UP  RECEIVED   SENT         AGE  SUBFLOWS
@@ -128,6 +129,8 @@ web      waiting      80            3  192.168.1.10:80
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2,
     timed out 1)
+UDP  2 flows; 4200 datagrams up, 4180 down, 4179 duplicates
+    removed
 Untunnelled  over wan (IPv4), wanb (IPv6)
 
 CONNECTION          TO                      DOWN       UP

@@ -16,4 +16,4 @@ pub use pattern::Pattern;
 pub use recorder::{Recorder, Report, SLOT};
 pub use server::TrafficServer;
 pub use transfer::Transfer;
-pub use udp::{UdpEcho, UdpFlow};
+pub use udp::{Fates, UdpEcho, UdpFlow};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::super::{Namespace, until};
+use super::super::{Namespace, until, wait_for};
 
 /// Between two packets.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -16,7 +16,10 @@ const PACKET: usize = 172;
 /// How long a thread may not notice that it is to stop.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Sends packets back, their payload replaced by the address they came from.
+/// Bytes of a packet's number, with which it begins.
+const NUMBER: usize = 4;
+
+/// Sends packets back, what follows their number replaced by the address they came from.
 pub struct UdpEcho(Worker);
 
 impl UdpEcho {
@@ -27,9 +30,9 @@ impl UdpEcho {
         UdpEcho(Worker::start(move || {
             let mut packet = [0; PACKET];
             if let Ok((_, peer)) = socket.recv_from(&mut packet) {
-                let answer = peer.ip().to_canonical().to_string();
+                let address = peer.ip().to_canonical().to_string();
                 // A peer that is gone is nobody's concern.
-                let _ = socket.send_to(answer.as_bytes(), peer);
+                let _ = socket.send_to(&[&packet[..NUMBER], address.as_bytes()].concat(), peer);
             }
         }))
     }
@@ -38,7 +41,19 @@ impl UdpEcho {
 /// A running flow.
 pub struct UdpFlow {
     answers: Arc<Mutex<Answers>>,
-    _workers: [Worker; 2],
+    sender: Worker,
+    _receiver: Worker,
+}
+
+/// What became of a flow's packets.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fates {
+    /// Packets sent.
+    pub sent: usize,
+    /// Those that were not answered.
+    pub lost: usize,
+    /// Answers to packets that had been answered before.
+    pub repeated: usize,
 }
 
 #[derive(Default)]
@@ -46,6 +61,8 @@ struct Answers {
     last: Option<(Instant, IpAddr)>,
     /// Pauses that have ended: when they did, and how long they were.
     pauses: Vec<(Instant, Duration)>,
+    /// How often each packet that was sent was answered.
+    counts: Vec<usize>,
 }
 
 impl UdpFlow {
@@ -59,25 +76,37 @@ impl UdpFlow {
             Arc::new(socket)
         });
         let answers = Arc::new(Mutex::new(Answers::default()));
-        let sender = Arc::clone(&socket);
+        let (sender, sent) = (Arc::clone(&socket), Arc::clone(&answers));
         let sender = Worker::start(move || {
+            let mut packet = [0; PACKET];
+            let number = {
+                let counts = &mut lock(&sent).counts;
+                counts.push(0);
+                u32::try_from(counts.len() - 1).expect("a test does not last for years")
+            };
+            packet[..NUMBER].copy_from_slice(&number.to_be_bytes());
             // An ICMP error says what the answers will show.
-            let _ = sender.send(&[0; PACKET]);
+            let _ = sender.send(&packet);
             thread::sleep(INTERVAL);
         });
         let heard = Arc::clone(&answers);
         let receiver = Worker::start(move || {
             let mut packet = [0; PACKET];
             let Ok(length) = socket.recv(&mut packet) else { return };
-            let text = std::str::from_utf8(&packet[..length]).unwrap_or_default();
-            let Ok(seen_as) = text.parse() else { return };
+            let Some((number, address)) = packet[..length].split_first_chunk::<NUMBER>() else {
+                return;
+            };
+            let Ok(seen_as) = std::str::from_utf8(address).unwrap_or_default().parse() else {
+                return;
+            };
             let now = Instant::now();
             let mut answers = lock(&heard);
+            answers.counts[u32::from_be_bytes(*number) as usize] += 1;
             if let Some((last, _)) = answers.last.replace((now, seen_as)) {
                 answers.pauses.push((now, now - last));
             }
         });
-        let flow = UdpFlow { answers, _workers: [sender, receiver] };
+        let flow = UdpFlow { answers, sender, _receiver: receiver };
         until("the first answer", Duration::from_secs(5), || lock(&flow.answers).last);
         flow
     }
@@ -93,6 +122,23 @@ impl UdpFlow {
         let ended = answers.pauses.iter().filter(|(end, _)| *end > since).map(|(_, pause)| *pause);
         let now = answers.last.map(|(last, _)| last.elapsed());
         ended.chain(now).max().unwrap_or_default()
+    }
+}
+
+impl UdpFlow {
+    /// Ends it; what became of its packets.
+    pub fn end(mut self) -> Fates {
+        self.sender.stop();
+        // What is under way arrives in less than this.
+        let all_answered =
+            || lock(&self.answers).counts.iter().all(|count| *count > 0).then_some(());
+        wait_for(Duration::from_secs(2), all_answered);
+        let counts = &lock(&self.answers).counts;
+        Fates {
+            sent: counts.len(),
+            lost: counts.iter().filter(|count| **count == 0).count(),
+            repeated: counts.iter().map(|count| count.saturating_sub(1)).sum(),
+        }
     }
 }
 
@@ -128,11 +174,17 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
+impl Worker {
+    fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -93,6 +93,14 @@ function agentSection(map) {
 		allow: _('allowed'),
 		reject: _('refused')
 	}, 'allow');
+	list(section, 'udp_ports', _('Carried UDP ports'),
+		_('Destination ports and ranges of UDP that is carried, too, such as 5060 for calls.'), values.portRange, '5060');
+
+	const duplicate = section.option(form.Flag, 'udp_duplicate', _('Duplicated UDP'),
+		_('Each carried packet is sent over the two best uplinks: none is lost when one of them fails.'));
+
+	duplicate.default = duplicate.disabled;
+
 	value(section, 'http_listen', _('Status over HTTP'),
 		_('Address and port; nowhere if empty.'), values.listen, '127.0.0.1:8484');
 	value(section, 'check_url', _('Reachability check'),
