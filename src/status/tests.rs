@@ -2,6 +2,7 @@ mod json;
 mod pages;
 
 use super::*;
+use crate::config::agent::Role;
 
 fn forward(name: &str, port: u16, state: &str) -> ForwardStatus {
     let reason = match state {

@@ -65,6 +65,9 @@ fn strings_of_others_stay_text() {
     let failure = json!({ "operation": "", "error": "", "errno": null, "since_seconds": 1 });
     status["failures"] = json!([failure]);
     status["kernel"]["conflicts"] = json!([""]);
+    let forward =
+        json!({ "name": "", "port": 1, "target": "", "state": "", "reason": "", "connections": 0 });
+    status["forwards"] = json!([forward]);
     status["config_error"] = json!("");
     poison(&mut status);
     let snapshot = Snapshot::Agent(Box::new(AgentSnapshot {
@@ -82,9 +85,14 @@ fn strings_of_others_stay_text() {
 
     let address = serve(&lab.router, status.to_string(), render_html(&snapshot));
     let browser = Browser::start(&lab.router);
-    for (view, places, name) in [
-        (View::DESKTOP, "#uplinks h3 b, #legend b, #events td:last-child, #problems li", "hostile"),
-        (View::DESKTOP.without_scripts(), "main.plain p, main.plain td", "hostile-plain"),
+    for (view, places, least, name) in [
+        (
+            View::DESKTOP,
+            "#uplinks h3 b, #legend b, #events td:last-child, #problems li, #forwards td",
+            7,
+            "hostile",
+        ),
+        (View::DESKTOP.without_scripts(), "main.plain p, main.plain td", 3, "hostile-plain"),
     ] {
         let page = browser.open(&address, &view);
         // It shows as a sentence of text does: all of it, in one piece.
@@ -92,7 +100,7 @@ fn strings_of_others_stay_text() {
             "[...document.querySelectorAll('{places}')]
              .filter(element => element.textContent.includes('<img src=x onerror=alert(2)>')).length"
         );
-        page.until("hostile strings show", &format!("{shown} > 3"));
+        page.until("hostile strings show", &format!("{shown} > {least}"));
         assert_eq!(page.evaluate("document.querySelectorAll('img').length"), 0);
         // The status and the page's own.
         assert_eq!(page.evaluate("document.scripts.length"), 2);

@@ -93,7 +93,10 @@ fn the_page_shows_what_happens() {
     server.stop();
     server.restart();
     let quota = "config uplink 'wanb'\n\toption quota '5G'\n";
-    let mut agent = AgentProgram::start_with(&lab, &server, &format!("{LISTEN}{quota}"));
+    let forward =
+        "config forward 'ssh'\n\toption listen '2222'\n\toption target '192.168.77.2:22'\n";
+    let mut agent = AgentProgram::start_with(&lab, &server, &format!("{LISTEN}{quota}{forward}"));
+    agent.wait_status("the port is denied", |status| status["forwards"][0]["state"] == "denied");
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
@@ -101,6 +104,8 @@ fn the_page_shows_what_happens() {
     let page = browser.open(&format!("http://{ADDRESS}/"), &View::DESKTOP);
     page.until_text("#state", "bonding");
     page.until("the graph has a past", "series.by.wan.rx_bps.filter(it => it > 1e6).length > 3");
+
+    page.until_text("#forwards", "✕ denied");
 
     // What is shown is a second behind, which tells where others make the rates go up and down.
     let right = (0..WINDOWS).any(|_| {

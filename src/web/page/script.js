@@ -165,6 +165,15 @@ function cells(row, values) {
   keep(row, values.length, parent => make('td', parent));
   values.forEach(([text, className], index) => put(row.children[index], text, className ?? ''));
 }
+function showForwards(forwards) {
+  $('forwards').closest('section').hidden = !forwards.length;
+  const rows = keep($('forwards').tBodies[0], forwards.length, parent => make('tr', parent));
+  const states = { forwarded: ['● forwarded', 'good'], denied: ['✕ denied', 'bad'] };
+  forwards.forEach((it, index) => cells(rows[index], [
+    [it.name], [String(it.port), 'n'], [it.target], states[it.state] ?? [it.state, 'quiet'], [it.reason],
+    [String(it.connections), 'n'],
+  ]));
+}
 function showConnections(connections) {
   const more = connections.total - ROWS;
   put($('total'), `${connections.total} open${more > 0 ? `, the fastest ${ROWS} of them` : ''}`);
@@ -346,6 +355,7 @@ function show(status) {
   status.uplinks.forEach((uplink, index) => showUplink(uplinks[index], uplink));
   const servers = keep($('servers'), status.servers.length, parent => newCard(parent));
   status.servers.forEach((server, index) => showServer(servers[index], server));
+  showForwards(status.forwards);
   showConnections(status.connections);
   showEvents(status.events);
   showProblems(status);
