@@ -209,6 +209,10 @@ impl Link {
         }
         self.datagrams.use_session(session.as_ref());
         self.trunk.set_session(session);
+        self.put_wishes();
+    }
+
+    fn put_wishes(&self) {
         for (name, line) in self.lines.iter() {
             let used = self.used.as_ref() == Some(name);
             line.wishes.set(if used { &self.forwards } else { &[] });
@@ -223,7 +227,7 @@ impl Link {
     /// Asks the server in use for these ports, and no others.
     pub fn set_forwards(&mut self, ports: Vec<Port>) {
         self.forwards = ports;
-        self.put_in_use();
+        self.put_wishes();
     }
 
     /// Asks for the addresses of a server; they come as news.
@@ -278,14 +282,6 @@ impl Link {
         connected.into_iter().filter_map(|(name, at)| self.dial(&name, vec![at.ip()])).collect()
     }
 
-    /// The server that these news are of a new key of, and the key.
-    pub fn new_server_key(&self, news: &News) -> Option<(ServerConfig, PublicKey)> {
-        let News::Session(keeper, session::Event::NewServerKey { key }) = news else { return None };
-        let of = |line: &&Line| line.connection.as_ref().is_some_and(|task| task.id == *keeper);
-        let line = self.lines.values().find(of)?;
-        Some((line.config.clone(), *key)).filter(|(config, key)| config.public_key != *key)
-    }
-
     /// Knows a server by another key from now on.
     pub fn set_server_key(&mut self, server: &str, key: PublicKey) {
         if let Some(line) = self.lines.get_mut(server) {
@@ -338,7 +334,7 @@ impl Link {
                 line.view.rtt = Some(smoothed);
                 ServerNews::Heard
             }
-            session::Event::NewServerKey { .. } => return None,
+            session::Event::NewServerKey { key } => ServerNews::NewKey(key),
             session::Event::Forwards(verdicts) => ServerNews::Forwards(verdicts),
             session::Event::Incoming(incoming) => ServerNews::Incoming(incoming),
             session::Event::Down { reason } if is(&line.attempt) => {
@@ -409,11 +405,7 @@ impl Link {
 
 /// A random number; 0 if there is none to be had.
 fn dice() -> u16 {
-    let mut bytes = [0; 2];
-    if let Ok(mut random) = random::source() {
-        random(&mut bytes);
-    }
-    u16::from_ne_bytes(bytes)
+    random::bytes().map_or(0, u16::from_ne_bytes)
 }
 
 /// What a server said of its host half a round trip ago.

@@ -216,15 +216,9 @@ impl Agent {
                     }
                     _ => Event::Changed,
                 },
-                Some(news) = inputs.link.next() => match self.link.new_server_key(&news) {
-                    Some((server, key)) => {
-                        self.adopt_server_key(server, key).await;
-                        continue;
-                    }
-                    None => match self.link.take(news) {
-                        Some(event) => event,
-                        None => continue,
-                    },
+                Some(news) = inputs.link.next() => match self.link.take(news) {
+                    Some(event) => event,
+                    None => continue,
                 },
                 Some((slot, opinion)) = inputs.opinions.recv() => Event::InternetAsked { slot, opinion },
                 Some(event) = inputs.interfaces.recv() => event,
@@ -329,6 +323,11 @@ impl Agent {
                     let proxy = self.proxy.clone();
                     runtime::spawn(proxy.forward(incoming, target, proxy_protocol, wishes));
                 }
+                None
+            }
+            Action::AdoptServerKey { server, key } => {
+                // What comes of dialling is handled in there.
+                Box::pin(self.adopt_server_key(server, key)).await;
                 None
             }
             Action::SetProbers(outlets) => {

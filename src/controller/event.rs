@@ -7,6 +7,7 @@ use litemap::LiteMap;
 use super::opinions::Opinion;
 use super::outlets::Outlet;
 use crate::config::agent::{AgentConfig, Role, ServerConfig};
+use crate::config::keys::PublicKey;
 use crate::config::value::HttpUrl;
 use crate::health::Signs;
 use crate::net::{Counters, Kernel};
@@ -120,6 +121,8 @@ pub enum ServerNews {
     Forwards(Vec<(Port, Verdict)>),
     /// A connection to one of them waits.
     Incoming(Incoming),
+    /// It has another key, as it says itself.
+    NewKey(PublicKey),
     /// It could not be connected to.
     Failed {
         /// Why.
@@ -207,6 +210,13 @@ pub enum Action {
         target: SocketAddr,
         /// Whether the target is told who connects.
         proxy_protocol: bool,
+    },
+    /// Know this server by another key from now on, and connect with it.
+    AdoptServerKey {
+        /// The server, as it is configured.
+        server: ServerConfig,
+        /// Its key.
+        key: PublicKey,
     },
     /// Ask this server for a sign of life on the control connection.
     PingServer(String),

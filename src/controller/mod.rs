@@ -234,6 +234,12 @@ impl Controller {
         reconcile::reconcile(kernel, &Desired::default())
     }
 
+    fn on_new_key(&self, name: &str, key: PublicKey, actions: &mut Vec<Action>) {
+        let mut servers = self.config.servers.iter();
+        let server = servers.find(|config| config.name == name && config.public_key != key);
+        actions.extend(server.cloned().map(|server| Action::AdoptServerKey { server, key }));
+    }
+
     /// Knows a server by another key from now on, of which it has told itself.
     pub fn set_server_key(&mut self, name: &str, key: PublicKey) {
         let named = self.config.servers.iter_mut().filter(|config| config.name == name);
@@ -283,6 +289,7 @@ impl Controller {
         let news = match news {
             ServerNews::Forwards(verdicts) => return self.on_forwards(name, verdicts, actions),
             ServerNews::Incoming(incoming) => return self.on_incoming(name, incoming, actions),
+            ServerNews::NewKey(key) => return self.on_new_key(name, key, actions),
             news => news,
         };
         let (addresses, at) = (self.servers.all_addresses(), self.servers.used().in_use);

@@ -211,7 +211,7 @@ impl Servers {
             }
             ServerNews::Heard => _ = server.on_answer(now),
             // Not of whether it answers.
-            ServerNews::Forwards(_) | ServerNews::Incoming(_) => {}
+            ServerNews::Forwards(_) | ServerNews::Incoming(_) | ServerNews::NewKey(_) => {}
             ServerNews::Failed { reason, dice } => {
                 contact.on_failed(now, dice);
                 server.trouble = Some(reason);

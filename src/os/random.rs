@@ -15,3 +15,13 @@ pub fn source() -> io::Result<impl FnMut(&mut [u8])> {
         }
     })
 }
+
+/// Unpredictable bytes.
+///
+/// # Errors
+/// When the kernel has no random numbers.
+pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}

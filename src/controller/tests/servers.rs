@@ -271,6 +271,21 @@ fn a_stream_that_breaks_has_the_server_asked_or_dialled() {
     assert_eq!(world.count(is_dial), 1);
 }
 
+#[test]
+fn a_key_that_a_server_names_is_adopted_unless_it_is_known() {
+    let mut world = World::settled();
+    let known = world.controller.config.servers[0].public_key;
+    let adopts = |action: &Action| matches!(action, Action::AdoptServerKey { .. });
+    world.tell(Event::Server("vps".into(), ServerNews::NewKey(known)));
+    assert_eq!(world.count(adopts), 0);
+    let key = PublicKey([9; 32]);
+    world.tell(Event::Server("vps".into(), ServerNews::NewKey(key)));
+    assert_eq!(world.count(adopts), 1);
+    world.controller.set_server_key("vps", key);
+    world.tell(Event::Server("vps".into(), ServerNews::NewKey(key)));
+    assert_eq!(world.count(adopts), 1);
+}
+
 /// What is checked, by slot and milliseconds.
 fn checks(world: &World) -> Vec<(u64, u8)> {
     let check = |(ms, action): &(u64, Action)| match action {
