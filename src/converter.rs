@@ -182,8 +182,9 @@ async fn convert(
             Some(_) | None => return Ok(None),
         },
     };
-    let opened = match accept(registry, &client, &request, peer) {
-        Some(accepted) => accepted,
+    let accepts = Message::decode(&request).ok().and_then(|message| message.accepts());
+    let opened = match accepts {
+        Some(id) => accept(registry, &client, id, peer),
         None => open(registry, &client, &request, tcp, peer).await,
     };
     let (target, stream) = match opened {
@@ -229,27 +230,23 @@ impl Drop for Warm<'_> {
     }
 }
 
-/// The connection to a forwarded port that a request accepts; `None` for one that asks for a target.
+/// The connection to a forwarded port with this number, which a request accepts.
 fn accept(
     registry: &Registry,
     client: &str,
-    request: &[u8],
+    id: u64,
     peer: SocketAddr,
-) -> Option<Result<(TcpStream, Stream), Message>> {
-    let id = Message::decode(request).ok()?.accepts()?;
-    let Some(waiting) = registry.forwards.claim(client, id) else {
-        // Too late.
-        let gone = Failure { code: ErrorCode::ConnectionReset, detail: 0 };
-        return Some(Err(Message::failed(gone)));
-    };
-    let stream = registry.open_stream(client, peer, waiting.peer);
-    Some(match stream {
+) -> Result<(TcpStream, Stream), Message> {
+    // Too late otherwise.
+    let gone = Failure { code: ErrorCode::ConnectionReset, detail: 0 };
+    let waiting = registry.forwards.claim(client, id).ok_or_else(|| Message::failed(gone))?;
+    match registry.open_stream(client, peer, waiting.peer) {
         Some(stream) => Ok((waiting.tcp, stream)),
         None => {
             socket::abort(&waiting.tcp);
             Err(Message::failed(Failure::RESOURCE_EXCEEDED))
         }
-    })
+    }
 }
 
 /// Connects to the target that a request asks for, if that is allowed.

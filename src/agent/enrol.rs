@@ -23,10 +23,14 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// # Errors
 /// What went wrong, in words: no such host, no answer, or the server's reason to refuse.
 pub fn enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {
-    runtime::run(async {
-        timeout(LIMIT, try_enrol(uri, key)).await.unwrap_or_else(|_| Err("no answer".to_owned()))
-    })
-    .map_err(|error| error.to_string())?
+    in_time(try_enrol(uri, key))
+}
+
+/// Runs an exchange with a server, apart from the agent, to its end.
+pub(super) fn in_time(exchange: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let limited =
+        async { timeout(LIMIT, exchange).await.unwrap_or_else(|_| Err("no answer".to_owned())) };
+    runtime::run(limited).map_err(|error| error.to_string())?
 }
 
 async fn try_enrol(uri: &PairingUri, key: &PrivateKey) -> Result<(), String> {

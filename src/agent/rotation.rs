@@ -1,32 +1,22 @@
 //! New keys: the router's, which servers are told of, and the servers', of which they tell.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
 
 use super::{Agent, enrol};
 use crate::config::agent::ServerConfig;
 use crate::config::keys::{PrivateKey, PublicKey};
-use crate::os::runtime;
 use crate::provision;
 use crate::session::{hello, introduce, invalid, open, read_sealed};
 use crate::tunnel::control::{ClientMessage, ServerMessage};
-
-/// How long a server may take.
-const LIMIT: Duration = Duration::from_secs(15);
 
 /// Has a server accept the key `next` of this router beside its key. Its session is not disturbed.
 ///
 /// # Errors
 /// What went wrong, in words.
 pub fn renew_key(server: &ServerConfig, key: &PrivateKey, next: &PublicKey) -> Result<(), String> {
-    runtime::run(async {
-        let renewed = timeout(LIMIT, try_renew(server, key, next)).await;
-        renewed.unwrap_or_else(|_| Err("no answer".to_owned()))
-    })
-    .map_err(|error| error.to_string())?
+    enrol::in_time(try_renew(server, key, next))
 }
 
 async fn try_renew(

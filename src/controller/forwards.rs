@@ -9,8 +9,6 @@ use crate::tunnel::forward::{Incoming, Port, Verdict};
 pub(super) struct Forwards {
     /// The server that said so, and what.
     verdicts: Option<(String, Vec<(Port, Verdict)>)>,
-    /// What the user was told last.
-    told: Vec<(Port, Verdict)>,
 }
 
 /// A port of the server, as the status shows it.
@@ -68,8 +66,8 @@ impl Controller {
         if self.servers.used_name() != Some(server) {
             return;
         }
-        self.forwards.verdicts = Some((server.to_owned(), verdicts.clone()));
-        let told = std::mem::replace(&mut self.forwards.told, verdicts);
+        let before = self.forwards.verdicts.replace((server.to_owned(), verdicts));
+        let told = before.map(|(_, verdicts)| verdicts).unwrap_or_default();
         for view in self.forwards() {
             let ForwardConfig { name, listen, target, .. } = view.config;
             let Some(verdict) = view.verdict else { continue };

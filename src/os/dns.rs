@@ -84,10 +84,7 @@ async fn ask(host: &str, server: IpAddr, outlet: &Outlet) -> io::Result<Vec<IpAd
     let socket = socket::udp_socket((outlet.source, 0).into(), Some(&outlet.device))?;
     // The kernel drops what others send here.
     socket.connect(SocketAddr::new(server, 53)).await?;
-    let mut random = random::source()?;
-    let mut id = [0; 2];
-    random(&mut id);
-    let id = u16::from_ne_bytes(id);
+    let id = u16::from_ne_bytes(random::bytes()?);
     let [v4, v6] = [(A, id), (AAAA, id.wrapping_add(1))]
         .map(|(kind, id)| Question::new(host, kind, id).ok_or(io::ErrorKind::InvalidInput));
     let mut open = vec![v4?, v6?];

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::ProvisionError;
 use crate::config::keys::PrivateKey;
+use crate::os::random;
 
 /// Nothing read here is larger.
 const MAX_BYTES: u64 = 16 << 20;
@@ -114,13 +115,11 @@ pub fn private_key(path: &Path) -> Result<(PrivateKey, bool), ProvisionError> {
 
 /// Random bytes from the kernel.
 pub fn random<const N: usize>() -> Result<[u8; N], ProvisionError> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| ProvisionError::Io {
+    random::bytes().map_err(|error| ProvisionError::Io {
         doing: "cannot read",
         path: "the kernel's random numbers".into(),
-        error: io::Error::other(error.to_string()),
-    })?;
-    Ok(bytes)
+        error,
+    })
 }
 
 /// Writes a file that only its owner may read (0600, its folder 0700); it must not be there yet.

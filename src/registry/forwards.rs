@@ -170,11 +170,7 @@ impl Registry {
     fn arrive(&self, client: &str, tcp: TcpStream, peer: SocketAddr) {
         let mut waiting = self.forwards.waiting.borrow_mut();
         let crowd = waiting.iter().filter(|waiting| waiting.client == client).count();
-        let number = random::source().map(|mut random| {
-            let mut number = [0; 8];
-            random(&mut number);
-            u64::from_be_bytes(number)
-        });
+        let number = random::bytes().map(u64::from_be_bytes);
         let (Ok(id), Ok(local), true) = (number, tcp.local_addr(), crowd < WAITING_LIMIT) else {
             self.refuse(Cause::Unclaimed, peer.ip());
             return socket::abort(&tcp);

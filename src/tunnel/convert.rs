@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::take;
+use super::{is_possible, mapped, take};
 
 /// The version of the fixed header, and so the first byte of a message.
 pub const VERSION: u8 = 1;
@@ -283,12 +283,8 @@ impl Tlv {
         match self {
             Tlv::Info => bytes.extend([0, 0]),
             Tlv::Connect { target, tcp_options } => {
-                let address = match target.ip() {
-                    IpAddr::V4(address) => address.to_ipv6_mapped(),
-                    IpAddr::V6(address) => address,
-                };
                 bytes.extend(target.port().to_be_bytes());
-                bytes.extend(address.octets());
+                bytes.extend(mapped(target.ip()).octets());
                 bytes.extend(tcp_options);
             }
             Tlv::ExtendedTcpHeader(value)
@@ -326,9 +322,7 @@ impl Tlv {
                 let (address, tcp_options) = take::<16>(rest).ok_or(bad)?;
                 let address = IpAddr::V6(Ipv6Addr::from(address)).to_canonical();
                 let target = SocketAddr::new(address, u16::from_be_bytes(head));
-                let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-                let impossible = address.is_unspecified() || address.is_multicast() || broadcast;
-                if impossible || target.port() == 0 {
+                if !is_possible(target) {
                     return Err(ConvertError::BadTarget);
                 }
                 Tlv::Connect { target, tcp_options: tcp_options.to_vec() }

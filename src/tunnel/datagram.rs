@@ -12,7 +12,7 @@ use ring::aead::Aad;
 use super::record::{RecordKey, TAG_LEN};
 use super::replay::ReplayWindow;
 use super::session::{SessionId, SessionKeys};
-use super::take;
+use super::{is_possible, take};
 
 /// Bytes of a datagram at most: what UDP takes over IPv4.
 pub const DATAGRAM_MAX: usize = 65535 - 20 - 8;
@@ -213,7 +213,9 @@ fn read(plaintext: &[u8]) -> Result<Datagram<'_>, DatagramError> {
     let (host, rest) = read_address(ipv6, rest).ok_or(DatagramError::BadLength)?;
     let (target, payload) = read_address(ipv6, rest).ok_or(DatagramError::BadLength)?;
     let flow = Flow { host, target };
-    match is_possible(target) {
+    // IPv4 has one way to be written.
+    let canonical = target.ip().to_canonical() == target.ip();
+    match canonical && is_possible(target) {
         true => Ok(Datagram { flow: Some(flow), twice, payload }),
         false => Err(DatagramError::BadFlow),
     }
@@ -229,15 +231,6 @@ fn read_address(ipv6: bool, bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
     };
     let (port, rest) = take::<2>(rest)?;
     Some((SocketAddr::new(ip, u16::from_be_bytes(port)), rest))
-}
-
-/// Whether there can be a single host at a target; IPv4 has one way to be written.
-fn is_possible(target: SocketAddr) -> bool {
-    let ip = target.ip();
-    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    let mapped = ip.to_canonical() != ip;
-    let nobody = ip.is_unspecified() || ip.is_multicast() || broadcast || target.port() == 0;
-    !nobody && !mapped
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! connection.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use super::take;
+use super::{mapped, take, take_address};
 
 /// The most ports a client may ask for.
 pub const PORTS_MAX: usize = 256;
@@ -182,21 +182,6 @@ impl Incoming {
         let length = (addresses.len() + ports.len()) as u8;
         [PROXY.as_slice(), &[family, 0, length], &addresses, &ports].concat()
     }
-}
-
-/// An address as IPv6 writes it.
-fn mapped(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    }
-}
-
-fn take_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
-    let (address, rest) = take::<16>(bytes)?;
-    let (port, rest) = take::<2>(rest)?;
-    let address = IpAddr::from(address).to_canonical();
-    Some((SocketAddr::new(address, u16::from_be_bytes(port)), rest))
 }
 
 #[cfg(test)]

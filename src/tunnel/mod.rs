@@ -5,6 +5,7 @@
 //! [`convert`] request; over UDP, [`probe`]s measure the uplinks and [`datagram`]s carry UDP of the LAN.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::agent::CipherChoice;
 
@@ -170,6 +171,29 @@ pub fn negotiate(client: CipherOffer, server: CipherOffer) -> Option<Cipher> {
 /// Splits an array off the front of a slice that may be too short.
 fn take<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
     bytes.split_first_chunk::<N>().map(|(head, rest)| (*head, rest))
+}
+
+/// An address as IPv6 writes it.
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+/// Splits an address so written, and the port after it, off the front; IPv4 as such.
+fn take_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
+    let (address, rest) = take::<16>(bytes)?;
+    let (port, rest) = take::<2>(rest)?;
+    let address = IpAddr::from(address).to_canonical();
+    Some((SocketAddr::new(address, u16::from_be_bytes(port)), rest))
+}
+
+/// Whether there can be a single host at a target.
+fn is_possible(target: SocketAddr) -> bool {
+    let ip = target.ip();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !(ip.is_unspecified() || ip.is_multicast() || broadcast || target.port() == 0)
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 //! from elsewhere would use a nonce twice.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::session::{MAC_LEN, SessionId, SessionKeys};
-use super::take;
+use super::{mapped, take, take_address};
 
 /// Bytes of a request and of a reply, as UDP payload.
 pub const PROBE_LEN: usize = SIGNED_LEN + MAC_LEN;
@@ -116,12 +116,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 impl ProbeReply {
     /// The datagram.
     pub fn encode(&self, keys: &SessionKeys) -> [u8; PROBE_LEN] {
-        let address = match self.observed.ip() {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
+        let address = mapped(self.observed.ip()).octets();
         let mut body = [0; BODY_LEN];
-        let observed = address.octets().into_iter().chain(self.observed.port().to_be_bytes());
+        let observed = address.into_iter().chain(self.observed.port().to_be_bytes());
         for (place, byte) in body.iter_mut().zip(observed) {
             *place = byte;
         }
@@ -177,10 +174,7 @@ impl UnverifiedProbe {
         if !keys.probe_reply.verify(&self.signed, &self.mac) {
             return Err(ProbeError::Forged);
         }
-        let (address, rest) = take::<16>(&self.body).ok_or(ProbeError::BadLength)?;
-        let (port, _) = take::<2>(rest).ok_or(ProbeError::BadLength)?;
-        let address = IpAddr::V6(Ipv6Addr::from(address));
-        let observed = canonical(SocketAddr::new(address, u16::from_be_bytes(port)));
+        let (observed, _) = take_address(&self.body).ok_or(ProbeError::BadLength)?;
         let pads = self.flags & PADS != 0;
         Ok(ProbeReply { counter: self.counter, observed, pads })
     }
