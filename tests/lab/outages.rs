@@ -1,7 +1,8 @@
 //! `make bench`: what people notice of outages, what a flapping uplink takes from the other one, and
 //! what an agent costs that has nothing to do.
 //!
-//! Prints Markdown, a section for each of them. `--only SECTION` measures some of them.
+//! Prints Markdown, a section for each of them. `--only SECTION` measures some of them, `--failure NAME`
+//! some of the failures, and `--repeats N` says how often.
 
 #[path = "mod.rs"]
 mod lab;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lab::failures::{FAILURES, Pauses, Users, all_well};
+use lab::failures::{FAILURES, Failure, Pauses, Users, all_well};
 use lab::flapping::FLAPPINGS;
 use lab::idle::Idle;
 use lab::traffic::open_idle;
@@ -22,8 +23,10 @@ use lab::{
     AgentProgram, Lab, Only, SERVER_V4, Section, ServerProgram, command, save, schedule_first,
     until,
 };
+use lexopt::ValueExt;
 
-const USAGE: &str = "usage: outages [--only failures|server|flapping|idle]... [--output FILE]";
+const USAGE: &str = "usage: outages [--only failures|server|flapping|idle]... [--failure NAME] \
+                     [--repeats N] [--output FILE]";
 
 /// How long the server's network is cut.
 const GONE: Duration = Duration::from_secs(60);
@@ -36,21 +39,47 @@ const IDLE: Duration = Duration::from_secs(60);
 /// LAN connections that are open while nothing happens.
 const IDLE_CONNECTIONS: usize = 200;
 
-const SECTIONS: [Section<()>; 4] =
+const SECTIONS: [Section<Wanted>; 4] =
     [("failures", failures), ("server", server), ("flapping", flapping), ("idle", idle)];
+
+/// Which failures, and how often each.
+struct Wanted {
+    failure: Option<String>,
+    repeats: usize,
+}
+
+impl Wanted {
+    fn failures(&self) -> impl Iterator<Item = &'static Failure> {
+        let all =
+            FAILURES.iter().filter(|it| self.failure.as_ref().is_none_or(|name| *name == it.name));
+        all.flat_map(|failure| std::iter::repeat_n(failure, self.repeats))
+    }
+}
 
 struct Options {
     only: Only,
+    wanted: Wanted,
     output: Option<PathBuf>,
 }
 
 impl Options {
     fn parse() -> Result<Options, lexopt::Error> {
-        let mut options = Options { only: Only::default(), output: None };
+        let wanted = Wanted { failure: None, repeats: 1 };
+        let mut options = Options { only: Only::default(), wanted, output: None };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
                 lexopt::Arg::Long("only") => options.only.parse(&mut arguments, &SECTIONS)?,
+                lexopt::Arg::Long("failure") => {
+                    let name = arguments.value()?.into_string()?;
+                    if !FAILURES.iter().any(|failure| failure.name == name) {
+                        return Err(format!("there is no failure '{name}'").into());
+                    }
+                    options.wanted.failure = Some(name);
+                }
+                lexopt::Arg::Long("repeats") => {
+                    options.wanted.repeats = arguments.value()?.parse()?;
+                }
                 lexopt::Arg::Long("output") => options.output = Some(arguments.value()?.into()),
                 other => return Err(other.unexpected()),
             }
@@ -65,11 +94,11 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> ExitCode {
     schedule_first();
-    save(&options.only.measure(&SECTIONS, &()), options.output.as_deref())
+    save(&options.only.measure(&SECTIONS, &options.wanted), options.output.as_deref())
 }
 
 /// The longest pauses of each failure of the faster uplink.
-fn failures(_: &()) -> String {
+fn failures(wanted: &Wanted) -> String {
     let lab = Lab::two_uplinks("outages");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
@@ -79,7 +108,7 @@ fn failures(_: &()) -> String {
                     fails; no connection was reset.\n\n\
                     | failure | download | upload | key stroke | UDP |\n|---|---|---|---|---|\n"
             .to_owned();
-    for failure in &FAILURES {
+    for failure in wanted.failures() {
         let Pauses { download, upload, key, udp } = users.notice(failure, &mut agent);
         let cells = [download, upload, key, udp].map(|pause| format!("{:.2}", pause.as_secs_f64()));
         let _ = writeln!(text, "| {} | {} |", failure.name, cells.join(" | "));
@@ -89,7 +118,7 @@ fn failures(_: &()) -> String {
 }
 
 /// What happens to connections when the server's network is cut, and when its process ends.
-fn server(_: &()) -> String {
+fn server(_: &Wanted) -> String {
     let lab = Lab::two_uplinks("outages");
     let mut server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
@@ -254,7 +283,7 @@ fn server_restarted(
 }
 
 /// What is left of the other uplink's goodput.
-fn flapping(_: &()) -> String {
+fn flapping(_: &Wanted) -> String {
     let mut text = format!(
         "Mbit/s over the uplink of 50 Mbit/s, alone and while the one of 100 Mbit/s is gone for 2 s \
          and there for 2 s, in turn, for {} s; no connection was reset.\n\n\
@@ -287,7 +316,7 @@ fn flapping(_: &()) -> String {
 }
 
 /// What an idle agent sends, and the processor time it takes.
-fn idle(_: &()) -> String {
+fn idle(_: &Wanted) -> String {
     let lab = Lab::two_uplinks("outages");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
