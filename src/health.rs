@@ -6,18 +6,22 @@
 //! unanswered probe is enough: waiting for more losses would be a pause that people notice. Where a
 //! network lets no probe through, what subflows hear decides alone.
 
+mod flapping;
 mod outcomes;
 mod policy;
 mod rtt;
 mod traffic;
+mod volley;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use flapping::Flapping;
 use outcomes::Outcomes;
 pub use policy::Policy;
 pub use rtt::Rtt;
 use traffic::Traffic;
+use volley::Volley;
 
 /// What is known of an uplink's way to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +54,6 @@ const OUTLIVES: Duration = Duration::from_millis(500);
 const SILENT: u8 = 12;
 /// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
 const OUTSTANDING: usize = 32;
-/// Levels of the hold-down; enough to reach any [`Policy::hold_max`] worth having.
-const LEVELS: u8 = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Probe {
@@ -87,12 +89,12 @@ pub struct Health {
     trial_of: Option<Instant>,
     failing_since: Option<Instant>,
     suspected: bool,
+    volley: Volley,
     replies: u8,
     replying_since: Option<Instant>,
     outcomes: Outcomes,
     rtt: Rtt,
-    downs: [Option<Instant>; 2],
-    level: u8,
+    flapping: Flapping,
 }
 
 impl Health {
@@ -118,12 +120,12 @@ impl Health {
             trial_of: None,
             failing_since: None,
             suspected: false,
+            volley: Volley::default(),
             replies: 0,
             replying_since: None,
             outcomes: Outcomes::default(),
             rtt: Rtt::default(),
-            downs: [None; 2],
-            level: 0,
+            flapping: Flapping::default(),
         }
     }
 
@@ -240,18 +242,14 @@ impl Health {
 
     /// How long replies must keep coming before a down uplink is up again.
     pub fn hold_down(&self) -> Duration {
-        match self.level.checked_sub(1) {
-            None => Duration::ZERO,
-            Some(doublings) => {
-                self.policy.hold_first.saturating_mul(1 << doublings).min(self.policy.hold_max)
-            }
-        }
+        self.flapping.hold_down(&self.policy)
     }
 
     /// Until when an uplink that is down and answers again is held down, if no more replies are lost.
     pub fn held_until(&self) -> Option<Instant> {
         let replying_since = self.replying_since.filter(|_| self.state == State::Down)?;
-        (self.level > 0).then(|| replying_since + self.hold_down())
+        let hold_down = self.hold_down();
+        (!hold_down.is_zero()).then(|| replying_since + hold_down)
     }
 
     /// Says whether data flows over the uplink: an active one is probed densely.
@@ -270,6 +268,9 @@ impl Health {
     /// The uplink's device has received so many packets since it exists.
     pub fn on_received(&mut self, now: Instant, packets: u64) {
         self.traffic.count(now, packets);
+        if self.traffic.has_collapsed() {
+            self.volley.begin(now);
+        }
     }
 
     /// Probes densely until the next reply: something else gives rise to doubt.
@@ -280,6 +281,7 @@ impl Health {
     /// A probe with this number, unique within the uplink, left.
     pub fn on_sent(&mut self, now: Instant, seq: u64) {
         self.last_sent = Some(now);
+        self.volley.count();
         if self.probes.len() == OUTSTANDING {
             self.probes.pop_front();
         }
@@ -289,6 +291,7 @@ impl Health {
     /// A probe could not be sent: as good as lost.
     pub fn on_send_failed(&mut self, now: Instant) {
         self.last_sent = Some(now);
+        self.volley.end();
         self.outcomes.count(false);
         self.lose(now, now);
         self.judge(now);
@@ -309,6 +312,7 @@ impl Health {
             }
             Some(outcome) => self.outcomes.correct(outcome),
             None => {
+                self.pass_over(probe.sent);
                 self.outcomes.count(true);
             }
         }
@@ -322,6 +326,16 @@ impl Health {
         self.replying_since.get_or_insert(now);
         self.judge(now);
         Some(rtt)
+    }
+
+    /// Probes that left well before one that was answered are lost: paths keep packets in order, by and
+    /// large (RACK, RFC 8985).
+    fn pass_over(&mut self, answered: Instant) {
+        let margin = self.rtt.smoothed().unwrap_or_default() / 4;
+        let overtaken = self.probes.iter_mut().filter(|it| it.sent + margin < answered);
+        for probe in overtaken.filter(|probe| probe.lost.is_none()) {
+            probe.lost = Some(self.outcomes.count(false));
+        }
     }
 
     /// Takes what the subflows on the uplink show; it counts only while probes are not answered.
@@ -379,6 +393,7 @@ impl Health {
             State::Down => self.interval_of_recovery(now),
             // Three losses take two intervals and a timeout: these keep that near half a second.
             _ if self.is_silent() => policy.sparse,
+            _ if self.volley.is_under_way() => policy.volley,
             _ if self.suspected || self.traffic.quiet_since(now).is_some() => policy.urgent,
             _ if self.losses > 0 => (self.timeout() / 3).min(policy.dense),
             State::Unknown => policy.dense,
@@ -445,7 +460,7 @@ impl Health {
 
     fn judge(&mut self, now: Instant) {
         if self.state != State::Down {
-            let lossy = self.outcomes.is_lossy(self.lossy, self.losses.into());
+            let lossy = self.outcomes.is_lossy(self.lossy);
             self.lossy = lossy && !self.is_silent();
         }
         let policy = &self.policy;
@@ -492,7 +507,7 @@ impl Health {
             };
             self.trial_at = Some(now + self.trial_wait);
             if failed_trial.is_none() {
-                self.note_down(now);
+                self.flapping.note_down(now, policy.flap_window);
             }
         }
         if self.state == State::Down {
@@ -504,21 +519,6 @@ impl Health {
         }
         self.state = next;
         self.since = failed_trial.unwrap_or(now);
-    }
-
-    /// Counts how often it goes down; the level rises when it flaps and sinks with time spent up.
-    fn note_down(&mut self, now: Instant) {
-        let window = self.policy.flap_window;
-        let within = |time: Option<Instant>| {
-            time.is_some_and(|time| now.saturating_duration_since(time) < window)
-        };
-        if within(self.downs[0]) {
-            self.level = (self.level + 1).min(LEVELS);
-        } else if let Some(last) = self.downs[1] {
-            let quiet = now.saturating_duration_since(last).as_millis() / window.as_millis().max(1);
-            self.level = self.level.saturating_sub(u8::try_from(quiet).unwrap_or(u8::MAX));
-        }
-        self.downs = [self.downs[1], Some(now)];
     }
 }
 

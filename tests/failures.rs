@@ -9,6 +9,8 @@ use lab::flapping::FLAPPINGS;
 use lab::idle::Idle;
 use lab::{AgentProgram, Lab, ServerProgram, two_of_three};
 
+/// The longest pause of a download or an upload when a path fails.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause of a UDP flow of 50 packets a second.
 const UDP_PAUSE: Duration = Duration::from_millis(1500);
 /// How long a key stroke may take: a retransmission timeout, and one more.
@@ -20,8 +22,7 @@ const IDLE_BYTES: f64 = 150.0;
 
 /// Whether all pauses are within their limits.
 fn unnoticed(pauses: &Pauses, failure: &Failure) -> Result<(), String> {
-    let limits =
-        Pauses { download: failure.pause, upload: failure.pause, key: KEY_LIMIT, udp: UDP_PAUSE };
+    let limits = Pauses { download: PAUSE, upload: PAUSE, key: KEY_LIMIT, udp: UDP_PAUSE };
     if pauses.are_within(&limits) { Ok(()) } else { Err(format!("{}: {pauses}", failure.name)) }
 }
 

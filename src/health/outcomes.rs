@@ -38,18 +38,21 @@ impl Outcomes {
         (counted > 0).then(|| self.lost_of(HISTORY) as f32 / counted as f32)
     }
 
-    /// Whether an uplink that was degraded for it, or not, is so now.
+    /// Whether an uplink that was degraded for it, or not, is so now; a single row of losses is an
+    /// outage.
     pub fn is_degraded(&self, was: bool) -> bool {
-        self.lost_of(HISTORY) > if was { RECOVERED_AT } else { DEGRADED_AT - 1 }
+        match was {
+            true => self.lost_of(HISTORY) > RECOVERED_AT,
+            false => self.lost_of(HISTORY) >= DEGRADED_AT && self.has_gaps(),
+        }
     }
 
-    /// Whether an uplink that was lossy, or not, is so now; the last `row` outcomes are losses in a
-    /// row. An outage is a single row, heavy loss is more; so it takes 32 outcomes to be well again.
-    pub fn is_lossy(&self, was: bool, row: u32) -> bool {
-        let lost = self.lost_of(NEWEST);
+    /// Whether an uplink that was lossy, or not, is so now. An outage is a single row of losses, heavy
+    /// loss is more; so it takes 32 outcomes to be well again.
+    pub fn is_lossy(&self, was: bool) -> bool {
         match was {
             true => self.counted < HISTORY || self.is_degraded(true),
-            false => lost >= HEAVY_AT && lost > row,
+            false => self.lost_of(NEWEST) >= HEAVY_AT && rows(self.lost(NEWEST)) > 1,
         }
     }
 
@@ -60,8 +63,7 @@ impl Outcomes {
 
     /// Whether losses are in more than one row: those of an outage are not.
     pub fn has_gaps(&self) -> bool {
-        let lost = self.lost(HISTORY);
-        (lost & !(lost << 1)).count_ones() > 1
+        rows(self.lost(HISTORY)) > 1
     }
 
     /// How many of the newest are losses.
@@ -74,6 +76,11 @@ impl Outcomes {
         let counted = self.counted.min(newest);
         !self.replied & u32::MAX.checked_shr(HISTORY - counted).unwrap_or(0)
     }
+}
+
+/// In how many rows the losses are.
+fn rows(lost: u32) -> u32 {
+    (lost & !(lost << 1)).count_ones()
 }
 
 #[cfg(test)]
@@ -116,21 +123,20 @@ mod tests {
     #[test]
     fn four_of_32_degrade_and_one_is_forgiven() {
         assert!(!outcomes("xxx").is_degraded(false));
-        assert!(outcomes("xxxx").is_degraded(false));
+        assert!(outcomes("xxx.x").is_degraded(false));
+        assert!(!outcomes("xxxx").is_degraded(false), "an outage");
         assert!(outcomes("xx").is_degraded(true));
         assert!(!outcomes("x").is_degraded(true));
     }
 
     #[test]
     fn losses_among_replies_are_heavy_and_those_of_an_outage_are_not() {
-        for heavy in ["x.x.x.x", "xx.xx", "x.xxx", "....xx..xx.."] {
-            assert!(outcomes(heavy).is_lossy(false, 0), "{heavy}");
+        for heavy in ["x.x.x.x", "xx.xx", "x.xxx", "....xx..xx..", ".....x.xxx"] {
+            assert!(outcomes(heavy).is_lossy(false), "{heavy}");
         }
-        for light in ["x.x.x", "xxx.......xxx", "x....x....x....x"] {
-            assert!(!outcomes(light).is_lossy(false, 0), "{light}");
+        for light in ["x.x.x", "xxx.......xxx", "x....x....x....x", "......xxxx", "..xxxxxx.."] {
+            assert!(!outcomes(light).is_lossy(false), "{light}");
         }
-        assert!(!outcomes("......xxxx").is_lossy(false, 4));
-        assert!(outcomes(".....x.xxx").is_lossy(false, 3));
     }
 
     #[test]
@@ -144,8 +150,8 @@ mod tests {
     #[test]
     fn heavy_loss_is_over_when_31_of_32_were_answered() {
         let well = ".".repeat(31);
-        assert!(outcomes(&well).is_lossy(true, 0));
-        assert!(!outcomes(&format!("x{well}")).is_lossy(true, 0));
-        assert!(outcomes(&format!("xx{}", &well[1..])).is_lossy(true, 0));
+        assert!(outcomes(&well).is_lossy(true));
+        assert!(!outcomes(&format!("x{well}")).is_lossy(true));
+        assert!(outcomes(&format!("xx{}", &well[1..])).is_lossy(true));
     }
 }

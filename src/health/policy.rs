@@ -5,6 +5,8 @@ use std::time::Duration;
 /// When to probe, and what to make of the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Between the probes of a volley.
+    pub volley: Duration,
     /// Between probes while the uplink is under suspicion.
     pub urgent: Duration,
     /// Between probes while the uplink carries data.
@@ -55,6 +57,7 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
+            volley: Duration::from_millis(10),
             urgent: Duration::from_millis(100),
             dense: Duration::from_millis(250),
             sparse: Duration::from_secs(2),

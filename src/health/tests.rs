@@ -262,13 +262,6 @@ fn flapping_holds_it_down_longer_each_time_and_quiet_forgives() {
 }
 
 #[test]
-fn hold_down_has_a_limit() {
-    let mut health = Health::new(Policy::default(), Instant::now());
-    health.level = LEVELS;
-    assert_eq!(health.hold_down(), Duration::from_secs(60));
-}
-
-#[test]
 fn without_a_session_it_is_unknown_and_silent() {
     let now = Instant::now();
     let mut health = Health::unprobed(Policy::default(), now);
@@ -474,39 +467,4 @@ fn an_uplink_without_an_answer_is_given_trials_ever_more_rarely() {
     assert!(down > Duration::from_secs(3500) || line.health.is_trial(), "{down:?}");
 }
 
-/// For a hundred uplinks that carry data and lose so many of a thousand probes at random, of which the
-/// subflows hear nothing: after how many milliseconds each is out of use, and the share of ten seconds.
-fn out_of_use(lost: u64) -> (Vec<Option<u64>>, f64) {
-    let mut total = 0;
-    let lines = (1..=100_u64).map(|seed| {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state >> 11
-        };
-        let mut line = Line::settled(true);
-        let mut first = None;
-        for _ in 0..200 {
-            line.run(50, |_| (random() % 1000 >= lost).then_some(20));
-            line.health.on_subflows(line.now, signs(line.now, 10, false));
-            if line.health.state() == State::Down || line.health.is_lossy() {
-                first.get_or_insert(line.ms());
-                total += 1;
-            }
-        }
-        first
-    });
-    (lines.collect(), f64::from(total) / 20_000.0)
-}
-
-#[test]
-fn heavy_loss_takes_an_uplink_out_of_use_and_light_loss_does_not() {
-    // 30 % of packets each way are 51 % of probes, and 2 % are 4 %.
-    let (first, share) = out_of_use(510);
-    let soon = first.iter().filter(|ms| ms.is_some_and(|ms| ms <= 2500)).count();
-    assert!(soon >= 90 && share > 0.8, "{share}: {first:?}");
-    let (first, share) = out_of_use(40);
-    assert!(share < 0.02, "{share}: {first:?}");
-}
+mod loss;

@@ -11,6 +11,11 @@ const LEAST_RATE: f64 = 40.0;
 const NOISE: f64 = 0.05;
 /// The rate is averaged over this time, in seconds.
 const AVERAGE_OVER: f64 = 0.5;
+/// Below this share of them the flow has collapsed, as it does within some round trips where packets
+/// are lost at random (Mathis et al. 1997).
+const COLLAPSE: f64 = 0.5;
+/// Where fewer packets a second arrive, half of them missing in one look is nothing unusual.
+const STEADY_RATE: f64 = 400.0;
 /// Silence for so long is suspicious.
 const QUIET: Duration = Duration::from_millis(75);
 /// Silence for so long, and unanswered probes, is a dead path, on an uplink that never stalls.
@@ -27,6 +32,8 @@ pub struct Traffic {
     /// Packets a second.
     rate: f64,
     quiet_since: Option<Instant>,
+    /// Whether the last look found less than half of what was expected.
+    collapsed: bool,
     /// A silence ended by a reply to a probe, and the rate before it: a stall if packets follow.
     ended: Option<(Duration, f64)>,
     /// The last two stalls, and when they ended.
@@ -43,6 +50,7 @@ impl Traffic {
             return self.stop();
         };
         let arrived = arrived as f64;
+        self.collapsed = self.rate >= STEADY_RATE && arrived < self.rate * seconds * COLLAPSE;
         if self.rate >= LEAST_RATE && arrived < self.rate * seconds * NOISE {
             self.quiet_since.get_or_insert(before);
             return;
@@ -76,6 +84,11 @@ impl Traffic {
         if (QUIET..=STALL_MAX).contains(&stall) {
             self.stalls = [self.stalls[1], Some((stall, now))];
         }
+    }
+
+    /// Whether far fewer packets arrive than just before: losses, or the transfer has ended.
+    pub fn has_collapsed(&self) -> bool {
+        self.collapsed
     }
 
     /// Since when there is suspicious silence.

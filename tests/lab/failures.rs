@@ -10,10 +10,6 @@ use super::traffic::{Dialer, Kind, TrafficServer, Transfer, UdpEcho, UdpFlow};
 use super::{AgentProgram, Direction, Lab, TARGET_V4, Uplink};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The longest pause of a download or an upload when a path fails.
-const PAUSE: Duration = Duration::from_millis(500);
-/// The same where what is lost is a matter of luck, and of how often in a row.
-const LUCK: Duration = Duration::from_millis(1500);
 /// How long everything may take to be well again; an uplink that keeps failing is held down.
 const WELL_LIMIT: Duration = Duration::from_secs(90);
 /// Bytes after which a transfer is under way over all uplinks.
@@ -29,13 +25,11 @@ pub struct Failure {
     pub go: fn(&Uplink),
     /// Ends it.
     pub come: fn(&Uplink),
-    /// How long a download or an upload may pause.
-    pub pause: Duration,
 }
 
 impl Failure {
     const fn new(name: &'static str, go: fn(&Uplink), come: fn(&Uplink)) -> Failure {
-        Failure { name, go, come, pause: PAUSE }
+        Failure { name, go, come }
     }
 }
 
@@ -53,10 +47,7 @@ pub const FAILURES: [Failure; 9] = [
     Failure::new("link down", Uplink::link_down, Uplink::link_up),
     Failure::new("address lost", Uplink::drop_address, Uplink::obtain_address),
     Failure::new("gateway lost", Uplink::gateway_down, Uplink::gateway_up),
-    Failure {
-        pause: LUCK,
-        ..Failure::new("30 % loss", |wan| wan.loss(Direction::Both, 30.0), Uplink::restore)
-    },
+    Failure::new("30 % loss", |wan| wan.loss(Direction::Both, 30.0), Uplink::restore),
     Failure::new("RTT of 2 s", |wan| far(wan, SECOND), |wan| far(wan, Duration::ZERO)),
     Failure::new("another address", Uplink::renumber, |_| {}),
 ];
