@@ -1,6 +1,6 @@
 //! The server's half of a connection: from an authenticated stream to the target it asks for.
 
-pub mod bare;
+mod bare;
 
 use std::cell::Cell;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::config::keys::PublicKey;
+use crate::config::keys::Credential;
 use crate::os::{runtime, socket};
 use crate::registry::gate::Pass;
 use crate::registry::streams::{Opened, Stream};
@@ -33,46 +33,58 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
 /// How many streams of one client may wait for their request: far more than an agent keeps warm.
 const WARM_LIMIT: u32 = 1024;
 
-/// An authenticated stream that waits for its request, or serves it.
-struct Authenticated {
+/// A client that has shown who it is, and whose request is waited for, or served.
+struct Recognised {
     client: String,
-    key: PublicKey,
-    cipher: Cipher,
-    sealer: Sealer,
-    opener: Opener,
+    credential: Credential,
+    speech: Speech,
 }
 
-/// Serves a connection that began with a stream's first byte; one of `workers` relays it.
+/// How a client tells its request, and is answered.
+enum Speech {
+    /// In the records of a stream, when it likes.
+    Records { cipher: Cipher, sealer: Sealer, opener: Opener },
+    /// In the clear, and this is it.
+    Clear(Vec<u8>),
+}
+
+impl Speech {
+    fn answer(&mut self, answer: &Message) -> io::Result<Vec<u8>> {
+        let answer = answer.encode().map_err(io::Error::other)?;
+        match self {
+            Speech::Records { sealer, .. } => {
+                sealer.seal_new(Kind::Answer, &answer).map_err(message::invalid)
+            }
+            Speech::Clear(_) => Ok(answer),
+        }
+    }
+}
+
+/// Serves a connection that began with this byte: a stream, or a bare client of whatever version of
+/// RFC 8803. One of `workers` relays it.
 pub async fn serve(
     registry: Rc<Registry>,
     workers: Rc<Workers>,
     mut tcp: TcpStream,
     peer: SocketAddr,
     pass: Pass,
+    first: u8,
 ) {
-    let mut preamble = [FIRST_BYTE; PREAMBLE_LEN];
-    let read = match preamble.split_first_mut() {
-        Some((_, rest)) => tcp.read_exact(rest).await,
-        None => return,
+    let recognised = match first {
+        FIRST_BYTE => recognise(&registry, &mut tcp, peer).await,
+        // Apart: few are of this kind.
+        _ => Box::pin(bare::recognise(&registry, &mut tcp, peer, first)).await,
     };
-    if let Err(error) = read {
-        return registry.refuse_broken(&error, peer.ip());
-    }
-    let stream = match authenticate(&registry, &preamble) {
-        Ok(stream) => stream,
-        Err(cause) => {
-            registry.refuse(cause, peer.ip());
-            socket::abort(&tcp);
-            return;
-        }
-    };
+    let Some(recognised) = recognised else { return };
     pass.vouch();
-    let (client, key) = (stream.client.clone(), stream.key);
+    let (client, credential) = (recognised.client.clone(), recognised.credential);
     // In a frame of its own, which is gone afterwards.
-    let convert = Box::pin(convert(&registry, stream, &tcp, peer));
+    let convert = Box::pin(convert(&registry, recognised, &tcp, peer));
     let opened = tokio::select! {
         opened = convert => opened,
-        _ = registry.interrupted(&client, &key) => Err(io::ErrorKind::PermissionDenied.into()),
+        _ = registry.interrupted(&client, &credential) => {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
     };
     match opened {
         // A task of its own keeps nothing of what was needed to get here.
@@ -92,7 +104,7 @@ pub async fn serve(
 /// Relays between a client and its target to the end; a stream that the server's end interrupts is
 /// left in the registry.
 pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream, opened: Opened) {
-    let Opened { client, key, peer, target, stream, state } = opened;
+    let Opened { client, credential, peer, target, stream, state } = opened;
     let seat = workers.seat();
     let (lan, tunnel) = match (seat.adopt(target), seat.adopt(tcp)) {
         (Ok(lan), Ok(tunnel)) => (lan, Arc::new(tunnel)),
@@ -105,7 +117,7 @@ pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream,
     let mut relaying = seat.relay(relay, interruption);
     let (ended, stopping) = tokio::select! {
         ended = &mut relaying => (ended, false),
-        interruption = registry.interrupted(&client, &key) => {
+        interruption = registry.interrupted(&client, &credential) => {
             drop(interrupt);
             (relaying.await, interruption == Interruption::Stopping)
         }
@@ -115,7 +127,8 @@ pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream,
         Ended::Interrupted(Relay { lan: target, tunnel, state, .. }) => {
             return match Arc::into_inner(tunnel) {
                 Some(tcp) if stopping => {
-                    registry.pause(tcp, Opened { client, key, peer, target, stream, state });
+                    let opened = Opened { client, credential, peer, target, stream, state };
+                    registry.pause(tcp, opened);
                 }
                 Some(tcp) => socket::abort(&tcp),
                 None => {}
@@ -133,18 +146,37 @@ pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream,
     }
 }
 
-fn authenticate(
+/// Reads a stream's preamble, after its first byte; `None` when it was refused.
+async fn recognise(
     registry: &Registry,
-    preamble: &[u8; PREAMBLE_LEN],
-) -> Result<Authenticated, Cause> {
+    tcp: &mut TcpStream,
+    peer: SocketAddr,
+) -> Option<Recognised> {
+    let mut preamble = [FIRST_BYTE; PREAMBLE_LEN];
+    let (_, rest) = preamble.split_first_mut()?;
+    if let Err(error) = tcp.read_exact(rest).await {
+        registry.refuse_broken(&error, peer.ip());
+        return None;
+    }
+    let authenticated = authenticate(registry, &preamble);
+    authenticated
+        .inspect_err(|cause| {
+            registry.refuse(*cause, peer.ip());
+            socket::abort(&*tcp);
+        })
+        .ok()
+}
+
+fn authenticate(registry: &Registry, preamble: &[u8; PREAMBLE_LEN]) -> Result<Recognised, Cause> {
     let now = Instant::now();
     let preamble = UnverifiedPreamble::parse(preamble).map_err(cause)?;
     let mut sessions = registry.sessions.borrow_mut();
     let session = sessions.find(preamble.session(), now).ok_or(Cause::NoSession)?;
     let (_, keys) = session.state.accept(&preamble, now).map_err(cause)?;
     let (sealer, opener) = keys.server();
-    let (client, key, cipher) = (session.client.clone(), session.key, keys.cipher());
-    Ok(Authenticated { client, key, cipher, sealer, opener })
+    let speech = Speech::Records { cipher: keys.cipher(), sealer, opener };
+    let credential = Credential::Key(session.key);
+    Ok(Recognised { client: session.client.clone(), credential, speech })
 }
 
 fn cause(error: PreambleError) -> Cause {
@@ -160,58 +192,77 @@ fn cause(error: PreambleError) -> Cause {
 /// Waits for the request, connects to the target, and answers; `None` when there is nothing to relay.
 async fn convert(
     registry: &Registry,
-    stream: Authenticated,
+    recognised: Recognised,
     tcp: &TcpStream,
     peer: SocketAddr,
 ) -> io::Result<Option<Opened>> {
-    let Authenticated { client, key, cipher, mut sealer, mut opener } = stream;
+    let Recognised { client, credential, mut speech } = recognised;
     let mut carried = Vec::new();
-    let state = registry.client(&client);
-    if state.warm.get() >= WARM_LIMIT {
-        registry.refuse(Cause::TooManyStreams, peer.ip());
-        return Err(io::ErrorKind::QuotaExceeded.into());
-    }
-    let warm = Warm::count(&state.warm);
-    let received = timeout(WARM_TIMEOUT, message::receive(tcp, &mut opener, &mut carried)).await;
-    drop(warm);
-    let request = match received {
-        Err(_) => return Ok(None),
-        Ok(received) => match received? {
-            Some((Kind::Request, request)) => request,
-            // Given up, without a record or with a Reset: none but these can come first.
-            Some(_) | None => return Ok(None),
-        },
+    let request = match &mut speech {
+        Speech::Records { opener, .. } => {
+            let request = receive(registry, &client, tcp, peer, opener, &mut carried).await?;
+            let Some(request) = request else { return Ok(None) };
+            request
+        }
+        Speech::Clear(request) => std::mem::take(request),
     };
-    let accepts = Message::decode(&request).ok().and_then(|message| message.accepts());
-    let opened = match accepts {
-        Some(id) => accept(registry, &client, id, peer),
+    let at_once = match &speech {
+        Speech::Records { .. } => {
+            let accepts = Message::decode(&request).ok().and_then(|message| message.accepts());
+            accepts.map(|id| accept(registry, &client, id, peer))
+        }
+        Speech::Clear(_) => bare::answer_at_once(&request).map(Err),
+    };
+    let opened = match at_once {
+        Some(opened) => opened,
         None => open(registry, &client, &request, tcp, peer).await,
     };
     let (target, stream) = match opened {
         Ok(opened) => opened,
-        Err(refusal) => {
-            if let Err(failure) = refusal.outcome() {
-                registry.fail(failure.word());
-            }
-            message::send(tcp, &seal_answer(&mut sealer, &refusal)?).await?;
-            hang_up(tcp).await?;
+        Err(answer) => {
+            refuse(registry, tcp, &mut speech, &answer).await?;
             return Ok(None);
         }
     };
-    let connected = seal_answer(&mut sealer, &Message::connected())?;
-    let state = match cipher {
-        Cipher::None => {
-            message::send(tcp, &connected).await?;
-            State::Plain(Unsent { to_lan: carried, ..Unsent::default() })
-        }
-        _ => {
+    let connected = speech.answer(&Message::connected())?;
+    let state = match speech {
+        Speech::Records { cipher, sealer, opener } if cipher != Cipher::None => {
             let mut records = Box::new(Records::new(sealer, opener, carried));
             // With the first payload, if that comes soon.
             records.unsent = connected;
             State::Sealed(records)
         }
+        _ => {
+            message::send(tcp, &connected).await?;
+            State::Plain(Unsent { to_lan: carried, ..Unsent::default() })
+        }
     };
-    Ok(Some(Opened { client, key, peer, target, stream, state }))
+    Ok(Some(Opened { client, credential, peer, target, stream, state }))
+}
+
+/// Waits for a stream's request; `None` when the client has given the stream up, or time is up.
+async fn receive(
+    registry: &Registry,
+    client: &str,
+    tcp: &TcpStream,
+    peer: SocketAddr,
+    opener: &mut Opener,
+    carried: &mut Vec<u8>,
+) -> io::Result<Option<Vec<u8>>> {
+    let state = registry.client(client);
+    if state.warm.get() >= WARM_LIMIT {
+        registry.refuse(Cause::TooManyStreams, peer.ip());
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
+    let _warm = Warm::count(&state.warm);
+    match timeout(WARM_TIMEOUT, message::receive(tcp, opener, carried)).await {
+        Err(_) => Ok(None),
+        Ok(received) => Ok(match received? {
+            Some((Kind::Request, request)) => Some(request),
+            // Given up, without a record or with a Reset: none but these can come first.
+            Some(_) | None => None,
+        }),
+    }
 }
 
 /// A stream that is counted as warm until this is dropped.
@@ -276,9 +327,18 @@ async fn open(
     Ok((connected, stream))
 }
 
-fn seal_answer(sealer: &mut Sealer, answer: &Message) -> io::Result<Vec<u8>> {
-    let answer = answer.encode().map_err(io::Error::other)?;
-    sealer.seal_new(Kind::Answer, &answer).map_err(message::invalid)
+/// Answers that a request is not served, or needs nothing more than the answer.
+async fn refuse(
+    registry: &Registry,
+    tcp: &TcpStream,
+    speech: &mut Speech,
+    answer: &Message,
+) -> io::Result<()> {
+    if let Err(failure) = answer.outcome() {
+        registry.fail(failure.word());
+    }
+    message::send(tcp, &speech.answer(answer)?).await?;
+    hang_up(tcp).await
 }
 
 /// Ends a connection without losing what was sent: closing it with unread data would reset it.

@@ -221,6 +221,34 @@ impl FromStr for TokenHash {
     }
 }
 
+/// What a server knows a client by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A router's public key.
+    Key(PublicKey),
+    /// The hash of the cookie that a client of plain TCP Convert shows.
+    Cookie(TokenHash),
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credential::Key(key) => key.fmt(f),
+            Credential::Cookie(cookie) => cookie.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Credential {
+    type Err = String;
+
+    /// A key has 44 characters, a hash 64.
+    fn from_str(text: &str) -> Result<Credential, String> {
+        let key = text.parse().map(Credential::Key);
+        key.or_else(|_| text.parse().map(Credential::Cookie))
+    }
+}
+
 /// A public key in base64 for URIs, unpadded.
 pub fn public_key_to_url_text(key: &PublicKey) -> String {
     URL_SAFE_NO_PAD.encode(key.0)
@@ -267,6 +295,9 @@ mod tests {
         assert_eq!(token.hash().to_string().parse(), Ok(token.hash()));
         let other = Token::from_bytes([8; 32]);
         assert_ne!(token.hash(), other.hash());
+        for credential in [Credential::Key(public), Credential::Cookie(token.hash())] {
+            assert_eq!(credential.to_string().parse(), Ok(credential));
+        }
     }
 
     #[test]

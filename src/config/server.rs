@@ -13,7 +13,7 @@ pub use super::policy::{Denied, Policy};
 
 pub use parse::DEFAULT_KEY_FILE;
 
-use super::keys::{PublicKey, TokenHash};
+use super::keys::{Credential, PublicKey, TokenHash};
 use super::value::HostPort;
 
 /// How long a session's keys serve new streams where `session_lifetime` is not given.
@@ -51,6 +51,19 @@ impl ServerConfig {
     /// The key file's path: a relative one is relative to the configuration file's folder.
     pub fn key_path(&self, config_file: &Path) -> PathBuf {
         config_file.parent().unwrap_or(Path::new("")).join(&self.key_file)
+    }
+
+    /// All clients' names, and what each is known by.
+    pub fn credentials(&self) -> impl Iterator<Item = (&str, Credential)> {
+        let paired = self.clients.iter().map(|client| {
+            let key = Credential::Key(client.public_key);
+            (client.name.as_str(), key)
+        });
+        let bare = self.bare_clients.iter().map(|client| {
+            let cookie = Credential::Cookie(client.cookie);
+            (client.name.as_str(), cookie)
+        });
+        paired.chain(bare)
     }
 
     /// The address to connect to a target from, where one is configured.

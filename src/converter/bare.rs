@@ -2,17 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::{hang_up, open};
-use crate::config::keys::TokenHash;
+use super::{Recognised, Speech, refuse};
+use crate::config::keys::{Credential, TokenHash};
 use crate::os::socket;
-use crate::registry::gate::Pass;
 use crate::registry::{Cause, Registry};
-use crate::relay::{self, IdleLimits, Unsent, message};
 use crate::tunnel::convert::{
     ConvertError, ErrorCode, Failure, HEADER_LEN, MAGIC, Message, Tlv, message_length,
 };
@@ -27,38 +25,44 @@ const EXTENSIONS: [u8; 4] = [3, 4, 8, 30];
 const END_OF_LIST: u8 = 0;
 const NO_OPERATION: u8 = 1;
 
-/// Serves a connection whose first byte is none of this project's own protocols.
-pub async fn serve(
-    registry: Rc<Registry>,
-    mut tcp: TcpStream,
+/// Reads the request of a connection whose first byte is none of this project's own protocols; `None`
+/// when it was refused.
+pub(super) async fn recognise(
+    registry: &Registry,
+    tcp: &mut TcpStream,
     peer: SocketAddr,
-    pass: Pass,
     first: u8,
-) {
-    let request = match receive(&mut tcp, first).await {
-        Ok(Some(request)) => request,
-        Ok(None) => return registry.refuse(Cause::NotOurs, peer.ip()),
-        Err(error) => return registry.refuse_broken(&error, peer.ip()),
-    };
-    let served = match recognise(&registry, &request) {
-        Ok((name, cookie)) => {
-            pass.vouch();
-            tokio::select! {
-                served = convert(&registry, &name, &request, &tcp, peer) => served,
-                () = registry.when(&name, || registry.bare_client(&cookie).is_none().then_some(())) => {
-                    Err(io::ErrorKind::PermissionDenied.into())
-                }
-            }
-        }
-        Err(refusal) => {
-            registry.refuse(Cause::UnknownKey, peer.ip());
-            refuse(&registry, &tcp, &refusal).await
-        }
-    };
-    if let Err(error) = served {
-        log::debug!("bare Convert client {peer}: {error}");
-        socket::abort(&tcp);
+) -> Option<Recognised> {
+    if !registry.config.borrow().allow_plain_convert {
+        registry.refuse(Cause::NotOurs, peer.ip());
+        return None;
     }
+    let request = match receive(tcp, first).await {
+        Ok(Some(request)) => request,
+        Ok(None) => {
+            registry.refuse(Cause::NotOurs, peer.ip());
+            return None;
+        }
+        Err(error) => {
+            registry.refuse_broken(&error, peer.ip());
+            return None;
+        }
+    };
+    let refusal = match identify(registry, &request) {
+        Ok((client, credential)) => {
+            let state = registry.client(&client);
+            state.address.set(Some(peer));
+            state.since.set(Some(Instant::now()));
+            return Some(Recognised { client, credential, speech: Speech::Clear(request) });
+        }
+        Err(refusal) => refusal,
+    };
+    registry.refuse(Cause::UnknownKey, peer.ip());
+    if let Err(error) = refuse(registry, tcp, &mut Speech::Clear(Vec::new()), &refusal).await {
+        log::debug!("bare Convert client {peer}: {error}");
+        socket::abort(&*tcp);
+    }
+    None
 }
 
 /// Reads a message, if that is what the connection begins with; a header that cannot be read is all
@@ -85,46 +89,19 @@ fn is_convert(header: &[u8; HEADER_LEN]) -> bool {
     magic == MAGIC.to_be_bytes()
 }
 
-/// Who shows this cookie, and the cookie's hash.
-fn recognise(registry: &Registry, request: &[u8]) -> Result<(String, TokenHash), Message> {
+/// Who shows the cookie of this request.
+fn identify(registry: &Registry, request: &[u8]) -> Result<(String, Credential), Message> {
     let message = Message::decode(request).map_err(|error| error.answer(request))?;
-    let cookie = message.tlvs.iter().find_map(|tlv| match tlv {
-        Tlv::Cookie(cookie) => Some(TokenHash::of(cookie)),
-        _ => None,
+    let known = message.tlvs.iter().find_map(|tlv| {
+        let Tlv::Cookie(cookie) = tlv else { return None };
+        let cookie = TokenHash::of(cookie);
+        Some((registry.bare_client(&cookie)?, Credential::Cookie(cookie)))
     });
-    let known = cookie.and_then(|cookie| Some((registry.bare_client(&cookie)?, cookie)));
     known.ok_or(Message::failed(Failure { code: ErrorCode::MissingCookie, detail: 0 }))
 }
 
-async fn convert(
-    registry: &Registry,
-    name: &str,
-    request: &[u8],
-    tcp: &TcpStream,
-    peer: SocketAddr,
-) -> io::Result<()> {
-    let opened = match answer_at_once(request) {
-        Some(answer) => Err(answer),
-        None => open(registry, name, request, tcp, peer).await,
-    };
-    let (target, stream) = match opened {
-        Ok(opened) => opened,
-        Err(answer) => return refuse(registry, tcp, &answer).await,
-    };
-    message::send(tcp, &encode(&Message::connected())?).await?;
-    let (counters, limits) = (&stream.counters, IdleLimits::default());
-    if let Err(failure) = relay::plain(&target, tcp, &mut Unsent::default(), counters, limits).await
-    {
-        log::debug!("bare stream of {name} to {}: {failure}", stream.target);
-        if let Some(cause) = failure.cause() {
-            registry.fail(cause);
-        }
-    }
-    Ok(())
-}
-
 /// The answer to a request that needs no connection, or asks for one that cannot be had.
-fn answer_at_once(request: &[u8]) -> Option<Message> {
+pub(super) fn answer_at_once(request: &[u8]) -> Option<Message> {
     let message = Message::decode(request).ok()?;
     let only = |tlv| Message { tlvs: vec![tlv], unknown: Vec::new() };
     match message.target() {
@@ -158,18 +135,6 @@ fn option_kinds(mut options: &[u8]) -> Option<Vec<u8>> {
         };
     }
     Some(kinds)
-}
-
-async fn refuse(registry: &Registry, tcp: &TcpStream, answer: &Message) -> io::Result<()> {
-    if let Err(failure) = answer.outcome() {
-        registry.fail(failure.word());
-    }
-    message::send(tcp, &encode(answer)?).await?;
-    hang_up(tcp).await
-}
-
-fn encode(message: &Message) -> io::Result<Vec<u8>> {
-    message.encode().map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::config::agent::OnServerLoss;
-use crate::config::keys::{PrivateKey, ServerKeys};
+use crate::config::keys::{PrivateKey, PublicKey, ServerKeys};
 use crate::config::server::ServerConfig;
 use crate::controller::Outlet;
 use crate::pool::Pool;
@@ -79,7 +79,7 @@ async fn world(threads: usize, config: ServerConfig, on_server_loss: OnServerLos
                     left.set(left.get() - 1);
                     return socket::abort(&tcp);
                 }
-                serve(registry, workers, tcp, peer, pass).await;
+                serve(registry, workers, tcp, peer, pass, FIRST_BYTE).await;
             });
         }
     });
@@ -146,7 +146,7 @@ fn what_waits_for_a_relay_to_end_is_small() {
         let place = spawn_local(std::future::pending::<()>()).abort_handle();
         let (pass, _) = it.registry.gate.admit(address.ip(), place, Instant::now());
         let (registry, workers) = (it.registry.clone(), it.workers.clone());
-        let at_server = serve(registry, workers, connect().await, address, pass);
+        let at_server = serve(registry, workers, connect().await, address, pass, FIRST_BYTE);
         assert!(size_of_val(&at_server) <= 1024, "{} bytes", size_of_val(&at_server));
         let lan = connect().await;
         let connection = Connection::diverted(address, &lan).unwrap();

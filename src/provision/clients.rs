@@ -10,7 +10,8 @@ use super::{ProvisionError, TRAFFIC, read_accounts, read_server_config};
 use crate::accounts::{DAYS, DayTraffic};
 use crate::cli::ClientsOptions;
 use crate::config::invites::Invite;
-use crate::config::server::ClientConfig;
+use crate::config::keys::{Credential, PublicKey};
+use crate::config::server::ServerConfig;
 use crate::config::value::show_bytes;
 use crate::json;
 use crate::os::control::{CallError, call_with};
@@ -25,6 +26,24 @@ struct Known {
     days: Vec<DayTraffic>,
 }
 
+/// A client as it is listed.
+struct Listed<'a> {
+    name: &'a str,
+    credential: Credential,
+    forwards: &'a [u16],
+    known: Known,
+}
+
+impl Listed<'_> {
+    /// The public key, unless it has a cookie.
+    fn key(&self) -> Option<PublicKey> {
+        match self.credential {
+            Credential::Key(key) => Some(key),
+            Credential::Cookie(_) => None,
+        }
+    }
+}
+
 /// Lists clients and open invitations, as a table or as JSON.
 ///
 /// # Errors
@@ -37,15 +56,17 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
     let mut known: Vec<Known> = match call_with(&options.run_dir, "clients", Value::Null) {
         Ok(answer) => json::from_str(&answer)
             .map_err(|error| ProvisionError::Remote(format!("the server's answer: {error}")))?,
-        Err(CallError::NotRunning(_)) => saved(options, &config.clients)?,
+        Err(CallError::NotRunning(_)) => saved(options, &config)?,
         Err(error) => return Err(ProvisionError::Remote(error.to_string())),
     };
-    let clients: Vec<(&ClientConfig, Known)> = config
-        .clients
-        .iter()
-        .map(|client| {
-            let place = known.iter().position(|known| known.name == client.name);
-            (client, place.map(|place| known.swap_remove(place)).unwrap_or_default())
+    let clients: Vec<Listed<'_>> = config
+        .credentials()
+        .map(|(name, credential)| {
+            let place = known.iter().position(|known| known.name == name);
+            let known = place.map(|place| known.swap_remove(place)).unwrap_or_default();
+            let paired = config.clients.iter().find(|client| client.name == name);
+            let forwards = paired.map_or(&[][..], |client| &client.forwards);
+            Listed { name, credential, forwards, known }
         })
         .collect();
     match options.json {
@@ -55,24 +76,24 @@ pub fn clients(options: &ClientsOptions) -> Result<String, ProvisionError> {
 }
 
 /// What the file says where no server runs.
-fn saved(options: &ClientsOptions, clients: &[ClientConfig]) -> Result<Vec<Known>, ProvisionError> {
+fn saved(options: &ClientsOptions, config: &ServerConfig) -> Result<Vec<Known>, ProvisionError> {
     let accounts = read_accounts(&options.config.with_file_name(TRAFFIC))?;
-    let known = clients.iter().map(|ClientConfig { name, .. }| Known {
-        name: name.clone(),
+    let known = config.credentials().map(|(name, _)| Known {
+        name: name.to_owned(),
         connected: None,
         days: accounts.days(name).to_vec(),
     });
     Ok(known.collect())
 }
 
-fn to_json(clients: &[(&ClientConfig, Known)], invites: &[Invite]) -> Value {
-    let clients = clients.iter().map(|(client, known)| {
+fn to_json(clients: &[Listed<'_>], invites: &[Invite]) -> Value {
+    let clients = clients.iter().map(|client| {
         json!({
             "name": client.name,
-            "public_key": client.public_key.to_string(),
+            "public_key": client.key().map(|key| key.to_string()),
             "forwards": client.forwards,
-            "connected": known.connected,
-            "days": known.days,
+            "connected": client.known.connected,
+            "days": client.known.days,
         })
     });
     let invites = invites
@@ -81,10 +102,11 @@ fn to_json(clients: &[(&ClientConfig, Known)], invites: &[Invite]) -> Value {
     json!({ "clients": clients.collect::<Value>(), "invitations": invites.collect::<Value>() })
 }
 
-fn to_table(clients: &[(&ClientConfig, Known)], invites: &[Invite], now: u64) -> String {
+fn to_table(clients: &[Listed<'_>], invites: &[Invite], now: u64) -> String {
     let month = format!("{DAYS} DAYS");
     let mut rows = vec![["NAME", "KEY", "STATE", "TODAY", &month, "FORWARDS"].map(str::to_owned)];
-    for (client, known) in clients {
+    for client in clients {
+        let known = &client.known;
         let carried = |from: Option<Day>| {
             let days = known.days.iter().filter(|day| from.is_none_or(|from| day.date >= from));
             show_bytes(days.map(|day| day.down_bytes.saturating_add(day.up_bytes)).sum())
@@ -96,8 +118,8 @@ fn to_table(clients: &[(&ClientConfig, Known)], invites: &[Invite], now: u64) ->
         };
         let ports: Vec<String> = client.forwards.iter().map(u16::to_string).collect();
         rows.push([
-            client.name.clone(),
-            client.public_key.fingerprint(),
+            client.name.to_owned(),
+            client.key().map_or_else(|| "cookie".to_owned(), |key| key.fingerprint()),
             state.to_owned(),
             carried(Some(Day::of_unix(now))),
             carried(None),

@@ -56,7 +56,7 @@ impl From<ProvisionError> for EnrolError {
 pub fn invite(options: &ClientOptions) -> Result<String, ProvisionError> {
     let (path, name) = (&options.config, &options.name);
     let config = read_server_config(path)?;
-    if config.clients.iter().any(|client| client.name == *name) {
+    if config.credentials().any(|(other, _)| other == name) {
         return Err(ProvisionError::Refused(format!(
             "there is a client '{name}' already; choose another name, or run \
              'mptcp-bond server revoke {name}' first"

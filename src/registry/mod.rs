@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use litemap::LiteMap;
 
 use crate::accounts::{Accounts, Bytes};
-use crate::config::keys::{PublicKey, ServerKeys, TokenHash};
+use crate::config::keys::{Credential, PublicKey, ServerKeys, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
 use crate::relay::{Pace, Side};
@@ -97,9 +97,9 @@ impl Cause {
 pub struct Client {
     /// Control connections open now.
     pub connected: Cell<u32>,
-    /// Where the newest of them came from.
+    /// Where the newest of them came from, or the newest stream of a bare client.
     pub address: Cell<Option<SocketAddr>>,
-    /// Since when there is one.
+    /// Since when there is one, or none any more; of a bare client, when its newest stream came.
     pub since: Cell<Option<Instant>>,
     /// Streams open now.
     pub streams: Cell<u32>,
@@ -120,6 +120,15 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whether it is there: a bare client has no control connection, and is while it has streams.
+    pub fn is_connected(&self, credential: &Credential) -> bool {
+        let there = match credential {
+            Credential::Key(_) => &self.connected,
+            Credential::Cookie(_) => &self.streams,
+        };
+        there.get() > 0
+    }
+
     /// Counts a datagram, unless the client's rate is used up: whether it may be sent. "LAN" is the
     /// target's side.
     pub fn admit_datagram(&self, to: Side, bytes: usize, now: Instant) -> bool {
@@ -161,7 +170,7 @@ pub struct Traffic {
 /// Why a stream may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
-    /// The client's key is no longer among those configured.
+    /// The client's credential is no longer among those configured.
     Revoked,
     /// The server ends.
     Stopping,
@@ -242,9 +251,14 @@ impl Registry {
         renewed.iter().fold(*key, |key, (old, new)| if key == *old { *new } else { key })
     }
 
-    /// Whether what a client began with this key may go on.
-    pub fn holds(&self, key: &PublicKey) -> bool {
-        self.client_of(key).is_some() || self.client_of(&self.newest_key(key)).is_some()
+    /// Whether what a client began with this credential may go on.
+    pub fn holds(&self, credential: &Credential) -> bool {
+        match credential {
+            Credential::Key(key) => {
+                self.client_of(key).is_some() || self.client_of(&self.newest_key(key)).is_some()
+            }
+            Credential::Cookie(cookie) => self.bare_client(cookie).is_some(),
+        }
     }
 
     /// Puts a configuration in force in which `new` has taken the place of a client's key `old`; what
@@ -287,13 +301,13 @@ impl Registry {
         *self.policy.borrow_mut() = policy_with(&config, &self.own_addresses.borrow());
         let old = self.config.replace(Rc::new(config));
         let new = self.config.borrow().clone();
-        self.sessions.borrow_mut().keep(|key| self.holds(key));
-        for client in &old.clients {
-            if !self.holds(&client.public_key) {
-                self.tell(log::Level::Info, format!("client {}: revoked", client.name));
+        self.sessions.borrow_mut().keep(|key| self.holds(&Credential::Key(*key)));
+        for (name, credential) in old.credentials() {
+            if !self.holds(&credential) {
+                self.tell(log::Level::Info, format!("client {name}: revoked"));
             }
-            if new.clients.iter().all(|other| other.name != client.name) {
-                self.accounts.borrow_mut().forget(&client.name, Instant::now());
+            if new.credentials().all(|(other, _)| other != name) {
+                self.accounts.borrow_mut().forget(name, Instant::now());
             }
         }
         if new.limits.rate != old.limits.rate {
@@ -306,21 +320,15 @@ impl Registry {
     }
 
     /// Waits until a stream of a client may not go on.
-    pub async fn interrupted(&self, name: &str, key: &PublicKey) -> Interruption {
-        self.when(name, || match self.holds(key) {
-            false => Some(Interruption::Revoked),
-            true => self.stopping.get().then_some(Interruption::Stopping),
-        })
-        .await
-    }
-
-    /// Waits until `look` sees something, at a change of a client.
-    pub async fn when<T>(&self, name: &str, look: impl Fn() -> Option<T>) -> T {
+    pub async fn interrupted(&self, name: &str, credential: &Credential) -> Interruption {
         let client = self.client(name);
         loop {
             let changed = client.changed.notified();
-            if let Some(seen) = look() {
-                return seen;
+            if !self.holds(credential) {
+                return Interruption::Revoked;
+            }
+            if self.stopping.get() {
+                return Interruption::Stopping;
             }
             changed.await;
         }

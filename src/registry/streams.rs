@@ -10,15 +10,15 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use super::Client;
-use crate::config::keys::PublicKey;
+use crate::config::keys::Credential;
 use crate::relay::{Counters, State};
 
 /// A stream in use.
 pub struct Opened {
     /// Whose it is.
     pub client: String,
-    /// The client's public key.
-    pub key: PublicKey,
+    /// What the client has shown.
+    pub credential: Credential,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The connection to the target.

@@ -11,7 +11,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::rotation::Accepted;
 use super::{host, rotation};
-use crate::config::keys::{PublicKey, Token};
+use crate::config::keys::{Credential, PublicKey, Token};
 use crate::os::{cpu, random};
 use crate::provision::{EnrolError, enrol, invited, read_server_config};
 use crate::registry::gate::Pass;
@@ -253,7 +253,7 @@ async fn attend(
     loop {
         let changed = client.changed.notified();
         let arrived = registry.forwards.arrived.notified();
-        let cut_off = if !registry.holds(&key) {
+        let cut_off = if !registry.holds(&Credential::Key(key)) {
             Some((Refusal::Revoked, "revoked"))
         } else if client.generation.get() != generation {
             Some((Refusal::Replaced, "another connection with its key took over"))

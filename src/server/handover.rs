@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use crate::config::keys::Credential;
 use crate::converter;
 use crate::os::handover::{self, Inheritance};
 use crate::os::{runtime, socket};
@@ -30,9 +31,9 @@ fn resume(
     [tcp, target]: [OwnedFd; 2],
 ) -> io::Result<()> {
     let (tcp, target) = (connection(tcp)?, connection(target)?);
-    let SavedStream { client, key, peer, target: to, state } = stream;
+    let SavedStream { client, credential, peer, target: to, state } = stream;
     let stream = registry.resume_stream(&client, peer, to);
-    let opened = Opened { client, key, peer, target, stream, state };
+    let opened = Opened { client, credential, peer, target, stream, state };
     runtime::spawn(converter::relay(registry.clone(), workers.clone(), tcp, opened));
     Ok(())
 }
@@ -108,12 +109,15 @@ pub(super) async fn leave(registry: &Registry, listeners: &[OwnedFd]) -> io::Res
     }
     let mut left = 0_usize;
     for (tcp, opened) in &streams {
-        let Opened { client, key, peer, target, stream, state: under_way } = opened;
+        let Opened { client, credential, peer, target, stream, state: under_way } = opened;
         // One that has ended meanwhile is of no use to anybody.
         let ends = [tcp.as_fd(), target.as_fd()];
         if ends.iter().all(|end| socket::reset_when_closed(end, true).is_ok()) {
-            let key = registry.newest_key(key);
-            state.push_str(&stream_line(client, &key, [*peer, stream.target], under_way));
+            let credential = match credential {
+                Credential::Key(key) => Credential::Key(registry.newest_key(key)),
+                Credential::Cookie(_) => *credential,
+            };
+            state.push_str(&stream_line(client, &credential, [*peer, stream.target], under_way));
             sockets.extend(ends);
             left = left.saturating_add(1);
         }

@@ -126,8 +126,8 @@ async fn serve(
         runtime::spawn(serve_udp(registry.clone(), datagrams.clone(), Rc::new(udp)));
     }
     facts.listen = config.listen.iter().map(ToString::to_string).collect();
-    let text =
-        format!("listening on {} for {} clients", facts.listen.join(", "), config.clients.len());
+    let clients = config.credentials().count();
+    let text = format!("listening on {} for {clients} clients", facts.listen.join(", "));
     registry.tell(log::Level::Info, text);
     tell_wrong_sources(&registry);
     let resumed = inherited.map_or(0, |inherited| inherited.resume(&registry, &workers));
@@ -382,16 +382,9 @@ async fn greet(
             Some(ConnectionKind::Control) => {
                 Box::pin(control::serve(registry, tcp, peer, pass)).await;
             }
-            Some(ConnectionKind::Stream) => {
-                converter::serve(registry, workers, tcp, peer, pass).await;
+            Some(ConnectionKind::Stream | ConnectionKind::Convert) | None => {
+                converter::serve(registry, workers, tcp, peer, pass, byte).await;
             }
-            // Of whatever version: the magic number behind it tells.
-            Some(ConnectionKind::Convert) | None
-                if registry.config.borrow().allow_plain_convert =>
-            {
-                Box::pin(converter::bare::serve(registry, tcp, peer, pass, byte)).await;
-            }
-            Some(ConnectionKind::Convert) | None => registry.refuse(Cause::NotOurs, peer.ip()),
         },
     }
 }

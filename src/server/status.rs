@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::config::server::{ClientConfig, ServerConfig};
+use crate::config::keys::Credential;
+use crate::config::server::ServerConfig;
 use crate::net::Limits;
 use crate::os::counters::mptcp_counters;
 use crate::quota::Day;
@@ -80,13 +81,13 @@ pub fn snapshot(registry: &Registry, facts: &Facts) -> Snapshot {
 fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<ClientStatus> {
     let traffic = registry.traffic();
     let (accounts, today) = (registry.accounts.borrow(), Day::of_unix(unix_seconds()));
-    let status = |name: &str| {
+    let status = |(name, credential): (&str, Credential)| {
         let client = registry.client(name);
         let traffic = traffic.get(name).copied().unwrap_or_default();
         let today = accounts.on(name, today);
         ClientStatus {
             name: name.to_owned(),
-            connected: client.connected.get() > 0,
+            connected: client.is_connected(&credential),
             address: client.address.get().map(|address| address.ip().to_canonical().to_string()),
             sessions: registry.sessions.borrow().count(name) as u64,
             streams: u64::from(client.streams.get()),
@@ -102,14 +103,14 @@ fn clients(registry: &Registry, config: &ServerConfig, now: Instant) -> Vec<Clie
                 .map(|since| now.saturating_duration_since(since).as_secs()),
         }
     };
-    config.clients.iter().map(|client| status(&client.name)).collect()
+    config.credentials().map(status).collect()
 }
 
 /// What `server clients` shows of each client beside its configuration.
 pub fn clients_json(registry: &Registry) -> String {
     let (config, accounts) = (registry.config.borrow(), registry.accounts.borrow());
-    let clients = config.clients.iter().map(|ClientConfig { name, .. }| {
-        let connected = registry.client(name).connected.get() > 0;
+    let clients = config.credentials().map(|(name, credential)| {
+        let connected = registry.client(name).is_connected(&credential);
         json!({ "name": name, "connected": connected, "days": accounts.days(name) })
     });
     clients.collect::<Value>().to_string()

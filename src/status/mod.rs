@@ -453,9 +453,9 @@ pub struct ServerSnapshot {
 pub struct ClientStatus {
     /// The client's name.
     pub name: String,
-    /// Whether it has a session.
+    /// Whether it has a session, or, of one that speaks plain TCP Convert, a stream.
     pub connected: bool,
-    /// Where its control connection comes from.
+    /// Where its control connection comes from, or its newest stream.
     pub address: Option<String>,
     /// Sessions.
     pub sessions: u64,
@@ -473,7 +473,8 @@ pub struct ClientStatus {
     pub today_down_bytes: u64,
     /// Bytes received from it today (UTC), over restarts.
     pub today_up_bytes: u64,
-    /// Seconds since it connected or was lost; none if it never connected.
+    /// Seconds since it connected or was lost, or since the newest stream of one that speaks plain TCP
+    /// Convert; none if it never connected.
     pub since_seconds: Option<u64>,
 }
 

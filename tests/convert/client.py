@@ -6,7 +6,8 @@ usage: client.py HOST:PORT REQUESTS
 REQUESTS is a JSON list; of each one the message is sent on a connection of its own, and payload right
 after it. A request may have "target" (ADDRESS:PORT of a Connect TLV), "options" (its TCP options),
 "cookie" (a Cookie TLV), "info" (an Info TLV), "tlv" (the type of an empty TLV), "version" of the fixed
-header, and "send", the payload. Bytes are hexadecimal.
+header, and "send", the payload. Bytes are hexadecimal. With "keep" the connection stays open until all
+requests have been made, and only the message is waited for.
 
 Prints a JSON list of what came back: "tlvs", a list of {"type", "value"}, and of the bytes after the
 message "bytes", how many they are, and "sum", what they add up to; or "failure".
@@ -80,6 +81,11 @@ def tlvs_of(request):
 
 def exchange(server, request):
     sent = message(tlvs_of(request), request.get("version", VERSION))
+    if request.get("keep"):
+        connection = socket.create_connection(server, LIMIT)
+        kept.append(connection)
+        connection.sendall(sent)
+        return {"tlvs": read_message(connection.makefile("rb"))}
     with socket.create_connection(server, LIMIT) as connection:
         # Zero round trips: the payload does not wait for the answer.
         connection.sendall(sent + request.get("send", "").encode())
@@ -96,5 +102,6 @@ def answer(server, request):
         return {"failure": str(error)}
 
 
+kept = []
 host, _, port = sys.argv[1].rpartition(":")
 print(json.dumps([answer((host, int(port)), request) for request in json.loads(sys.argv[2])]))

@@ -4,10 +4,12 @@
 mod lab;
 
 use std::fs;
-use std::time::Duration;
+use std::slice;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lab::traffic::{Kind, Pattern, TrafficServer};
-use lab::{Lab, SERVER_V4, SERVER_V6, ServerProgram, TARGET_V4, TARGET_V6, until};
+use lab::{Lab, SERVER_V4, SERVER_V6, ServerProgram, TARGET_V4, TARGET_V6, binary, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -16,6 +18,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const COOKIE: &str = "000102030405060708090a0b0c0d0e0f";
 const TOML: &str = "\n[[convert]]\nname = \"plain\"\ncookie = \"AAECAwQFBgcICQoLDA0ODw==\"\n";
 const ERROR: u8 = 30;
+/// The server's uplink where it has a rate, 8 Mbit/s, in bytes a second.
+const RATE: usize = 1_000_000;
 
 /// Has the client make requests from the router: the answers.
 fn ask(lab: &Lab, requests: &[Value]) -> Vec<Value> {
@@ -33,6 +37,18 @@ fn error(answer: &Value) -> &str {
     tlv["value"].as_str().expect("a text")
 }
 
+/// A request for a part of the traffic server's pattern, and its answer.
+fn download(target: &str, bytes: usize) -> (Value, Value) {
+    let send = format!("download 5 0 {bytes}\n");
+    let mut expected = vec![0; bytes];
+    Pattern { seed: 5 }.fill(0, &mut expected);
+    let sum: u64 = expected.iter().map(|byte| u64::from(*byte)).sum();
+    (
+        json!({ "target": target, "cookie": COOKIE, "send": send }),
+        json!({ "tlvs": [], "bytes": bytes, "sum": sum }),
+    )
+}
+
 /// Lets bare clients in, from a configuration that does not.
 fn allow(server: &mut ServerProgram) {
     let text = fs::read_to_string(server.config()).unwrap();
@@ -47,16 +63,12 @@ fn a_client_with_a_cookie_is_served() {
     let _target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let mut server = ServerProgram::start(&lab);
     let targets = [format!("{TARGET_V4}:80"), format!("[{TARGET_V6}]:80")];
-    let fetch = |target: &String| json!({ "target": target, "cookie": COOKIE, "send": "download 5 0 100000\n" });
-    let refused = ask(&lab, &[fetch(&targets[0])]);
+    let fetches = targets.each_ref().map(|target| download(target, 100_000));
+    let [requests, expected] = [fetches.clone().map(|it| it.0), fetches.map(|it| it.1)];
+    let refused = ask(&lab, &requests[..1]);
     assert!(refused[0]["failure"].is_string(), "not unless it is allowed: {refused:?}");
     allow(&mut server);
-    let mut expected = vec![0; 100_000];
-    Pattern { seed: 5 }.fill(0, &mut expected);
-    let sum: u64 = expected.iter().map(|byte| u64::from(*byte)).sum();
-    for answer in ask(&lab, &targets.each_ref().map(fetch)) {
-        assert_eq!(answer, json!({ "tlvs": [], "bytes": 100_000, "sum": sum }));
-    }
+    assert_eq!(ask(&lab, &requests), expected);
     let answers = ask(
         &lab,
         &[
@@ -74,9 +86,88 @@ fn a_client_with_a_cookie_is_served() {
     fs::write(server.config(), text.replace("AAEC", "BBEC")).unwrap();
     server.process().signal(Signal::HUP);
     until("the cookie does not hold", LIMIT, || {
-        let answers = ask(&lab, &[fetch(&targets[0])]);
+        let answers = ask(&lab, &requests[..1]);
         (answers[0]["tlvs"][0]["value"] == "0300").then_some(())
     });
+}
+
+/// What the server says of the bare client.
+fn of_client(status: &Value) -> &Value {
+    let clients = status["clients"].as_array().expect("a list");
+    clients.iter().find(|client| client["name"] == "plain").expect("it is among the clients")
+}
+
+/// Waits until the bare client has a stream that carries.
+fn wait_for_a_stream(server: &mut ServerProgram, bytes: usize) {
+    server.wait_status("the client has a stream that carries", |status| {
+        let client = of_client(status);
+        client["connected"] == true
+            && client["address"].is_string()
+            && client["since_seconds"].is_number()
+            && client["down_bytes"].as_u64() > Some(bytes as u64)
+    });
+}
+
+#[test]
+fn a_bare_client_is_paced_counted_and_revoked_like_others_and_outlives_a_restart() {
+    let lab = Lab::two_uplinks("convert-restart");
+    let _target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let mut server = ServerProgram::start_with(&lab, "rate = \"8Mbit\"\n");
+    server.stop();
+    server.make_service();
+    server.restart();
+    allow(&mut server);
+    assert_eq!(of_client(&server.status().unwrap())["connected"], false);
+
+    let (request, expected) = download(&format!("{TARGET_V4}:80"), 5 * RATE);
+    let begun = Instant::now();
+    let answers = thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&lab, slice::from_ref(&request)));
+        wait_for_a_stream(&mut server, RATE);
+        assert!(server.stop().success());
+        assert!(server.service().keeps(), "{}", server.process().output());
+        server.restart();
+        asking.join().expect("its answers")
+    });
+    assert_eq!(answers, [expected]);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(4), "five seconds at this rate: {took:?}");
+    server.wait_status("it has ended, and all of it is accounted for", |status| {
+        let client = of_client(status);
+        (&client["connected"], &client["streams"]) == (&json!(false), &json!(0))
+            && client["today_down_bytes"] == 5 * RATE
+    });
+
+    let [config, run_dir] = [server.config(), server.run_dir()].map(|it| it.display().to_string());
+    let of_server = |words: &[&str]| {
+        let program = binary().display().to_string();
+        let options = ["--config", &config, "--run-dir", &run_dir];
+        lab.server.run(&program, &[&["server"], words, &options].concat())
+    };
+    let answers = thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&lab, &[request]));
+        wait_for_a_stream(&mut server, 0);
+        let listed = of_server(&["clients"]);
+        assert!(listed.contains("plain") && listed.contains("connected"), "{listed}");
+        assert!(of_server(&["revoke", "plain"]).starts_with("Revoked 'plain'"));
+        asking.join().expect("its answers")
+    });
+    let failure = answers[0]["failure"].as_str().expect("a failure");
+    assert!(failure.contains("reset by peer"), "{failure}");
+}
+
+#[test]
+fn a_server_that_is_full_says_so_to_a_bare_client() {
+    let lab = Lab::two_uplinks("convert-limit");
+    let _target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let mut server = ServerProgram::start_with(&lab, "streams = 1\n");
+    allow(&mut server);
+    let target = format!("{TARGET_V4}:80");
+    let kept = json!({ "target": target, "cookie": COOKIE, "keep": true });
+    let answers = ask(&lab, &[kept, json!({ "target": target, "cookie": COOKIE })]);
+    assert_eq!(answers[0], json!({ "tlvs": [] }));
+    assert_eq!(error(&answers[1]), "4000");
+    assert_eq!(server.status().unwrap()["refusals"]["too many streams of all clients"], 1);
 }
 
 #[test]
@@ -87,6 +178,11 @@ fn what_cannot_be_served_is_answered_with_the_rfcs_errors() {
     let v4 = format!("{TARGET_V4}:80");
     let refusing = format!("{TARGET_V4}:81");
     lab.inet.ip("route add prohibit 203.0.113.2");
+    lab.inet.ip("route add blackhole 203.0.113.3");
+    lab.server.ip("route add prohibit 203.0.113.4");
+    lab.server.ip("-6 route delete default");
+    // It gives up after three seconds instead of two minutes.
+    lab.server.sysctl("net.ipv4.tcp_syn_retries", "1");
     // The code, and how the rest of the value begins.
     let cases = [
         ("0001", json!({ "target": v4, "cookie": COOKIE, "version": 2 })),
@@ -99,7 +195,10 @@ fn what_cannot_be_served_is_answered_with_the_rfcs_errors() {
         ("211e", json!({ "target": v4, "cookie": COOKIE, "options": "1e04000102040001" })),
         ("0101", json!({ "target": v4, "cookie": COOKIE, "options": "02ff0000" })),
         ("6000", json!({ "target": refusing, "cookie": COOKIE })),
+        ("4100", json!({ "target": "203.0.113.3:80", "cookie": COOKIE })),
+        ("6100", json!({ "target": format!("[{TARGET_V6}]:80"), "cookie": COOKIE })),
         ("6101", json!({ "target": "203.0.113.2:80", "cookie": COOKIE })),
+        ("610d", json!({ "target": "203.0.113.4:80", "cookie": COOKIE })),
     ];
     let answers = ask(&lab, &cases.clone().map(|(_, request)| request));
     for ((value, request), answer) in cases.iter().zip(&answers) {

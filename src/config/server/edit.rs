@@ -23,7 +23,8 @@ impl fmt::Display for EditError {
         match self {
             EditError::Config(error) => error.fmt(f),
             EditError::Layout => f.write_str(
-                "the clients are not laid out as [[client]] blocks; change the file by hand",
+                "the clients are not laid out as [[client]] and [[convert]] blocks; change the file \
+                 by hand",
             ),
         }
     }
@@ -47,14 +48,23 @@ pub fn add_client(text: &str, file: &str, client: &ClientConfig) -> Result<Strin
     verified(out, file, &wished)
 }
 
-/// The text without the client of that name; `None` when there is none.
+/// The text without the client of that name, of either kind; `None` when there is none.
 pub fn remove_client(text: &str, file: &str, name: &str) -> Result<Option<String>, EditError> {
     let mut wished = ServerConfig::parse(text, file).map_err(EditError::Config)?;
-    let Some(index) = wished.clients.iter().position(|client| client.name == name) else {
-        return Ok(None);
+    let paired = wished.clients.iter().position(|client| client.name == name);
+    let bare = wished.bare_clients.iter().position(|client| client.name == name);
+    let start = match (paired, bare) {
+        (Some(index), _) => {
+            wished.clients.remove(index);
+            block_start(text, "client", index)
+        }
+        (None, Some(index)) => {
+            wished.bare_clients.remove(index);
+            block_start(text, "convert", index)
+        }
+        (None, None) => return Ok(None),
     };
-    wished.clients.remove(index);
-    let start = block_start(text, index).ok_or(EditError::Layout)?;
+    let start = start.ok_or(EditError::Layout)?;
 
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let is_content = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
@@ -94,7 +104,8 @@ pub fn set_keys(
     let index = wished.clients.iter().position(|client| client.name == name);
     let client = index.and_then(|index| wished.clients.get_mut(index)).ok_or(EditError::Layout)?;
     (client.public_key, client.next_key) = (public_key, next_key);
-    let start = index.and_then(|index| block_start(text, index)).ok_or(EditError::Layout)?;
+    let start =
+        index.and_then(|index| block_start(text, "client", index)).ok_or(EditError::Layout)?;
     let (before, block) = text.split_at_checked(start).ok_or(EditError::Layout)?;
     let mut out = before.to_owned();
     let mut inside = true;
@@ -114,12 +125,12 @@ pub fn set_keys(
     verified(out, file, &wished)
 }
 
-/// The offset of the line that the `index`th client's block begins on.
-fn block_start(text: &str, index: usize) -> Option<usize> {
+/// The offset of the line that the `index`th block of a kind begins on.
+fn block_start(text: &str, kind: &str, index: usize) -> Option<usize> {
     let root = DeTable::parse(text).ok()?;
-    let clients = root.get_ref().iter().find(|(key, _)| key.get_ref() == "client")?.1;
-    let DeValue::Array(clients) = clients.get_ref() else { return None };
-    let start = clients.get(index)?.span().start;
+    let blocks = root.get_ref().iter().find(|(key, _)| key.get_ref() == kind)?.1;
+    let DeValue::Array(blocks) = blocks.get_ref() else { return None };
+    let start = blocks.get(index)?.span().start;
     let line = text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
     text.get(line..)?.trim_start().starts_with("[[").then_some(line)
 }
@@ -160,6 +171,9 @@ mod tests {
             let without_a = remove_client(&two, "F", "a").unwrap().unwrap();
             assert_eq!(without_a, add_client(&base, "F", &client("b", 2, &[])).unwrap());
             assert_eq!(remove_client(&two, "F", "c"), Ok(None));
+            let bare = "\n[[convert]]\nname = \"bare\"\ncookie = \"AAECAwQFBgcICQoLDA0ODw==\"\n";
+            let three = format!("{two}{bare}");
+            assert_eq!(remove_client(&three, "F", "bare").unwrap().unwrap(), two);
         }
     }
 

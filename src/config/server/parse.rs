@@ -36,7 +36,7 @@ fn resolve(root: &mut Table<'_>) -> Option<ServerConfig> {
     let clients = root.optional("client", read_clients).unwrap_or_default();
     let allow_plain_convert = root.optional("allow_plain_convert", |t, e| t.boolean(&e));
     let bare_clients = root.optional("convert", read_bare_clients).unwrap_or_default();
-    report_bare_clients(root, allow_plain_convert, &bare_clients, &clients);
+    report_bare_clients(root, &bare_clients, &clients);
     report_shared_ports(root, listen.as_deref().unwrap_or_default(), &clients);
     Some(ServerConfig {
         listen: listen?,
@@ -219,19 +219,12 @@ fn read_bare_client(table: &mut Table<'_>) -> Option<BareClient> {
     Some(BareClient { name: name?, cookie: cookie? })
 }
 
-/// Names and cookies tell clients apart; cookies are for those who allow them.
+/// Names and cookies tell clients apart.
 fn report_bare_clients(
     root: &mut Table<'_>,
-    allowed: Option<bool>,
     bare_clients: &[(usize, BareClient)],
     clients: &[(usize, ClientConfig)],
 ) {
-    if allowed == Some(true) && bare_clients.is_empty() {
-        root.problem(
-            root.line,
-            "allow_plain_convert needs a [[convert]] block with name and cookie",
-        );
-    }
     for (index, (line, client)) in bare_clients.iter().enumerate() {
         let name = &client.name;
         let before = bare_clients.get(..index).unwrap_or_default();

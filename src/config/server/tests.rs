@@ -115,7 +115,6 @@ fn bare_clients_have_names_and_cookies_of_their_own() {
             .allow_plain_convert
     );
     let wrong = |text: &str| problems(&format!("{base}{text}"))[0].clone();
-    assert!(wrong("allow_plain_convert = true\n").contains("needs a [[convert]] block"));
     assert!(wrong("allow_plain_convert = 1\n").contains("must be true or false"));
     assert!(wrong(&(block("a", one) + &block("a", two))).contains("a client 'a' already"));
     assert!(wrong(&(block("a", one) + &block("b", one))).contains("the cookie of another client"));

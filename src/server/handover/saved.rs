@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! listener ADDRESS
-//! stream CLIENT KEY PEER TARGET plain TO_TUNNEL TO_LAN
-//! stream CLIENT KEY PEER TARGET sealed CIPHER SECRET COUNTER ENDED SECRET COUNTER ENDED CARRIED UNSENT UNDELIVERED
+//! stream CLIENT CREDENTIAL PEER TARGET plain TO_TUNNEL TO_LAN
+//! stream CLIENT CREDENTIAL PEER TARGET sealed CIPHER SECRET COUNTER ENDED SECRET COUNTER ENDED CARRIED UNSENT UNDELIVERED
 //! ```
 
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::config::keys::PublicKey;
+use crate::config::keys::Credential;
 use crate::relay::{Records, State, Unsent};
 use crate::tunnel::Cipher;
 use crate::tunnel::record::{Opener, Position, Sealer};
@@ -21,7 +21,7 @@ use crate::tunnel::record::{Opener, Position, Sealer};
 /// A stream apart from its sockets.
 pub(super) struct SavedStream {
     pub(super) client: String,
-    pub(super) key: PublicKey,
+    pub(super) credential: Credential,
     pub(super) peer: SocketAddr,
     pub(super) target: SocketAddr,
     pub(super) state: State,
@@ -40,7 +40,7 @@ pub(super) fn read_listener(line: &str) -> Option<SocketAddr> {
 /// The line for a stream.
 pub(super) fn stream_line(
     client: &str,
-    key: &PublicKey,
+    credential: &Credential,
     [peer, target]: [SocketAddr; 2],
     state: &State,
 ) -> Zeroizing<String> {
@@ -58,7 +58,7 @@ pub(super) fn stream_line(
             Zeroizing::new(format!("sealed {cipher} {} {} {under_way}", &*sealing, &*opening))
         }
     };
-    Zeroizing::new(format!("stream {client} {key} {peer} {target} {}\n", &*state))
+    Zeroizing::new(format!("stream {client} {credential} {peer} {target} {}\n", &*state))
 }
 
 fn base64<const N: usize>(parts: [&Vec<u8>; N]) -> String {
@@ -75,7 +75,7 @@ pub(super) fn read_stream(line: &str) -> Option<SavedStream> {
     let mut words = Words(line.strip_prefix("stream ")?.split(' '));
     Some(SavedStream {
         client: String::from_utf8(words.bytes()?).ok()?,
-        key: words.value()?,
+        credential: words.value()?,
         peer: words.value()?,
         target: words.value()?,
         state: match words.0.next()? {
@@ -117,8 +117,9 @@ impl Words<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::keys::{PublicKey, TokenHash};
 
-    const KEY: PublicKey = PublicKey([7; 32]);
+    const KEY: Credential = Credential::Key(PublicKey([7; 32]));
 
     fn addresses() -> [SocketAddr; 2] {
         ["[2001:db8::1]:40000".parse().unwrap(), "192.0.2.1:80".parse().unwrap()]
@@ -140,14 +141,16 @@ mod tests {
     #[test]
     fn a_line_says_all_of_a_stream() {
         let unsent = Unsent { to_tunnel: b"some".to_vec(), to_lan: Vec::new() };
-        for state in [State::Plain(unsent), sealed()] {
-            let line = stream_line("my home", &KEY, addresses(), &state);
+        let cookie = Credential::Cookie(TokenHash::of(b"cookie"));
+        for (credential, state) in [(cookie, State::Plain(unsent)), (KEY, sealed())] {
+            let line = stream_line("my home", &credential, addresses(), &state);
             let read = read_stream(line.strip_suffix('\n').unwrap()).unwrap();
             assert_eq!(
-                (&*read.client, read.key, [read.peer, read.target]),
-                ("my home", KEY, addresses())
+                (&*read.client, read.credential, [read.peer, read.target]),
+                ("my home", credential, addresses())
             );
-            assert_eq!(*stream_line(&read.client, &read.key, addresses(), &read.state), *line);
+            let again = stream_line(&read.client, &read.credential, addresses(), &read.state);
+            assert_eq!(*again, *line);
         }
         let listener = addresses()[0];
         assert_eq!(read_listener(listener_line(listener).trim_end()), Some(listener));
