@@ -48,6 +48,8 @@ pub struct Input<'a> {
     pub server: Option<IpAddr>,
     /// Whether the server takes connections.
     pub server_reachable: bool,
+    /// Whether the server has no way to IPv6 targets.
+    pub server_lacks_ipv6: bool,
     /// The agent's TPROXY listeners.
     pub ports: TproxyPorts,
     /// LAN devices.
@@ -139,6 +141,7 @@ pub fn desired(input: &Input) -> Desired {
         local: &local,
         bypasses: &input.config.bypasses,
         server_reachable: input.server_reachable,
+        server_lacks_ipv6: input.server_lacks_ipv6,
         on_server_loss: input.config.on_server_loss,
         quic: input.config.quic,
         udp_ports: &input.config.udp_ports,

@@ -24,6 +24,9 @@ pub struct Interception<'a> {
     pub bypasses: &'a [BypassConfig],
     /// Whether the server can take connections.
     pub server_reachable: bool,
+    /// Whether it can take none to IPv6 targets: these are refused at once, so that LAN hosts go on
+    /// over IPv4 (RFC 8305). Once diverted, a connection would stand before the server says no.
+    pub server_lacks_ipv6: bool,
     /// What happens to new connections while it cannot.
     pub on_server_loss: OnServerLoss,
     /// What happens to UDP 443 while it can.
@@ -163,6 +166,7 @@ fn write_bypass(out: &mut String, bypass: &BypassConfig) -> fmt::Result {
 }
 
 fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
+    let ports = TproxyPorts { v6: it.ports.v6.filter(|_| !it.server_lacks_ipv6), ..it.ports };
     let set_mark =
         format!("meta mark set meta mark & 0x{:08x} | 0x{:08x}", !MARK_MASK, TPROXY_MARK.0);
     writeln!(out, "\tchain prerouting {{")?;
@@ -172,7 +176,7 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
         // A LAN host that answers from such a port to one is not opening anything.
         let what = format!("udp dport {{ {} }} ct direction original", port_set(it.udp_ports));
         writeln!(out, "\t\t{what} jump exempt")?;
-        write_tproxy(out, &what, it.ports, &set_mark)?;
+        write_tproxy(out, &what, ports, &set_mark)?;
     }
     writeln!(out, "\t\tmeta l4proto != tcp accept")?;
     // What the agent has accepted goes on to it, also while the server is lost.
@@ -182,7 +186,7 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
     writeln!(out, "\t\ttcp flags & (fin|syn|rst|ack) != syn accept")?;
     if it.server_reachable {
         writeln!(out, "\t\tjump exempt")?;
-        write_tproxy(out, "meta l4proto tcp", it.ports, &set_mark)?;
+        write_tproxy(out, "meta l4proto tcp", ports, &set_mark)?;
     }
     writeln!(out, "\t}}")
 }
@@ -242,9 +246,16 @@ fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result 
         let quic = "ct state new udp dport 443".to_owned();
         refused.push((quic, "reject with icmpx type port-unreachable"));
     }
+    let tcp = "tcp flags & (fin|syn|rst|ack) == syn";
+    if it.server_reachable && it.server_lacks_ipv6 && it.ports.v6.is_some() {
+        refused.push((format!("meta nfproto ipv6 {tcp}"), "reject with tcp reset"));
+        if !it.udp_ports.is_empty() {
+            let udp = format!("meta nfproto ipv6 udp dport {{ {} }}", port_set(it.udp_ports));
+            refused.push((udp, "reject with icmpx type port-unreachable"));
+        }
+    }
     if !it.server_reachable && it.on_server_loss == OnServerLoss::Block {
-        let tcp = "tcp flags & (fin|syn|rst|ack) == syn".to_owned();
-        refused.push((tcp, "reject with tcp reset"));
+        refused.push((tcp.to_owned(), "reject with tcp reset"));
         if !it.udp_ports.is_empty() {
             refused.push((format!("udp dport {{ {} }}", port_set(it.udp_ports)), "drop"));
         }

@@ -101,6 +101,7 @@ fn server_messages() -> [(&'static str, ServerMessage); 5] {
         subflows: Some(8),
         mptcp: true,
         buffers: true,
+        lacks_ipv6: false,
     };
     [
         ("server Session", session),

@@ -59,6 +59,15 @@ fn helper_echo_server() {
 }
 
 fn table(server_reachable: bool, on_server_loss: OnServerLoss, quic: Quic) -> String {
+    table_where(server_reachable, false, on_server_loss, quic)
+}
+
+fn table_where(
+    server_reachable: bool,
+    server_lacks_ipv6: bool,
+    on_server_loss: OnServerLoss,
+    quic: Quic,
+) -> String {
     let bypass = |name: &str, dest: &str, dport| BypassConfig {
         name: name.into(),
         dest: vec![dest.parse().unwrap()],
@@ -77,6 +86,7 @@ fn table(server_reachable: bool, on_server_loss: OnServerLoss, quic: Quic) -> St
         local: &["198.51.100.0/24".parse().unwrap()],
         bypasses: &bypasses,
         server_reachable,
+        server_lacks_ipv6,
         on_server_loss,
         quic,
         udp_ports: &[],
@@ -175,6 +185,7 @@ fn who_answers_whom() {
     let direct = table(false, OnServerLoss::Direct, Quic::Reject);
     let block = table(false, OnServerLoss::Block, Quic::Allow);
     let no_quic = table(true, OnServerLoss::Direct, Quic::Reject);
+    let no_ipv6 = table_where(true, true, OnServerLoss::Direct, Quic::Allow);
     let load = |text: &str| format!("nft -f - <<'END'\n{text}END\n");
     let script = [
         SETUP,
@@ -213,6 +224,11 @@ echo "direct, server back: $(say b four)"
 echo "tunnelled, server back: $(say a five)"
 echo "new, server back: $(who lan 203.0.113.1 80)"
 echo "udp: $(udp 203.0.113.1) $(udp 2001:db8:2::1), bypassed: $(udp 203.0.113.3)"
+"#,
+        &load(&no_ipv6),
+        r#"
+echo "tunnelled, without IPv6: $(say a six)"
+echo "new, without IPv6: $(who lan 203.0.113.1 80) $(who lan 2001:db8:2::1 80)"
 kill $(jobs -p) 2>/dev/null || true
 "#,
     ]
@@ -253,6 +269,8 @@ kill $(jobs -p) 2>/dev/null || true
             "tunnelled, server back: tunnel five",
             "new, server back: tunnel",
             "udp: refused refused, bypassed: passes",
+            "tunnelled, without IPv6: tunnel six",
+            "new, without IPv6: tunnel nobody",
         ]
     );
 }

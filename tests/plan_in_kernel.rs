@@ -75,6 +75,7 @@ fn nft_takes_every_ruleset_and_replaces_it() {
                         local,
                         bypasses: &bypasses,
                         server_reachable,
+                        server_lacks_ipv6: quic == Quic::Reject,
                         on_server_loss,
                         quic,
                         udp_ports,
@@ -162,6 +163,7 @@ fn wish(kernel: &Kernel) -> Desired {
         servers: &[server],
         server: Some(server),
         server_reachable: true,
+        server_lacks_ipv6: false,
         ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
         lan: &config.lan,
         direct: &Family::ALL

@@ -87,6 +87,27 @@ fn failing_targets_fail_as_fast_as_without_a_tunnel() {
 }
 
 #[test]
+fn ipv6_is_refused_at_once_where_the_server_has_none() {
+    let lab = Lab::two_uplinks("no-ipv6");
+    lab.server.ip("-6 route delete default");
+    let _target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let server = ServerProgram::start(&lab);
+    let _agent = AgentProgram::start(&lab, &server);
+    let connect = |target: IpAddr| {
+        let started = Instant::now();
+        let dialer = Dialer::new(&lab.lan, Kind::Tcp, SocketAddr::new(target, 80));
+        (dialer.connect().map_err(|error| error.kind()).map(drop), started.elapsed())
+    };
+    // By the target's own refusal a connection would stand before it is reset, and no client go on.
+    let took = until("IPv6 is refused", LIMIT, || {
+        let (connected, took) = connect(TARGET_V6.into());
+        (connected == Err(io::ErrorKind::ConnectionRefused)).then_some(took)
+    });
+    assert!(took < Duration::from_millis(250), "sooner than a client tries IPv4: {took:?}");
+    assert_eq!(connect(TARGET_V4.into()).0, Ok(()));
+}
+
+#[test]
 fn a_client_that_gives_up_ends_the_attempt_of_the_server() {
     let lab = Lab::two_uplinks("giving-up");
     lab.inet.ip(&format!("route add blackhole {}", SILENT[0]));

@@ -332,7 +332,7 @@ impl Link {
                 }
                 let smoothed = line.view.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8);
                 line.view.rtt = Some(smoothed);
-                ServerNews::Heard
+                ServerNews::Heard { lacks_ipv6: host.map(|host| host.lacks_ipv6) }
             }
             session::Event::NewServerKey { key } => ServerNews::NewKey(key),
             session::Event::Forwards(verdicts) => ServerNews::Forwards(verdicts),
@@ -417,6 +417,7 @@ fn limits(host: HostState, rtt: Duration) -> ServerLimits {
         subflows: host.subflows,
         mptcp: host.mptcp,
         buffers: host.buffers,
+        lacks_ipv6: host.lacks_ipv6,
         clock_ahead_ms: theirs.saturating_sub(ours),
     }
 }

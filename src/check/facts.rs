@@ -66,6 +66,8 @@ pub struct ServerLimits {
     pub mptcp: bool,
     /// Whether TCP's largest buffers are as large as they should be.
     pub buffers: bool,
+    /// Whether it has no way to IPv6 targets.
+    pub lacks_ipv6: bool,
     /// How far its clock is ahead, in milliseconds.
     pub clock_ahead_ms: i64,
 }

@@ -190,6 +190,9 @@ fn rest(limits: ServerLimits, findings: &mut Findings) {
             "run the server as root, or raise net.ipv4.tcp_rmem and tcp_wmem there",
         );
     }
+    if limits.lacks_ipv6 {
+        findings.ok("IPv6", "the server has none: the LAN's is refused, and goes on over IPv4");
+    }
     let off = limits.clock_ahead_ms;
     if off.unsigned_abs() > CLOCK_TOLERANCE_MS {
         let (seconds, how) = (off.unsigned_abs() / 1000, if off > 0 { "ahead" } else { "behind" });

@@ -51,6 +51,7 @@ fn settled(
         servers: &[SERVER],
         server: Some(SERVER),
         server_reachable: true,
+        server_lacks_ipv6: false,
         ports: TproxyPorts { v4: Some(1), v6: None },
         lan: &config.lan,
         direct: &litemap::LiteMap::new(),
@@ -97,6 +98,7 @@ fn with_kernel(kernel: Kernel, configs: Vec<crate::config::agent::UplinkConfig>)
                 subflows: Some(8),
                 mptcp: true,
                 buffers: true,
+                lacks_ipv6: false,
                 clock_ahead_ms: -20,
             }),
         }),
@@ -377,6 +379,15 @@ fn a_server_without_room_for_subflows_is_named() {
     let limits = facts.server.as_mut().unwrap().limits.as_mut().unwrap();
     limits.mptcp = false;
     assert_eq!(judge(&facts).uplinks[1].reason, Some("server_mptcp_off".into()));
+}
+
+#[test]
+fn a_server_without_ipv6_is_no_fault_and_told() {
+    let mut facts = well();
+    facts.server.as_mut().unwrap().limits.as_mut().unwrap().lacks_ipv6 = true;
+    let report = judge(&facts);
+    let told = report.findings.iter().any(|it| it.found.contains("the LAN's is refused"));
+    assert!(report.well && told, "{report:?}");
 }
 
 #[test]

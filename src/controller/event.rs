@@ -116,7 +116,10 @@ pub enum ServerNews {
         address: IpAddr,
     },
     /// It answered on the control connection.
-    Heard,
+    Heard {
+        /// Whether it has no way to IPv6 targets; `None` if it does not say.
+        lacks_ipv6: Option<bool>,
+    },
     /// What became of the ports it was asked for.
     Forwards(Vec<(Port, Verdict)>),
     /// A connection to one of them waits.

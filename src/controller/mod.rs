@@ -293,10 +293,17 @@ impl Controller {
             news => news,
         };
         let (addresses, at) = (self.servers.all_addresses(), self.servers.used().in_use);
+        let lacked_ipv6 = self.servers.used().lacks_ipv6;
         if self.servers.take(name, news, now, actions) {
             self.on_session(self.servers.used().in_use != at, now);
         }
-        if self.servers.all_addresses() != addresses {
+        let lacks_ipv6 = self.servers.used().lacks_ipv6;
+        if lacks_ipv6 != lacked_ipv6 {
+            let meaning = if lacks_ipv6 { "no IPv6: the LAN's is refused" } else { "IPv6 again" };
+            let text = format!("server {name}: it has {meaning}");
+            actions.push(Action::Log(log::Level::Info, text));
+        }
+        if self.servers.all_addresses() != addresses || lacks_ipv6 != lacked_ipv6 {
             self.looks.soon(now);
         }
     }
@@ -393,6 +400,7 @@ impl Controller {
             servers: &self.servers.all_addresses(),
             server: self.servers.used().in_use,
             server_reachable: self.servers.used().reachable,
+            server_lacks_ipv6: self.servers.used().lacks_ipv6,
             ports: self.ports,
             lan: &lan,
             direct: self.direct.paths(),

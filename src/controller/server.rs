@@ -46,6 +46,8 @@ pub struct Server {
     pub connected: bool,
     /// When it was last heard of, over any way.
     pub heard: Option<Instant>,
+    /// Whether it has said that it has no way to IPv6 targets.
+    pub lacks_ipv6: bool,
     /// Whether new connections can be tunnelled.
     pub reachable: bool,
     /// Since when that is so.

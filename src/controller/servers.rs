@@ -209,7 +209,10 @@ impl Servers {
                 }
                 return rank == self.used;
             }
-            ServerNews::Heard => _ = server.on_answer(now),
+            ServerNews::Heard { lacks_ipv6 } => {
+                server.lacks_ipv6 = lacks_ipv6.unwrap_or(false);
+                server.on_answer(now);
+            }
             // Not of whether it answers.
             ServerNews::Forwards(_) | ServerNews::Incoming(_) | ServerNews::NewKey(_) => {}
             ServerNews::Failed { reason, dice } => {

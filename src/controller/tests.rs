@@ -158,7 +158,7 @@ impl World {
                 Some(Event::ProbeSent { slot, counter, sent: self.sendable })
             }
             Action::PingServer(name) if self.control => {
-                let heard = Event::Server(name, ServerNews::Heard);
+                let heard = Event::Server(name, ServerNews::Heard { lacks_ipv6: None });
                 self.answers.push((self.now + MS * 30, heard));
                 None
             }

@@ -41,6 +41,7 @@ fn wish_direct(
         servers: &[],
         server: server.map(|server| server.parse().unwrap()),
         server_reachable: true,
+        server_lacks_ipv6: false,
         ports: TproxyPorts { v4: Some(4000), v6: None },
         lan: &["br-lan".into()],
         direct,

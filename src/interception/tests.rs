@@ -7,6 +7,7 @@ struct Given {
     local: Vec<Prefix>,
     bypasses: Vec<BypassConfig>,
     server_reachable: bool,
+    server_lacks_ipv6: bool,
     on_server_loss: OnServerLoss,
     quic: Quic,
     udp_ports: Vec<(u16, u16)>,
@@ -22,6 +23,7 @@ impl Given {
             local: prefixes(&["198.51.100.0/24", "2001:db8:1::/60", "198.51.100.128/25"]),
             bypasses: Vec::new(),
             server_reachable: true,
+            server_lacks_ipv6: false,
             on_server_loss: OnServerLoss::Direct,
             quic: Quic::Allow,
             udp_ports: Vec::new(),
@@ -37,6 +39,7 @@ impl Given {
             local: &self.local,
             bypasses: &self.bypasses,
             server_reachable: self.server_reachable,
+            server_lacks_ipv6: self.server_lacks_ipv6,
             on_server_loss: self.on_server_loss,
             quic: self.quic,
             udp_ports: &self.udp_ports,
@@ -191,6 +194,29 @@ ct state new udp dport 443 reject with icmpx type port-unreachable
     );
     let lost = Given { server_reachable: false, ..given };
     assert_eq!(lost.chain("forward"), "");
+}
+
+#[test]
+fn ipv6_is_refused_where_the_server_has_none() {
+    let udp_ports = vec![(5060, 5060)];
+    let given = Given { server_lacks_ipv6: true, udp_ports, ..Given::new() };
+    let diverted = given.chain("prerouting");
+    assert!(diverted.contains("nfproto ipv4 meta l4proto tcp tproxy"), "{diverted}");
+    assert!(!diverted.contains("nfproto ipv6"), "{diverted}");
+    assert_eq!(
+        given.chain("forward").lines().skip(3).collect::<Vec<_>>(),
+        [
+            "meta nfproto ipv6 tcp flags & (fin|syn|rst|ack) == syn jump exempt",
+            "meta nfproto ipv6 tcp flags & (fin|syn|rst|ack) == syn reject with tcp reset",
+            "meta nfproto ipv6 udp dport { 5060 } jump exempt",
+            "meta nfproto ipv6 udp dport { 5060 } reject with icmpx type port-unreachable",
+        ]
+    );
+    let lost = Given { server_reachable: false, ..given };
+    assert_eq!(lost.chain("forward"), "", "and goes out directly while there is no server");
+    let ports = TproxyPorts { v6: None, ..lost.ports };
+    let v4_alone = Given { server_reachable: true, ports, udp_ports: Vec::new(), ..lost };
+    assert_eq!(v4_alone.chain("forward"), "", "what is not intercepted is not refused");
 }
 
 #[test]

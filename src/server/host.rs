@@ -1,5 +1,7 @@
 //! What a server tells its clients of its host, so that they can say what is too low there.
 
+use std::net::{Ipv6Addr, UdpSocket};
+
 use litemap::LiteMap;
 
 use crate::check::MPTCP_ENABLED;
@@ -8,6 +10,9 @@ use crate::os::path_manager::PathManager;
 use crate::os::sysctl;
 use crate::registry::unix_time;
 use crate::tunnel::control::HostState;
+
+/// The first address that is any host's on the Internet (RFC 4291, 2.4).
+const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 
 /// How the host does now: limits and sysctls may have been changed since the start.
 pub async fn state() -> HostState {
@@ -26,5 +31,12 @@ pub async fn state() -> HostState {
         subflows: limits.map(|limits| u8::try_from(limits.subflows).unwrap_or(u8::MAX - 1)),
         mptcp: found.get(MPTCP_ENABLED).is_none_or(|value| value != "0"),
         buffers: buffers.all(|(key, value)| found.get(key) == Some(value)),
+        lacks_ipv6: !has_ipv6(),
     }
+}
+
+/// Whether there is a route, and an address, towards the Internet; nothing is sent.
+fn has_ipv6() -> bool {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    socket.and_then(|socket| socket.connect((GLOBAL, 9))).is_ok()
 }

@@ -34,6 +34,7 @@ const NEW_SERVER_KEY: u8 = 0x89;
 
 const HOST_MPTCP: u8 = 1;
 const HOST_BUFFERS: u8 = 2;
+const HOST_LACKS_IPV6: u8 = 4;
 /// In the place of a number of subflows.
 const NO_MPTCP: u8 = 255;
 
@@ -114,12 +115,18 @@ pub struct HostState {
     pub mptcp: bool,
     /// Whether TCP's largest buffers are as large as a server's should be.
     pub buffers: bool,
+    /// Whether it has no way to IPv6 targets; older versions do not say.
+    pub lacks_ipv6: bool,
 }
 
 impl HostState {
     fn encode(self) -> Vec<u8> {
-        let flags =
-            if self.mptcp { HOST_MPTCP } else { 0 } | if self.buffers { HOST_BUFFERS } else { 0 };
+        let flags = [
+            (self.mptcp, HOST_MPTCP),
+            (self.buffers, HOST_BUFFERS),
+            (self.lacks_ipv6, HOST_LACKS_IPV6),
+        ];
+        let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         let subflows = self.subflows.unwrap_or(NO_MPTCP);
         [self.time_unix_ms.to_be_bytes().as_slice(), &[subflows, flags]].concat()
     }
@@ -132,6 +139,7 @@ impl HostState {
             subflows: Some(subflows).filter(|&subflows| subflows != NO_MPTCP),
             mptcp: flags & HOST_MPTCP != 0,
             buffers: flags & HOST_BUFFERS != 0,
+            lacks_ipv6: flags & HOST_LACKS_IPV6 != 0,
         })
     }
 }
@@ -306,6 +314,7 @@ mod tests {
         subflows: Some(8),
         mptcp: true,
         buffers: false,
+        lacks_ipv6: true,
     };
 
     fn server_messages() -> [ServerMessage; 7] {

@@ -108,6 +108,7 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
         subflows: Some(8),
         mptcp: true,
         buffers: true,
+        lacks_ipv6: false,
     };
     server_says("Pong", ServerMessage::Pong { nonce: 0x0102_0304_0506_0708, host: Some(host) });
     server_says("Close", ServerMessage::Close { reason: Refusal::ShuttingDown });

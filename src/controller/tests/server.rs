@@ -52,6 +52,25 @@ fn a_lost_server_ends_interception_until_it_is_back() {
 }
 
 #[test]
+fn a_server_without_ipv6_says_so_and_when_it_has_some_again() {
+    let mut world = World::settled();
+    world.controller.ports.v6 = Some(6000);
+    let heard = |world: &mut World, lacks_ipv6| {
+        world.tell(Event::Server("vps".into(), ServerNews::Heard { lacks_ipv6 }));
+        world.run(200);
+        world.nft().contains("meta nfproto ipv6 tcp flags")
+    };
+    assert!(heard(&mut world, Some(true)));
+    assert!(!heard(&mut world, Some(false)));
+    assert!(heard(&mut world, Some(true)));
+    assert!(!heard(&mut world, None), "an older version came back");
+    let log = world.log();
+    let [without, with] = ["no IPv6: the LAN's is refused", "IPv6 again"]
+        .map(|text| log.contains(&format!("server vps: it has {text}").as_str()));
+    assert!(without && with, "{log:?}");
+}
+
+#[test]
 fn what_outlived_an_outage_gets_new_subflows_at_once() {
     let mut world = World::new();
     world.tell(Event::Started);

@@ -44,6 +44,7 @@ impl Agent {
             servers: &[server],
             server: Some(server),
             server_reachable: true,
+            server_lacks_ipv6: false,
             ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
             lan: &["br-lan".into()],
             direct: &[(Family::V4, Direct { slot: 0, own: false })].into_iter().collect(),
