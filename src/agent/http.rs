@@ -11,7 +11,7 @@ use crate::os::control::Request;
 use crate::os::{http, runtime, socket};
 use crate::provision::{HTTP_TOKEN, http_token};
 use crate::status::Trouble;
-use crate::web::{Access, Place, Reach, Site, places};
+use crate::web::{Place, Site, places};
 
 /// The listeners that are open.
 pub struct Listeners {
@@ -55,13 +55,8 @@ impl Listeners {
         let failed = |error: &dyn std::fmt::Display| {
             format!("the status is not served over HTTP: {error}; see option 'http_listen'")
         };
-        let access = match place.reach() {
-            Reach::Loopback => Access::Loopback,
-            Reach::Lan => Access::Lan,
-            Reach::Anybody => {
-                Access::Token(http_token(&self.token_file).map_err(|error| failed(&error))?)
-            }
-        };
+        let access = place.access(|| http_token(&self.token_file));
+        let access = access.map_err(|error| failed(&error))?;
         let device = place.device.as_ref().map(|(name, _)| name.as_str());
         let listener = socket::tcp_listen(place.address, device).map_err(|error| failed(&error))?;
         let serving = http::serve(listener, Site::Agent, access, self.owner.clone());

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Agent;
 use crate::controller::Controller;
+use crate::json;
 use crate::monitor::{Event, Line, ServerView, SubflowChange, UplinkView, View};
 use crate::os::control::{Cause, Refusal, Request};
 use crate::os::path_manager::{PmEvent, PmEventKind};
@@ -144,9 +145,7 @@ pub fn begin(agent: &mut Agent, request: Request) {
 }
 
 fn wish(params: Value) -> Result<Wish, Refusal> {
-    let wish = serde_json::from_value::<Option<Wish>>(params);
-    let wrong = |error| Refusal::parameters(format!("wrong parameters: {error}"));
-    Ok(wish.map_err(wrong)?.unwrap_or_default())
+    Ok(json::params(params).map_err(Refusal::parameters)?.unwrap_or_default())
 }
 
 /// What of the agent has events.

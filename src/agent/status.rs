@@ -13,6 +13,7 @@ use super::meters::subflow_addresses;
 use crate::controller::{Controller, ForwardView, MptcpSeen, ServerView, Standing};
 use crate::health::{Health, Rtt};
 use crate::history::Span;
+use crate::json;
 use crate::net::Family;
 use crate::os::control::Refusal;
 use crate::os::counters::mptcp_counters;
@@ -90,8 +91,7 @@ struct HistoryParams {
 /// # Errors
 /// When there is no such span.
 pub fn history_json(agent: &Agent, params: Value) -> Result<String, Refusal> {
-    let params = serde_json::from_value::<Option<HistoryParams>>(params)
-        .map_err(|error| Refusal::parameters(format!("'history' takes a span: {error}")))?;
+    let params = json::params(params).map_err(Refusal::parameters)?;
     let HistoryParams { span, last } = params.unwrap_or_default();
     let span = span.as_deref().unwrap_or("seconds");
     let last = last.and_then(|last| usize::try_from(last).ok()).unwrap_or(usize::MAX);

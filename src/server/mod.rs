@@ -44,7 +44,7 @@ use crate::tunnel::control::READY_TIMEOUT;
 use crate::tunnel::datagram::{DATAGRAM_MAX, session_of};
 use crate::tunnel::probe::UnverifiedProbe;
 use crate::tunnel::stream::PREAMBLE_TIMEOUT;
-use crate::web::{Access, Place, Reach, Site, metrics};
+use crate::web::{Place, Site, metrics};
 use accounts::AccountsFile;
 use datagrams::{Datagrams, Way};
 use handover::Inherited;
@@ -263,13 +263,8 @@ fn serve_metrics(
 ) -> Result<(), String> {
     let failed =
         |error: &dyn Display| format!("the metrics are not served: {error}; see 'metrics_listen'");
-    let access = match Place::of(address).reach() {
-        Reach::Anybody => {
-            let token = http_token(&key.with_file_name(HTTP_TOKEN));
-            Access::Token(token.map_err(|error| failed(&error))?)
-        }
-        Reach::Loopback | Reach::Lan => Access::Loopback,
-    };
+    let access = Place::of(address).access(|| http_token(&key.with_file_name(HTTP_TOKEN)));
+    let access = access.map_err(|error| failed(&error))?;
     let listener = socket::tcp_listen(address, None).map_err(|error| failed(&error))?;
     runtime::spawn(http::serve(listener, Site::Server, access, owner));
     Ok(())

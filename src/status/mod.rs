@@ -29,6 +29,8 @@ pub use summary::agent_state;
 pub use text::printable;
 pub use uplink::{EndpointStatus, UplinkState, UplinkStatus, UsageStatus};
 
+use crate::json;
+
 /// Connections listed at most.
 pub const CONNECTIONS_SHOWN: usize = 50;
 /// Events listed at most.
@@ -95,9 +97,7 @@ pub fn wanted_style(params: Value) -> Result<Option<Style>, String> {
     struct Params {
         style: Style,
     }
-    let params = serde_json::from_value::<Option<Params>>(params);
-    let params = params.map_err(|error| format!("wrong parameters: {error}"))?;
-    Ok(params.map(|params| params.style))
+    Ok(json::params(params)?.map(|Params { style }| style))
 }
 
 /// What an agent shows.

@@ -22,7 +22,7 @@ pub use answer::Answer;
 pub use head::{HEAD_LIMIT, Head};
 pub use metrics::metrics;
 pub use page::page;
-pub use place::{Place, Reach, places};
+pub use place::{Place, places};
 
 /// Endings of names that no stranger's name server answers for (RFC 6762, RFC 8375, and OpenWrt's `lan`).
 const LOCAL_DOMAINS: [&str; 5] = [".lan", ".local", ".home.arpa", ".internal", ".localhost"];

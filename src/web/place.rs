@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::{Access, Token};
 use crate::config::agent::HttpListen;
 use crate::net::IfIndex;
 
@@ -14,29 +15,21 @@ pub struct Place {
     pub device: Option<(String, IfIndex)>,
 }
 
-/// Who may ask at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// This host alone.
-    Loopback,
-    /// Those on the device.
-    Lan,
-    /// Anybody, so that it takes a token.
-    Anybody,
-}
-
 impl Place {
     /// An address, on whatever device it is reached.
     pub fn of(address: SocketAddr) -> Place {
         Place { address, device: None }
     }
 
-    /// Who may ask there.
-    pub fn reach(&self) -> Reach {
+    /// Who may ask there: what strangers reach takes a token.
+    ///
+    /// # Errors
+    /// Why there is no token.
+    pub fn access<E>(&self, token: impl FnOnce() -> Result<Token, E>) -> Result<Access, E> {
         match &self.device {
-            Some(_) => Reach::Lan,
-            None if self.address.ip().is_loopback() => Reach::Loopback,
-            None => Reach::Anybody,
+            Some(_) => Ok(Access::Lan),
+            None if self.address.ip().is_loopback() => Ok(Access::Loopback),
+            None => token().map(Access::Token),
         }
     }
 }
@@ -65,14 +58,15 @@ mod tests {
     #[test]
     fn only_what_strangers_reach_takes_a_token() {
         let lan = [("br-lan".to_owned(), IfIndex(7))];
-        let reach =
-            |listen| -> Vec<Reach> { places(listen, &lan).iter().map(Place::reach).collect() };
+        let access = |listen| -> Vec<Result<Access, ()>> {
+            places(listen, &lan).iter().map(|place| place.access(|| Err(()))).collect()
+        };
         let address = |text: &str| HttpListen::Address(text.parse().unwrap());
-        assert_eq!(reach(address("127.0.0.1:8484")), [Reach::Loopback]);
-        assert_eq!(reach(address("[::1]:8484")), [Reach::Loopback]);
-        assert_eq!(reach(address("192.168.1.1:8484")), [Reach::Anybody]);
-        assert_eq!(reach(address("0.0.0.0:8484")), [Reach::Anybody]);
-        assert_eq!(reach(HttpListen::Lan(8484)), [Reach::Lan, Reach::Lan]);
+        assert_eq!(access(address("127.0.0.1:8484")), [Ok(Access::Loopback)]);
+        assert_eq!(access(address("[::1]:8484")), [Ok(Access::Loopback)]);
+        assert_eq!(access(address("192.168.1.1:8484")), [Err(())]);
+        assert_eq!(access(address("0.0.0.0:8484")), [Err(())]);
+        assert_eq!(access(HttpListen::Lan(8484)), [Ok(Access::Lan), Ok(Access::Lan)]);
         assert_eq!(places(HttpListen::Lan(8484), &[]), []);
     }
 }
