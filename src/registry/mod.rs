@@ -1,5 +1,7 @@
 //! What a server's tasks share: sessions, clients, streams, and who was refused.
 
+mod cause;
+mod client;
 pub mod forwards;
 pub mod gate;
 pub mod sessions;
@@ -12,7 +14,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use litemap::LiteMap;
@@ -21,151 +22,19 @@ use crate::accounts::{Accounts, Bytes};
 use crate::config::keys::{Credential, PublicKey, ServerKeys, TokenHash};
 use crate::config::server::{ClientConfig, Denied, Policy, ServerConfig};
 use crate::quota::Day;
-use crate::relay::{Pace, Side};
-use crate::status::{DatagramStatus, EVENTS_SHOWN, Event, EventLog, RateMeter, Throttle};
+use crate::status::{DatagramStatus, EVENTS_SHOWN, Event, EventLog, Throttle};
+pub use cause::Cause;
+pub use client::{Client, Traffic};
 use forwards::Forwards;
 use gate::Gate;
 use sessions::Sessions;
 use sharing::Shares;
 use streams::{Opened, Stream, StreamView, Streams};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// How often interrupted streams are looked at until they rest.
 const REST_POLL: Duration = Duration::from_millis(2);
-
-/// Why somebody was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// The first bytes are of no protocol served here.
-    NotOurs,
-    /// A tag or a handshake does not verify.
-    NotAuthentic,
-    /// What arrived on a stream in use is not what the client sent: somebody or something on the way
-    /// alters it.
-    Altered,
-    /// A stream counter was used before.
-    Replayed,
-    /// The stream's session is unknown or has expired.
-    NoSession,
-    /// The client's key is not among those configured.
-    UnknownKey,
-    /// The client speaks no version spoken here.
-    Version,
-    /// It did not show who it is in time.
-    Silent,
-    /// It ended in the middle of showing who it is.
-    CutOff,
-    /// Too many connections had not shown who they are: this one gave way.
-    Crowded,
-    /// The policy forbids the target.
-    Denied,
-    /// The client has as many streams as it may.
-    TooManyStreams,
-    /// All clients together have as many streams as they may: of a stream, or of a client that has
-    /// none yet.
-    Full,
-    /// Too many connections to forwarded ports waited for their client.
-    Unclaimed,
-}
-
-impl Cause {
-    /// The cause in the status.
-    pub fn word(self) -> &'static str {
-        match self {
-            Cause::NotOurs => "not this protocol",
-            Cause::NotAuthentic => "not authentic",
-            Cause::Altered => "altered on the way",
-            Cause::Replayed => "replayed",
-            Cause::NoSession => "no session",
-            Cause::UnknownKey => "unknown key",
-            Cause::Version => "version",
-            Cause::Silent => "silent",
-            Cause::CutOff => "cut off",
-            Cause::Crowded => "crowded",
-            Cause::Denied => "denied by policy",
-            Cause::TooManyStreams => "too many streams",
-            Cause::Full => "too many streams of all clients",
-            Cause::Unclaimed => "too many connections wait at forwarded ports",
-        }
-    }
-}
-
-/// A client, as its connections show it.
-#[derive(Default)]
-pub struct Client {
-    /// Control connections open now.
-    pub connected: Cell<u32>,
-    /// Where the newest of them came from, or the newest stream of a bare client.
-    pub address: Cell<Option<SocketAddr>>,
-    /// Since when there is one, or none any more; of a bare client, when its newest stream came.
-    pub since: Cell<Option<Instant>>,
-    /// Streams open now.
-    pub streams: Cell<u32>,
-    /// Authenticated streams that wait for their request.
-    pub warm: Cell<u32>,
-    /// Whether it has come with the server's newest key.
-    pub knows_key: Cell<bool>,
-    /// How often it has opened a control connection.
-    pub generation: Cell<u64>,
-    /// Told when it opens another control connection, or when the configuration changes.
-    pub changed: Notify,
-    down: Total,
-    up: Total,
-    pace: Arc<Pace>,
-    /// Bytes a second that it moved lately.
-    down_used: Cell<u64>,
-    up_used: Cell<u64>,
-}
-
-impl Client {
-    /// Whether it is there: a bare client has no control connection, and is while it has streams.
-    pub fn is_connected(&self, credential: &Credential) -> bool {
-        let there = match credential {
-            Credential::Key(_) => &self.connected,
-            Credential::Cookie(_) => &self.streams,
-        };
-        there.get() > 0
-    }
-
-    /// Counts a datagram, unless the client's rate is used up: whether it may be sent. "LAN" is the
-    /// target's side.
-    pub fn admit_datagram(&self, to: Side, bytes: usize, now: Instant) -> bool {
-        let admitted = self.pace.admit(to, bytes, now);
-        if admitted {
-            let total = if to == Side::Lan { &self.up } else { &self.down };
-            total.add(bytes as u64);
-        }
-        admitted
-    }
-}
-
-/// Bytes of all streams and datagrams of a client, in one direction.
-#[derive(Default)]
-struct Total {
-    ended: Cell<u64>,
-    rate: RefCell<RateMeter>,
-}
-
-impl Total {
-    fn add(&self, bytes: u64) {
-        self.ended.set(self.ended.get().saturating_add(bytes));
-    }
-}
-
-/// What a client's targets sent and were sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Bytes to the client.
-    pub down_bytes: u64,
-    /// Bytes from the client.
-    pub up_bytes: u64,
-    /// Bits a second to the client.
-    pub down_bps: u64,
-    /// Bits a second from the client.
-    pub up_bps: u64,
-}
 
 /// Why a stream may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
