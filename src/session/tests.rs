@@ -1,6 +1,9 @@
+use std::io;
+
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::controller::Outlet;
 
 fn run(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
