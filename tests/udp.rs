@@ -151,6 +151,31 @@ fn only_what_may_be_carried_is_and_calls_outlive_the_server() {
 }
 
 #[test]
+fn no_call_leaves_untunnelled_while_the_server_is_lost_and_that_is_blocked() {
+    let lab = Lab::two_uplinks("udp-block");
+    let mut server = ServerProgram::start(&lab);
+    let block = format!("{ONCE}\toption on_server_loss 'block'\n");
+    let mut agent = AgentProgram::start_with(&lab, &server, &block);
+    let _echo = UdpEcho::start(&lab.target, CALL);
+    let calls = targets().map(|target| UdpFlow::start(&lab.lan, target));
+    let begun = Instant::now();
+    server.kill();
+    agent.wait_status("the server is lost", |status| {
+        status["events"].to_string().contains("server lost")
+    });
+    // It is lost after three seconds; from then on they would be answered.
+    until("the calls stay silent", LIMIT, || {
+        calls.iter().all(|call| call.longest_pause_since(begun) > 5 * SECOND).then_some(())
+    });
+    server.restart();
+    agent.wait_ready();
+    for target in targets() {
+        assert!(is_tunnelled(&UdpFlow::start(&lab.lan, target)), "{target}");
+    }
+    assert!(calls.iter().all(is_tunnelled));
+}
+
+#[test]
 fn the_server_sends_nothing_to_targets_that_its_policy_denies() {
     let lab = Lab::two_uplinks("udp-policy");
     let mut server = ServerProgram::start(&lab);
