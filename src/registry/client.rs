@@ -30,6 +30,8 @@ pub struct Client {
     pub generation: Cell<u64>,
     /// Told when it opens another control connection, or when the configuration changes.
     pub changed: Notify,
+    /// Told when a connection at one of its forwarded ports waits for it.
+    pub arrived: Notify,
     pub(super) down: Total,
     pub(super) up: Total,
     pub(super) pace: Arc<Pace>,

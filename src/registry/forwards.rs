@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::{Cause, Registry};
@@ -58,8 +57,6 @@ pub struct Forwards {
     waiting: RefCell<Vec<Waiting>>,
     /// Listeners of before the restart, until their clients ask for them.
     inherited: RefCell<Vec<(SocketAddr, OwnedFd)>>,
-    /// Told when a connection waits.
-    pub arrived: Notify,
 }
 
 impl Registry {
@@ -183,7 +180,7 @@ impl Registry {
             since: Instant::now(),
             announced: false,
         });
-        self.forwards.arrived.notify_waiters();
+        self.client(client).arrived.notify_waiters();
     }
 }
 

@@ -252,7 +252,7 @@ async fn attend(
     let mut forwarding = Forwarding::default();
     loop {
         let changed = client.changed.notified();
-        let arrived = registry.forwards.arrived.notified();
+        let arrived = client.arrived.notified();
         let cut_off = if !registry.holds(&Credential::Key(key)) {
             Some((Refusal::Revoked, "revoked"))
         } else if client.generation.get() != generation {

@@ -32,7 +32,8 @@ async fn forwarding(threads: usize) -> (World, SocketAddr) {
 async fn connect(it: &World, port: SocketAddr) -> (TcpStream, Incoming) {
     let outside = TcpStream::connect(port).await.unwrap();
     let incoming = loop {
-        let arrived = it.registry.forwards.arrived.notified();
+        let client = it.registry.client("home");
+        let arrived = client.arrived.notified();
         if let Some(incoming) = it.registry.forwards.announce("home").first() {
             break *incoming;
         }
@@ -112,6 +113,21 @@ fn a_connection_is_its_clients_alone_and_is_taken_once() {
         spawn_local(it.proxy.clone().forward(incoming, target, false, Rc::default()));
         assert_reset(&mut it.accept().await).await;
         assert_eq!(it.failed("refused"), (1, 1));
+    });
+}
+
+#[test]
+fn only_its_client_is_told_of_a_connection() {
+    run(async |threads| {
+        let (it, port) = forwarding(threads).await;
+        let [home, office] = ["home", "office"].map(|name| it.registry.client(name));
+        let mut told = [home.arrived.notified(), office.arrived.notified()].map(Box::pin);
+        for told in &mut told {
+            told.as_mut().enable();
+        }
+        let _outside = connect(&it, port).await;
+        let [home, office] = told.map(|told| timeout(Duration::ZERO, told));
+        assert_eq!((home.await.is_ok(), office.await.is_ok()), (true, false));
     });
 }
 
