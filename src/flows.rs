@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 
 use crate::tunnel::datagram::Flow;
-pub use ways::Ways;
+pub use ways::{Signs, Ways};
 
 /// How long a flow may be idle; two minutes, which RFC 4787 (4.3) expects of a NAT, too.
 pub const IDLE: Duration = Duration::from_secs(120);
@@ -71,6 +71,16 @@ impl<V> FlowTable<V> {
             let limit = if entry.single { IDLE_SINGLE } else { IDLE };
             now.saturating_duration_since(entry.used) < limit
         });
+    }
+
+    /// Drops all flows but those that `stays` names.
+    pub fn retain(&mut self, stays: impl Fn(&Flow) -> bool) {
+        self.flows.retain(|flow, _| stays(flow));
+    }
+
+    /// How many there are that `matches`.
+    pub fn count(&self, matches: impl Fn(&Flow) -> bool) -> usize {
+        self.flows.iter().filter(|(flow, _)| matches(flow)).count()
     }
 
     /// How many there are.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mptcp_bond::config::agent::{AgentConfig, Attachment, Role};
 use mptcp_bond::config::server::ServerConfig;
+use mptcp_bond::net::Transport;
 
 fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -76,6 +77,7 @@ fn the_full_example_says_what_it_seems_to() {
     assert_eq!(config.bypasses[1].dport, [(3478, 3480), (9308, 9308)]);
     assert_eq!(config.forwards[1].target, "[fd00:1::10]:80".parse().unwrap());
     assert!(config.forwards[1].proxy_protocol && !config.forwards[0].proxy_protocol);
+    assert_eq!(config.forwards[2].transport, Transport::Udp);
 }
 
 #[test]
@@ -86,5 +88,5 @@ fn the_server_example_says_what_it_seems_to() {
     assert!(config.policy.permits("10.20.1.1:80".parse().unwrap()).is_ok());
     assert!(config.policy.permits("10.21.1.1:80".parse().unwrap()).is_err());
     assert!(config.policy.permits("203.0.113.1:80".parse().unwrap()).is_err());
-    assert_eq!(config.clients[0].forwards, [2222, 8080]);
+    assert_eq!(config.clients[0].forwards, [2222, 8080, 51820]);
 }

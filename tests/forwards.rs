@@ -4,32 +4,23 @@ mod lab;
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
+use lab::forwards::{forward, section, udp_section};
+use lab::traffic::{Dialer, Kind, TrafficServer, Transfer, UdpEcho, UdpFlow};
 use lab::{
-    AgentProgram, Direction, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, SERVER_V4, SERVER_V6,
+    AgentProgram, Direction, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, Namespace, SERVER_V4, SERVER_V6,
     ServerProgram, SshSession, TARGET_V4, TARGET_V6, until,
 };
-use rustix::process::Signal;
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const MB: u64 = 1_000_000;
 /// The key of a client that is not there.
 const OTHER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=";
-
-/// A `config forward` section, named as its port.
-fn section(port: u16, target: impl Into<SocketAddr>, more: &str) -> String {
-    let target = target.into();
-    format!(
-        "config forward 'p{port}'\n\toption listen '{port}'\n\toption target '{target}'\n{more}\n"
-    )
-}
 
 /// A server that lets its router have these ports, and another one 2223; an agent that wants those
 /// of the sections.
@@ -40,39 +31,14 @@ fn start<'lab>(
     sections: &str,
 ) -> (ServerProgram<'lab>, AgentProgram<'lab>) {
     let mut agent = AgentProgram::paired(lab, &server, sections);
-    allow(&mut server, allowed);
+    server.allow_forwards(allowed);
     agent.restart();
     (server, agent)
-}
-
-/// Lets the router have these ports and no others.
-fn allow(server: &mut ServerProgram, ports: &[u16]) {
-    let text = fs::read_to_string(server.config()).unwrap();
-    let kept = text.lines().filter(|line| !line.starts_with("forwards"));
-    let text: String = kept.map(|line| format!("{line}\n")).collect();
-    let text = text.replace("name = \"other\"\n", "name = \"other\"\nforwards = [2223]\n");
-    let name = "name = \"router\"\n";
-    let text = text.replace(name, &format!("{name}forwards = {ports:?}\n"));
-    fs::write(server.config(), text).unwrap();
-    server.process().signal(Signal::HUP);
 }
 
 fn with_other_client(lab: &Lab) -> ServerProgram<'_> {
     let toml = format!("\n[[client]]\nname = \"other\"\npublic_key = \"{OTHER}\"\n");
     ServerProgram::start_with(lab, &toml)
-}
-
-fn forward(status: &Value, port: u16) -> &Value {
-    let forwards = status["forwards"].as_array().expect("a list");
-    forwards.iter().find(|it| it["port"] == port).expect("the port is listed")
-}
-
-/// Waits until the agent says this of these ports.
-#[track_caller]
-fn wait_state(agent: &mut AgentProgram, state: &str, ports: &[u16]) -> Value {
-    agent.wait_status(&format!("{ports:?} {state}"), |status| {
-        ports.iter().all(|port| forward(status, *port)["state"] == state)
-    })
 }
 
 /// From outside, to a port of the server.
@@ -99,7 +65,7 @@ fn ssh_and_http_stay_up_when_an_uplink_fails() {
     ];
     let ports = [2222, 8080, 8081];
     let (_server, mut agent) = start(&lab, ServerProgram::start(&lab), &ports, &sections.concat());
-    wait_state(&mut agent, "forwarded", &ports);
+    agent.wait_forwards("forwarded", &ports);
 
     let www = lab.work().join("www");
     fs::create_dir(&www).unwrap();
@@ -151,8 +117,8 @@ fn what_is_denied_is_told_and_what_has_no_target_is_reset() {
     let allowed = [8083, 8084, 80];
     let (mut server, mut agent) =
         start(&lab, with_other_client(&lab), &allowed, &sections.concat());
-    wait_state(&mut agent, "forwarded", &[8083]);
-    let status = wait_state(&mut agent, "denied", &[2223, 9999, 8084, 80]);
+    agent.wait_forwards("forwarded", &[8083]);
+    let status = agent.wait_forwards("denied", &[2223, 9999, 8084, 80]);
     let not_allowed = "the server does not allow it to this router: add it to 'forwards' of this \
                        router's [[client]] in server.toml there, and reload";
     let in_use = "another program listens there: choose another port, or stop that program";
@@ -179,7 +145,7 @@ fn what_is_denied_is_told_and_what_has_no_target_is_reset() {
     drop(taken);
     server.stop();
     server.restart();
-    wait_state(&mut agent, "forwarded", &[8083, 8084, 80]);
+    agent.wait_forwards("forwarded", &[8083, 8084, 80]);
 }
 
 #[test]
@@ -187,7 +153,7 @@ fn a_target_that_speaks_the_proxy_protocol_learns_who_connects() {
     let lab = Lab::two_uplinks("proxy-protocol");
     let sections = section(8082, (LAN_CLIENT_V4, 82), "\toption proxy_protocol '1'\n");
     let (_server, mut agent) = start(&lab, ServerProgram::start(&lab), &[8082], &sections);
-    wait_state(&mut agent, "forwarded", &[8082]);
+    agent.wait_forwards("forwarded", &[8082]);
     let target = lab.lan.enter(|| TcpListener::bind((LAN_CLIENT_V4, 82)).unwrap());
     for v6 in [false, true] {
         let server: SocketAddr =
@@ -246,16 +212,16 @@ fn ports_come_and_go_with_the_configurations() {
     let ports = [8080, 8081];
     let (mut server, mut agent) =
         start(&lab, ServerProgram::start(&lab), &ports, &sections.concat());
-    wait_state(&mut agent, "forwarded", &ports);
+    agent.wait_forwards("forwarded", &ports);
     let _target = TrafficServer::start(&lab.lan, Kind::Tcp, 80);
     let mut open = ports.map(|port| Echo::open(&dialer(&lab, (SERVER_V4, port))));
 
-    allow(&mut server, &[8080]);
-    wait_state(&mut agent, "denied", &[8081]);
+    server.allow_forwards(&[8080]);
+    agent.wait_forwards("denied", &[8081]);
     assert_eq!(outcome(&lab, 8081), io::ErrorKind::ConnectionRefused);
     drop(Echo::open(&dialer(&lab, (SERVER_V4, 8080))));
-    allow(&mut server, &ports);
-    wait_state(&mut agent, "forwarded", &ports);
+    server.allow_forwards(&ports);
+    agent.wait_forwards("forwarded", &ports);
     drop(Echo::open(&dialer(&lab, (SERVER_V4, 8081))));
 
     let text = fs::read_to_string(agent.config()).unwrap();
@@ -285,7 +251,7 @@ fn a_restart_of_the_server_is_not_noticed() {
     server.restart();
     let sections = section(8080, (LAN_CLIENT_V4, 80), "");
     let (mut server, mut agent) = start(&lab, server, &[8080], &sections);
-    wait_state(&mut agent, "forwarded", &[8080]);
+    agent.wait_forwards("forwarded", &[8080]);
     let _target = TrafficServer::start(&lab.lan, Kind::Tcp, 80);
     let outside = dialer(&lab, (SERVER_V4, 8080));
     let mut open = Echo::open(&outside);
@@ -299,4 +265,123 @@ fn a_restart_of_the_server_is_not_noticed() {
     Echo(meanwhile).check();
     open.check();
     assert!(!agent.log().contains("no port"), "{}", agent.log());
+}
+
+/// A socket in a namespace that talks to a port of the server.
+fn asks(namespace: &Namespace, server: impl Into<SocketAddr>) -> UdpSocket {
+    let server = server.into();
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = namespace.enter(|| UdpSocket::bind(any).unwrap());
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    socket
+}
+
+/// Whether a port of the server is answered.
+fn is_answered(socket: &UdpSocket) -> bool {
+    socket.send(b"0123").and_then(|_| socket.recv(&mut [0; 100])).is_ok()
+}
+
+#[test]
+fn udp_goes_where_it_may_and_answers_go_to_those_who_asked() {
+    let lab = Lab::two_uplinks("udp-forwards");
+    let taken = lab.server.enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 8084)).unwrap());
+    let ports = [8083, 8084, 9999];
+    let sections = ports.map(|port| udp_section(port, (LAN_CLIENT_V4, 53))).concat();
+    let both = section(8085, (LAN_CLIENT_V6, 53), "\toption proto 'tcp udp'");
+    let (mut server, mut agent) =
+        start(&lab, ServerProgram::start(&lab), &[8083, 8084, 8085], &(sections.clone() + &both));
+    let status = agent.wait_forwards("denied", &[8084, 9999]);
+    for (port, reason) in [
+        (8084, "another program listens there: choose another port, or stop that program"),
+        (
+            9999,
+            "the server does not allow it to this router: add it to 'forwards' of this router's \
+             [[client]] in server.toml there, and reload",
+        ),
+    ] {
+        assert_eq!(forward(&status, port)["reason"], reason);
+        let problem = format!("forward p{port}: no UDP port {port}: {reason}");
+        assert!(status["kernel"]["conflicts"].to_string().contains(&problem), "{status:#}");
+        assert!(agent.log().contains(&problem), "{}", agent.log());
+        let (_, report) = agent.check();
+        assert!(report.to_string().contains(&format!("no UDP port {port}")), "{report:#}");
+    }
+    let table = agent.status_table();
+    assert!(table.contains(" 8085/tcp ") && table.contains(" 8085/udp "), "{table}");
+
+    // Each of two who ask is answered, on either family, whatever the family of the target.
+    let _echo = UdpEcho::start(&lab.lan, 53);
+    let first = asks(&lab.target, (SERVER_V4, 8083));
+    let others = [(SERVER_V4, 8083).into(), (SERVER_V6, 8083).into(), (SERVER_V6, 8085).into()];
+    until("it is answered", LIMIT, || is_answered(&first).then_some(()));
+    for address in others {
+        let address: SocketAddr = address;
+        assert!(is_answered(&asks(&lab.target, address)), "{address}");
+    }
+    let _web = TrafficServer::start(&lab.lan, Kind::Tcp, 53);
+    drop(Echo::open(&dialer(&lab, (SERVER_V4, 8085))));
+    // A packet that is too large for the way is carried all the same.
+    first.send(&[b'4'; 4000]).unwrap();
+    assert!(first.recv(&mut [0; 100]).is_ok(), "an answer to a large datagram");
+    agent.wait_status("flows are counted", |status| forward(status, 8083)["connections"] == 3);
+    // Two ports of the server could answer each other for ever.
+    let own = asks(&lab.server, (SERVER_V4, 8083));
+    assert!(!is_answered(&own), "the server itself is answered");
+    server.wait_status("it is refused", |status| status["refusals"]["denied by policy"] == 1);
+
+    // Another target, then none.
+    let text = fs::read_to_string(agent.config()).unwrap();
+    let nowhere = sections.replace(":53'", ":54'");
+    fs::write(agent.config(), text.replace(&sections, &nowhere)).unwrap();
+    agent.reload();
+    until("it is answered no more", LIMIT, || (!is_answered(&first)).then_some(()));
+    let _other = UdpEcho::start(&lab.lan, 54);
+    until("another host answers", LIMIT, || is_answered(&first).then_some(()));
+    fs::write(agent.config(), text.replace(&sections, "")).unwrap();
+    agent.reload();
+    until("the port is closed", LIMIT, || {
+        let refused = first.send(b"0123").and_then(|_| first.recv(&mut [0; 100])).err()?;
+        (refused.kind() == io::ErrorKind::ConnectionRefused).then_some(())
+    });
+    drop(taken);
+}
+
+#[test]
+fn a_call_from_outside_outlives_a_restart_of_the_server() {
+    let lab = Lab::two_uplinks("udp-forwards-restart");
+    let mut server = ServerProgram::start(&lab);
+    server.stop();
+    server.make_service();
+    server.restart();
+    let sections = udp_section(8080, (LAN_CLIENT_V4, 80));
+    let (mut server, mut agent) = start(&lab, server, &[8080], &sections);
+    agent.wait_forwards("forwarded", &[8080]);
+    let _echo = UdpEcho::start(&lab.lan, 80);
+    let call = UdpFlow::start(&lab.target, (SERVER_V4, 8080).into());
+    let stopped = Instant::now();
+    assert!(server.stop().success());
+    assert!(server.service().keeps(), "{}", server.process().output());
+    let meanwhile = asks(&lab.target, (SERVER_V4, 8080));
+    for _ in 0..3 {
+        let answer = meanwhile.send(b"0123").and_then(|_| meanwhile.recv(&mut [0; 100]));
+        let refused = answer.expect_err("an answer of a server that is not there").kind();
+        assert_eq!(refused, io::ErrorKind::WouldBlock, "the port is not open");
+    }
+    server.restart();
+    until("the call goes on", LIMIT, || {
+        (call.longest_pause_since(Instant::now()) < Duration::from_millis(200)).then_some(())
+    });
+    println!("a pause of {:.1?}", call.longest_pause_since(stopped));
+    assert!(!agent.log().contains("no UDP port"), "{}", agent.log());
+
+    // One that is killed has lost the socket, too.
+    server.kill();
+    server.restart();
+    let killed = Instant::now();
+    until("the call goes on", LIMIT, || {
+        let again = call.longest_pause_since(killed) > Duration::ZERO;
+        let goes_on = call.longest_pause_since(Instant::now()) < Duration::from_millis(200);
+        (again && goes_on).then_some(())
+    });
 }

@@ -9,10 +9,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use attacker::{Attacker, SERVER};
+use lab::forwards::udp_section;
 use lab::traffic::{UdpEcho, UdpFlow};
 use lab::{
-    AgentProgram, Direction, LAN_CLIENT_V4, Lab, SERVER_V4, SERVER_V6, ServerProgram, TARGET_V4,
-    TARGET_V6, two_of_three, until,
+    AgentProgram, Direction, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, SERVER_V4, SERVER_V6,
+    ServerProgram, TARGET_V4, TARGET_V6, two_of_three, until,
 };
 use mptcp_bond::tunnel::datagram::{Datagram, Flow};
 
@@ -71,6 +72,57 @@ fn a_call_over_two_uplinks_loses_nothing_when_one_of_them_is_cut() {
     assert!(table.contains("UDP  2 flows; "), "{table}");
 }
 
+/// An agent that has the server's ports 5060 and 5061 lead to the LAN, IPv4 and IPv6.
+fn start_forwarding<'lab>(
+    lab: &'lab Lab,
+    server: &mut ServerProgram,
+    uci: &str,
+) -> AgentProgram<'lab> {
+    let sections =
+        [udp_section(CALL, (LAN_CLIENT_V4, CALL)), udp_section(CALL + 1, (LAN_CLIENT_V6, CALL))];
+    let mut agent = AgentProgram::paired(lab, server, &(uci.to_owned() + &sections.concat()));
+    server.allow_forwards(&[CALL, CALL + 1]);
+    agent.restart();
+    agent.wait_forwards("forwarded", &[CALL, CALL + 1]);
+    agent
+}
+
+#[test]
+fn a_call_from_outside_over_two_uplinks_loses_nothing_when_one_of_them_is_cut() {
+    let lab = Lab::two_uplinks("udp-in-twice");
+    // Each session lasts for three seconds.
+    let mut server = ServerProgram::start_with(&lab, "session_lifetime = 4\n");
+    let twice = "config agent 'agent'\n\toption udp_duplicate '1'\n";
+    let mut agent = start_forwarding(&lab, &mut server, twice);
+    let _echo = UdpEcho::start(&lab.lan, CALL);
+    let ports: [SocketAddr; 2] = [(SERVER_V4, CALL).into(), (SERVER_V6, CALL + 1).into()];
+    let calls = ports.map(|port| UdpFlow::start(&lab.target, port));
+    for index in [0, 1] {
+        sleep(SECOND);
+        lab.uplink(index).blackhole(Direction::Both);
+        agent
+            .wait_status("an uplink is down", |status| status["uplinks"][index]["state"] == "down");
+        lab.uplink(index).restore();
+        agent.wait_ready();
+    }
+    for call in calls {
+        let fates = call.end();
+        println!("{fates:?}");
+        assert!(fates.sent > 100, "{fates:?}");
+        assert_eq!((fates.lost, fates.repeated), (0, 0), "{fates:?}");
+    }
+}
+
+#[test]
+fn a_call_from_outside_over_one_uplink_pauses_briefly_when_that_is_cut() {
+    let lab = Lab::two_uplinks("udp-in-once");
+    let mut server = ServerProgram::start(&lab);
+    let mut agent = start_forwarding(&lab, &mut server, "");
+    let _echo = UdpEcho::start(&lab.lan, CALL);
+    let call = UdpFlow::start(&lab.target, (SERVER_V6, CALL).into());
+    pauses_briefly(&lab, &mut agent, &call);
+}
+
 /// The uplink that a call goes over, after it has for two seconds.
 fn carrier(lab: &Lab) -> usize {
     let totals = || [0, 1].map(|index| lab.uplink(index).bytes()).map(|(down, up)| down + up);
@@ -89,9 +141,15 @@ fn a_call_over_one_uplink_pauses_briefly_when_that_is_cut() {
     let _echo = UdpEcho::start(&lab.target, CALL);
     let call = UdpFlow::start(&lab.lan, targets()[0]);
     assert!(is_tunnelled(&call), "seen as {}", call.seen_as());
+    pauses_briefly(&lab, &mut agent, &call);
+}
+
+/// Cuts the uplink that a call goes over, twice.
+#[track_caller]
+fn pauses_briefly(lab: &Lab, agent: &mut AgentProgram, call: &UdpFlow) {
     for _ in 0..2 {
         let cut = two_of_three(|| {
-            let index = carrier(&lab);
+            let index = carrier(lab);
             let cut = Instant::now();
             lab.uplink(index).blackhole(Direction::Both);
             agent.wait_status("an uplink is down", |status| {
@@ -186,10 +244,10 @@ fn the_server_sends_nothing_to_targets_that_its_policy_denies() {
     let socket = lab.target.enter(|| UdpSocket::bind("0.0.0.0:0").expect("bind"));
     socket.connect(SERVER).expect("connect");
     socket.set_read_timeout(Some(SECOND)).expect("set a limit");
-    let mut seal = |target: SocketAddr| {
+    let mut seal = |target: SocketAddr, forwarded: bool| {
         let host = if target.is_ipv4() { "192.168.1.2:5062" } else { "[fd00::2]:5062" };
         let flow = Some(Flow { host: host.parse().expect("an address"), target });
-        let datagram = Datagram { flow, twice: false, payload: b"0123" };
+        let datagram = Datagram { flow, forwarded, twice: false, payload: b"0123" };
         session.datagrams().expect("keys").seal(&datagram).expect("seal")
     };
     let denied = [
@@ -204,15 +262,17 @@ fn the_server_sends_nothing_to_targets_that_its_policy_denies() {
     let own = [SocketAddr::new(SERVER_V4.into(), 443), SocketAddr::new(SERVER_V6.into(), 443)];
     let denied = denied.map(|text| text.parse().expect("an address"));
     for target in denied.iter().chain(&own) {
-        socket.send(&seal(*target)).expect("send");
+        socket.send(&seal(*target, false)).expect("send");
     }
+    // What claims to answer somebody who has asked nothing goes nowhere.
+    socket.send(&seal(targets()[0], true)).expect("send");
     let count = (denied.len() + own.len()) as u64;
     let status = server
         .wait_status("all are denied", |status| status["refusals"]["denied by policy"] == count);
     assert_eq!(status["datagrams"]["up_total"], 0, "{status:#}");
 
     // What is allowed is answered, once however often it is replayed.
-    let allowed = seal(targets()[0]);
+    let allowed = seal(targets()[0], false);
     for _ in 0..3 {
         socket.send(&allowed).expect("send");
     }
@@ -220,7 +280,8 @@ fn the_server_sends_nothing_to_targets_that_its_policy_denies() {
     assert!(socket.recv(&mut answer).is_ok(), "an answer");
     let more = socket.recv(&mut answer);
     assert!(more.is_err(), "{more:?}");
-    server.wait_status("replays are removed", |status| {
+    let status = server.wait_status("replays are removed", |status| {
         status["datagrams"]["duplicates_removed_total"] == 2
     });
+    assert_eq!(status["datagrams"]["up_total"], 1, "{status:#}");
 }

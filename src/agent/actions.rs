@@ -51,6 +51,10 @@ impl Agent {
                 self.link.set_forwards(ports);
                 None
             }
+            Action::SetUdpTargets(targets) => {
+                self.link.datagrams().set_targets(targets);
+                None
+            }
             Action::Forward { incoming, target, proxy_protocol } => {
                 if let Some(wishes) = self.link.wishes() {
                     let proxy = self.proxy.clone();

@@ -142,7 +142,7 @@ fn forward_trouble(view: &ForwardView) -> Option<(String, &'static str)> {
     if view.verdict.is_some() {
         return view.denial();
     }
-    let found = format!("the server says nothing of port {}", view.config.listen);
+    let found = format!("the server says nothing of {}", view.port());
     Some((found, "update the server if it is of an older version"))
 }
 
@@ -158,7 +158,7 @@ fn agent_facts(agent: &Agent) -> AgentFacts {
             .collect(),
         forwards: controller
             .forwards()
-            .map(|it| (it.config.listen, forward_trouble(&it)))
+            .map(|it| (it.port().to_string(), forward_trouble(&it)))
             .collect(),
         ..AgentFacts::default()
     };

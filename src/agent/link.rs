@@ -375,6 +375,8 @@ impl Link {
         self.outlets = outlets;
         if let Some(server) = self.session().map(|session| session.server) {
             self.probers.set(&self.outlets, server);
+            // Other sockets are other ways.
+            self.datagrams.show_ways();
         }
     }
 

@@ -14,7 +14,7 @@ use crate::controller::{Controller, ForwardView, MptcpSeen, ServerView, Standing
 use crate::health::{Health, Rtt};
 use crate::history::Span;
 use crate::json;
-use crate::net::Family;
+use crate::net::{Family, Transport};
 use crate::os::control::Refusal;
 use crate::os::counters::mptcp_counters;
 use crate::proxy::Connection;
@@ -255,7 +255,10 @@ fn server_status(agent: &Agent, view: &ServerView, now: Instant) -> ServerStatus
 
 fn forwards(agent: &Agent) -> Vec<ForwardStatus> {
     let connections = agent.proxy.connections();
-    let of = |port: u16| {
+    let of = |port: u16, transport: Transport| {
+        if transport == Transport::Udp {
+            return agent.link.datagrams().forwarded(port);
+        }
         let to = |connection: &&Rc<Connection>| {
             connection.forwarded.is_some_and(|incoming| incoming.local.port() == port)
         };
@@ -272,11 +275,12 @@ fn forwards(agent: &Agent) -> Vec<ForwardStatus> {
         };
         ForwardStatus {
             name: view.config.name.clone(),
+            protocol: view.config.transport.word().to_owned(),
             port: view.config.listen,
             target: view.config.target.to_string(),
             state: state.to_owned(),
             reason,
-            connections: of(view.config.listen),
+            connections: of(view.config.listen, view.config.transport),
         }
     };
     agent.controller.forwards().map(show).collect()

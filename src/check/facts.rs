@@ -43,7 +43,7 @@ pub struct AgentFacts {
     /// Sysctls that this kernel does not have.
     pub sysctls_absent: Vec<String>,
     /// Ports of the server that lead to the LAN: what is the matter with them and what to do, if so.
-    pub forwards: Vec<(u16, Option<(String, &'static str)>)>,
+    pub forwards: Vec<(String, Option<(String, &'static str)>)>,
 }
 
 /// The kernel.

@@ -172,7 +172,7 @@ fn room(limits: ServerLimits, facts: &Facts, findings: &mut Findings) {
 fn forwards(facts: &Facts, findings: &mut Findings) {
     for (port, denial) in facts.agent.iter().flat_map(|agent| &agent.forwards) {
         match denial {
-            None => findings.ok("forward", format!("port {port}")),
+            None => findings.ok("forward", port.clone()),
             Some((found, advice)) => {
                 findings.warn("forward", "forward_denied", found, *advice);
             }

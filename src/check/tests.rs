@@ -467,7 +467,8 @@ fn the_kernel_and_what_is_in_the_way() {
 fn a_port_that_is_not_forwarded_is_told_with_what_to_do() {
     let mut facts = well();
     let denial = ("forward web: no port 80: another program listens there".into(), "stop it");
-    facts.agent.as_mut().unwrap().forwards = vec![(2222, None), (80, Some(denial))];
+    facts.agent.as_mut().unwrap().forwards =
+        vec![("port 2222".into(), None), ("port 80".into(), Some(denial))];
     let report = judge(&facts);
     let findings = report.findings.iter().filter(|finding| finding.check == "forward");
     let told: Vec<(&str, &str, &str)> =

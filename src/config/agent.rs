@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use super::keys::PublicKey;
 use super::value::{self, HostPort, HttpUrl};
-use crate::net::Prefix;
+use crate::net::{Prefix, Transport};
 
 /// The most `config uplink` sections: the kernel keeps at most 8 endpoints
 /// (`MPTCP_PM_ADDR_MAX` in `net/mptcp/pm.c`).
@@ -256,10 +256,12 @@ pub struct BypassConfig {
 pub struct ForwardConfig {
     /// The section's name.
     pub name: String,
+    /// What of: a section for both is two of these.
+    pub transport: Transport,
     /// Port on the server.
     pub listen: u16,
     /// Target on the LAN.
     pub target: SocketAddr,
-    /// Whether the target is told who connects, by the PROXY protocol.
+    /// Whether the target is told who connects, by the PROXY protocol; TCP only.
     pub proxy_protocol: bool,
 }

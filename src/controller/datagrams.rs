@@ -49,7 +49,7 @@ impl Controller {
 
     /// Chooses the uplinks that datagrams leave over from now on.
     pub(super) fn choose_ways(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.config.udp_ports.is_empty() {
+        if self.config.udp_ports.is_empty() && self.udp_targets().is_empty() {
             return;
         }
         let ways = (self.ways(now), self.config.udp_duplicate);

@@ -205,6 +205,8 @@ pub enum Action {
     UseServer(String),
     /// Ask the server in use for these ports, and no others.
     SetForwards(Vec<Port>),
+    /// Carry the UDP that arrives at these ports of the server to these targets.
+    SetUdpTargets(Vec<(u16, SocketAddr)>),
     /// Relay a connection that waits at the server.
     Forward {
         /// The connection.

@@ -1,7 +1,10 @@
 //! Ports of the server that lead to the LAN.
 
+use std::net::SocketAddr;
+
 use super::{Action, Controller};
 use crate::config::agent::ForwardConfig;
+use crate::net::Transport;
 use crate::tunnel::forward::{Incoming, Port, Verdict};
 
 /// What became of the ports asked for.
@@ -20,12 +23,21 @@ pub struct ForwardView<'a> {
     pub verdict: Option<Verdict>,
 }
 
+fn port_of(config: &ForwardConfig) -> Port {
+    Port::of(config.transport, config.listen)
+}
+
 impl ForwardView<'_> {
+    /// The port.
+    pub fn port(&self) -> Port {
+        port_of(self.config)
+    }
+
     /// Why the port is not forwarded, and what to do about it, if the server said no.
     pub fn denial(&self) -> Option<(String, &'static str)> {
         let verdict = self.verdict.filter(|verdict| *verdict != Verdict::Granted)?;
-        let ForwardConfig { name, listen, .. } = self.config;
-        Some((format!("forward {name}: no port {listen}: {verdict}"), verdict.advice()))
+        let (name, port) = (&self.config.name, self.port());
+        Some((format!("forward {name}: no {port}: {verdict}"), verdict.advice()))
     }
 }
 
@@ -43,7 +55,16 @@ impl Controller {
         if self.config.idle_reason().is_some() {
             return Vec::new();
         }
-        self.config.forwards.iter().map(|forward| Port::tcp(forward.listen)).collect()
+        self.config.forwards.iter().map(port_of).collect()
+    }
+
+    /// The forwarded UDP ports, and where they lead to.
+    pub(super) fn udp_targets(&self) -> Vec<(u16, SocketAddr)> {
+        if self.config.idle_reason().is_some() {
+            return Vec::new();
+        }
+        let udp = self.config.forwards.iter().filter(|it| it.transport == Transport::Udp);
+        udp.map(|forward| (forward.listen, forward.target)).collect()
     }
 
     /// The ports of the server that lead to the LAN, in the order of the configuration.
@@ -51,8 +72,7 @@ impl Controller {
         let server = self.servers.used_name().filter(|_| self.servers.used().connected);
         self.config.forwards.iter().map(move |config| ForwardView {
             config,
-            verdict: server
-                .and_then(|server| self.forwards.verdict(server, Port::tcp(config.listen))),
+            verdict: server.and_then(|server| self.forwards.verdict(server, port_of(config))),
         })
     }
 
@@ -69,9 +89,9 @@ impl Controller {
         let before = self.forwards.verdicts.replace((server.to_owned(), verdicts));
         let told = before.map(|(_, verdicts)| verdicts).unwrap_or_default();
         for view in self.forwards() {
-            let ForwardConfig { name, listen, target, .. } = view.config;
+            let (ForwardConfig { name, target, .. }, port) = (view.config, view.port());
             let Some(verdict) = view.verdict else { continue };
-            if told.contains(&(Port::tcp(*listen), verdict)) {
+            if told.contains(&(port, verdict)) {
                 continue;
             }
             actions.push(match view.denial() {
@@ -79,8 +99,7 @@ impl Controller {
                     Action::Log(log::Level::Warn, format!("{found}: {advice}"))
                 }
                 None => {
-                    let text =
-                        format!("forward {name}: port {listen} of {server} leads to {target}");
+                    let text = format!("forward {name}: {port} of {server} leads to {target}");
                     Action::Log(log::Level::Info, text)
                 }
             });
@@ -89,8 +108,8 @@ impl Controller {
 
     /// A connection waits at a server.
     pub(super) fn on_incoming(&self, server: &str, incoming: Incoming, actions: &mut Vec<Action>) {
-        let port = incoming.local.port();
-        let forward = self.config.forwards.iter().find(|forward| forward.listen == port);
+        let port = Port::tcp(incoming.local.port());
+        let forward = self.config.forwards.iter().find(|forward| port_of(forward) == port);
         // Only the server in use has streams; others give the connection up by themselves.
         if let Some(forward) = forward.filter(|_| self.servers.used_name() == Some(server)) {
             let &ForwardConfig { target, proxy_protocol, .. } = forward;

@@ -263,6 +263,7 @@ impl Controller {
         actions.push(Action::KeepServers(wanted_servers(&self.config).to_vec()));
         actions.extend(self.servers.used_name().map(|name| Action::UseServer(name.into())));
         actions.push(Action::SetForwards(self.wanted_ports()));
+        actions.push(Action::SetUdpTargets(self.udp_targets()));
         if let Some(reason) = idle {
             let text = format!("waiting for a configuration: {reason}");
             actions.push(Action::Log(log::Level::Info, text));

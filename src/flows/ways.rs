@@ -1,6 +1,7 @@
 //! Over which ways a client's datagrams arrive, and its answers therefore go.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::tunnel::datagram::Opened;
 use crate::tunnel::session::SessionId;
@@ -8,6 +9,13 @@ use crate::tunnel::session::SessionId;
 /// A datagram sent twice shows a way if it is no more numbers late than this: a slow uplink's copy
 /// does, a recorded one that somebody sends again from elsewhere does not for long.
 const RECENT: u64 = 1024;
+
+/// How often new ways are shown at short intervals.
+const NEWLY: u32 = 3;
+/// Between those; no longer than the second in which they are looked at.
+const NEW_INTERVAL: Duration = Duration::from_millis(900);
+/// Between signs later on; a NAT may forget after 30 seconds.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The ways to a client.
 pub struct Ways<W> {
@@ -58,6 +66,31 @@ impl<W> Ways<W> {
     }
 }
 
+/// When a client shows its ways again to a server that may have something for it: a sign can get lost,
+/// and a NAT forget.
+#[derive(Default)]
+pub struct Signs {
+    shown: u32,
+    next: Option<Instant>,
+}
+
+impl Signs {
+    /// The ways are other ones.
+    pub fn changed(&mut self) {
+        *self = Signs::default();
+    }
+
+    /// Whether another sign is due, which is then given.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        if self.next.is_some_and(|next| now < next) {
+            return false;
+        }
+        self.shown = self.shown.saturating_add(1);
+        self.next = Some(now + if self.shown < NEWLY { NEW_INTERVAL } else { INTERVAL });
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,7 +99,11 @@ mod tests {
     const SESSION: SessionId = SessionId(1);
 
     fn opened(counter: u64, fresh: bool, twice: bool) -> Opened<'static> {
-        Opened { counter, fresh, datagram: Datagram { flow: None, twice, payload: &[] } }
+        Opened {
+            counter,
+            fresh,
+            datagram: Datagram { flow: None, forwarded: false, twice, payload: &[] },
+        }
     }
 
     /// Ways named after the ports that they were heard from.
@@ -127,5 +164,17 @@ mod tests {
         let late = opened(1001, true, false);
         assert_eq!(heard.hear((1, false), late, 10), [20], "late, and of the old session");
         assert_eq!(heard.0.session(), SessionId(2));
+    }
+
+    #[test]
+    fn signs_of_new_ways_come_close_together() {
+        let (mut signs, start) = (Signs::default(), Instant::now());
+        let given = |signs: &mut Signs, from: u64, to: u64| -> Vec<u64> {
+            let due = |tenth: &u64| signs.is_due(start + Duration::from_millis(tenth * 100));
+            (from..to).filter(due).collect()
+        };
+        assert_eq!(given(&mut signs, 0, 400), [0, 9, 18, 118, 218, 318]);
+        signs.changed();
+        assert_eq!(given(&mut signs, 400, 500), [400, 409, 418]);
     }
 }

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::{Cause, Registry};
-use crate::os::socket::{self, Acceptor};
+use crate::net::Transport;
+use crate::os::socket::{self, Acceptor, UdpServer};
 use crate::os::{random, runtime};
 use crate::tunnel::forward::{Incoming, Port, Verdict};
 
@@ -26,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// A port that is listened on.
 struct Open {
     client: String,
-    port: u16,
+    port: Port,
     listening: Vec<(OwnedFd, AbortHandle)>,
     /// When it is closed unless the client asks for it again.
     until: Option<Instant>,
@@ -50,13 +51,20 @@ pub struct Waiting {
     announced: bool,
 }
 
+/// Starts what reads a client's UDP port, and ends with it.
+type Reader = Box<dyn Fn(&str, u16, UdpServer) -> AbortHandle>;
+
+/// A socket of before the restart.
+pub type Inherited = (Transport, SocketAddr, OwnedFd);
+
 /// The forwarded ports of all clients.
 #[derive(Default)]
 pub struct Forwards {
     open: RefCell<Vec<Open>>,
     waiting: RefCell<Vec<Waiting>>,
-    /// Listeners of before the restart, until their clients ask for them.
-    inherited: RefCell<Vec<(SocketAddr, OwnedFd)>>,
+    /// Sockets of before the restart, until their clients ask for them.
+    inherited: RefCell<Vec<Inherited>>,
+    reader: RefCell<Option<Reader>>,
 }
 
 impl Registry {
@@ -67,29 +75,26 @@ impl Registry {
                 return true;
             }
             open.until = None;
-            ports.contains(&Port::tcp(open.port))
+            ports.contains(&open.port)
         });
         ports.iter().map(|port| (*port, self.open_port(client, *port))).collect()
     }
 
     fn open_port(self: &Rc<Self>, client: &str, port: Port) -> Verdict {
-        let number = port.number;
-        if port.protocol != Port::TCP {
-            return Verdict::Unsupported;
-        }
-        if !self.may_forward(client, number) {
+        let Some(transport) = port.transport() else { return Verdict::Unsupported };
+        if !self.may_forward(client, port) {
             return Verdict::NotAllowed;
         }
         // Whose it was before may not have it any more.
-        let stays = |open: &Open| open.port != number || open.client == client;
+        let stays = |open: &Open| open.port != port || open.client == client;
         self.forwards.open.borrow_mut().retain(stays);
-        if self.forwards.open.borrow().iter().any(|open| open.port == number) {
+        if self.forwards.open.borrow().iter().any(|open| open.port == port) {
             return Verdict::Granted;
         }
-        let what = format!("client {client}: port {number}");
-        match self.listen(client, number) {
+        let what = format!("client {client}: {port}");
+        match self.listen(client, transport, port.number) {
             Ok(listening) => {
-                let open = Open { client: client.to_owned(), port: number, listening, until: None };
+                let open = Open { client: client.to_owned(), port, listening, until: None };
                 self.forwards.open.borrow_mut().push(open);
                 self.tell_seldom(log::Level::Info, format!("{what} is forwarded"));
                 Verdict::Granted
@@ -112,27 +117,46 @@ impl Registry {
         }
     }
 
-    fn may_forward(&self, client: &str, port: u16) -> bool {
+    /// Clients are given numbers, of TCP and UDP alike.
+    fn may_forward(&self, client: &str, port: Port) -> bool {
         let config = self.config.borrow();
-        config.clients.iter().any(|it| it.name == client && it.forwards.contains(&port))
+        config.clients.iter().any(|it| it.name == client && it.forwards.contains(&port.number))
     }
 
     /// Listens on a port of each address that the server itself listens on.
-    fn listen(self: &Rc<Self>, client: &str, port: u16) -> io::Result<Vec<(OwnedFd, AbortHandle)>> {
-        let mut listeners: Vec<TcpListener> = Vec::new();
+    fn listen(
+        self: &Rc<Self>,
+        client: &str,
+        transport: Transport,
+        port: u16,
+    ) -> io::Result<Vec<(OwnedFd, AbortHandle)>> {
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in &self.config.borrow().listen {
             if !addresses.contains(&address.ip()) {
                 addresses.push(address.ip());
-                let address = SocketAddr::new(address.ip(), port);
-                listeners.push(self.forwards.listener(address)?);
             }
         }
+        let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
         let mut listening = Vec::new();
-        for listener in listeners {
-            let socket = listener.as_fd().try_clone_to_owned()?;
-            let task = runtime::spawn(accept(self.clone(), client.to_owned(), listener));
-            listening.push((socket, task.abort_handle()));
+        // All are bound before the first is served.
+        match transport {
+            Transport::Tcp => {
+                let listeners = addresses.map(|address| self.forwards.tcp_listener(address));
+                for listener in listeners.collect::<io::Result<Vec<_>>>()? {
+                    let socket = listener.as_fd().try_clone_to_owned()?;
+                    let task = runtime::spawn(accept(self.clone(), client.to_owned(), listener));
+                    listening.push((socket, task.abort_handle()));
+                }
+            }
+            Transport::Udp => {
+                let sockets = addresses.map(|address| self.forwards.udp_server(address));
+                for server in sockets.collect::<io::Result<Vec<_>>>()? {
+                    let socket = server.as_fd().try_clone_to_owned()?;
+                    let reader = self.forwards.reader.borrow();
+                    let reader = reader.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+                    listening.push((socket, reader(client, port, server)));
+                }
+            }
         }
         Ok(listening)
     }
@@ -146,14 +170,14 @@ impl Registry {
                 && open.until.is_none_or(|until| now < until);
             if !stays {
                 let Open { client, port, .. } = open;
-                let text = format!("client {client}: port {port} is no longer forwarded");
+                let text = format!("client {client}: {port} is no longer forwarded");
                 self.tell(log::Level::Info, text);
             }
             stays
         });
         forwards.waiting.borrow_mut().retain(|waiting| {
             let stays = now < waiting.since + CLAIM_LIMIT
-                && self.may_forward(&waiting.client, waiting.incoming.local.port());
+                && self.may_forward(&waiting.client, Port::tcp(waiting.incoming.local.port()));
             if !stays {
                 socket::abort(&waiting.tcp);
             }
@@ -193,6 +217,17 @@ async fn accept(registry: Rc<Registry>, client: String, listener: TcpListener) {
 }
 
 impl Forwards {
+    /// Has UDP ports read by this.
+    pub fn read_udp_with(&self, reader: impl Fn(&str, u16, UdpServer) -> AbortHandle + 'static) {
+        *self.reader.borrow_mut() = Some(Box::new(reader));
+    }
+
+    /// Whether a client has a UDP port.
+    pub fn has_udp(&self, client: &str) -> bool {
+        let open = self.open.borrow();
+        open.iter().any(|open| open.client == client && open.port.protocol == Port::UDP)
+    }
+
     /// The connections that a client has not been told of yet.
     pub fn announce(&self, client: &str) -> Vec<Incoming> {
         let mut waiting = self.waiting.borrow_mut();
@@ -226,7 +261,7 @@ impl Forwards {
         }
     }
 
-    /// The listeners, which stop accepting, for the next start.
+    /// The sockets of all ports, which nobody serves any more, for the next start.
     pub fn leave(&self) -> Vec<OwnedFd> {
         let mut open = self.open.take();
         open.iter_mut()
@@ -238,16 +273,29 @@ impl Forwards {
             .collect()
     }
 
-    /// Keeps listeners of before the restart until their clients ask for them.
-    pub fn inherit(&self, listeners: Vec<(SocketAddr, OwnedFd)>) {
-        *self.inherited.borrow_mut() = listeners;
+    /// Keeps sockets of before the restart until their clients ask for them.
+    pub fn inherit(&self, sockets: Vec<Inherited>) {
+        *self.inherited.borrow_mut() = sockets;
     }
 
-    fn listener(&self, address: SocketAddr) -> io::Result<TcpListener> {
+    fn inherited(&self, transport: Transport, address: SocketAddr) -> Option<OwnedFd> {
         let mut inherited = self.inherited.borrow_mut();
-        match inherited.iter().position(|(left, _)| *left == address) {
-            Some(at) => TcpListener::from_std(inherited.swap_remove(at).1.into()),
+        let is = |(of, at, _): &Inherited| (*of, *at) == (transport, address);
+        let at = inherited.iter().position(is)?;
+        Some(inherited.swap_remove(at).2)
+    }
+
+    fn tcp_listener(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.inherited(Transport::Tcp, address) {
+            Some(socket) => TcpListener::from_std(socket.into()),
             None => socket::tcp_listen(address, None),
+        }
+    }
+
+    fn udp_server(&self, address: SocketAddr) -> io::Result<UdpServer> {
+        match self.inherited(Transport::Udp, address) {
+            Some(socket) => UdpServer::adopt(socket),
+            None => UdpServer::bind(address),
         }
     }
 }

@@ -238,6 +238,13 @@ impl Registry {
         *self.own_addresses.borrow_mut() = addresses;
     }
 
+    /// Whether an address is one of this host's.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        // Behind a NAT that translates one to one, the public address is none of the host's.
+        let public = self.config.borrow().public.host.parse();
+        public == Ok(address) || self.own_addresses.borrow().contains(&address)
+    }
+
     /// Whether a client may reach the target.
     pub fn permits(&self, target: SocketAddr) -> Result<(), Denied> {
         self.policy.borrow().permits(target)

@@ -1,12 +1,15 @@
-//! The clients' UDP: a socket for each flow, connected to its target.
+//! The clients' UDP: a socket for each flow, connected to its target; and what arrives at their
+//! forwarded ports.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use litemap::LiteMap;
 use tokio::net::UdpSocket;
+use tokio::task::coop::consume_budget;
 
 use crate::flows::{FlowTable, Ways};
 use crate::os::runtime;
@@ -15,8 +18,9 @@ use crate::registry::{Cause, Registry};
 use crate::relay::Side;
 use crate::status::DatagramStatus;
 use crate::tunnel::datagram::{DATAGRAM_MAX, Datagram, Flow, session_of};
+use crate::tunnel::session::SessionId;
 
-/// Flows of one client at once.
+/// Flows of one client at once, and as many that began at its forwarded ports.
 const FLOWS_PER_CLIENT: usize = 512;
 /// Flows of all clients at once; each takes a file descriptor.
 const FLOWS: usize = 8192;
@@ -25,7 +29,7 @@ const FLOWS: usize = 8192;
 pub struct Datagrams {
     registry: Rc<Registry>,
     clients: RefCell<LiteMap<String, Client>>,
-    /// Where targets' datagrams are received, one at a time.
+    /// Where datagrams of targets and others outside are received, one at a time.
     buffer: RefCell<Vec<u8>>,
 }
 
@@ -43,13 +47,29 @@ pub struct Way {
 struct Client {
     ways: Ways<Way>,
     flows: FlowTable<Rc<FlowSocket>>,
+    /// Those that somebody outside began, with the sockets of the ports: they are closed with these.
+    forwarded: FlowTable<Weak<UdpServer>>,
+}
+
+impl Client {
+    fn new(session: SessionId) -> Client {
+        let (flows, forwarded) =
+            (FlowTable::new(FLOWS_PER_CLIENT), FlowTable::new(FLOWS_PER_CLIENT));
+        Client { ways: Ways::new(session), flows, forwarded }
+    }
 }
 
 impl Datagrams {
-    /// No flows yet.
+    /// No flows yet. The ports that are forwarded from now on are read.
     pub fn new(registry: Rc<Registry>) -> Rc<Datagrams> {
         let buffer = RefCell::new(vec![0; DATAGRAM_MAX]);
-        Rc::new(Datagrams { registry, clients: RefCell::default(), buffer })
+        let datagrams = Rc::new(Datagrams { registry, clients: RefCell::default(), buffer });
+        let this = Rc::downgrade(&datagrams);
+        datagrams.registry.forwards.read_udp_with(move |client, port, socket| {
+            let (this, client) = (this.clone(), client.to_owned());
+            runtime::spawn(listen(this, client, port, Rc::new(socket))).abort_handle()
+        });
+        datagrams
     }
 
     /// Takes a datagram from a client. What is not authentic is dropped without a word, as probes are.
@@ -64,13 +84,15 @@ impl Datagrams {
         drop(sessions);
         let remote = from.remote;
         let mut clients = self.clients.borrow_mut();
-        let new = || Client { ways: Ways::new(id), flows: FlowTable::new(FLOWS_PER_CLIENT) };
-        let client = clients.entry(name.clone()).or_insert_with(new);
+        let client = clients.entry(name.clone()).or_insert_with(|| Client::new(id));
         client.ways.hear((id, live), &opened, remote, from);
         if !opened.fresh {
             return self.count(|counts| &mut counts.duplicates_removed_total);
         }
-        let Datagram { flow: Some(flow), payload, .. } = opened.datagram else { return };
+        let Datagram { flow: Some(flow), forwarded, payload, .. } = opened.datagram else { return };
+        if forwarded {
+            return self.answer(&name, client, &flow, payload);
+        }
         if !self.registry.client(&name).admit_datagram(Side::Lan, payload.len(), now) {
             return;
         }
@@ -88,6 +110,45 @@ impl Datagrams {
         if socket.send(payload).is_ok() {
             self.count(|counts| &mut counts.up_total);
         }
+    }
+
+    /// Sends a client's answer to somebody outside who has sent something to its port: to nobody else.
+    fn answer(&self, name: &str, client: &mut Client, flow: &Flow, payload: &[u8]) {
+        let now = Instant::now();
+        let Some(port) = client.forwarded.answered(flow, now).and_then(Weak::upgrade) else {
+            return;
+        };
+        let admitted = self.registry.client(name).admit_datagram(Side::Lan, payload.len(), now);
+        if admitted && port.send_now(payload, flow.target, flow.host.ip()).is_ok() {
+            self.count(|counts| &mut counts.up_total);
+        }
+    }
+
+    /// Takes what somebody outside has sent to a client's port.
+    fn arrive(&self, name: &str, number: u16, port: &Rc<UdpServer>) -> io::Result<()> {
+        let mut buffer = self.buffer.borrow_mut();
+        let arrived = port.receive_now(&mut buffer)?;
+        let remote = SocketAddr::new(arrived.remote.ip(), arrived.remote.port());
+        // Two ports could answer each other for ever.
+        if self.registry.is_own(remote.ip()) {
+            self.registry.refuse(Cause::Denied, remote.ip());
+            return Ok(());
+        }
+        let flow = Flow { host: (arrived.local.ip(), number).into(), target: remote };
+        let now = Instant::now();
+        // Without a way to the client there is nothing to be done.
+        let mut clients = self.clients.borrow_mut();
+        let Some(client) = clients.get_mut(name) else { return Ok(()) };
+        if client.forwarded.sent(&flow, now).is_none() {
+            client.forwarded.insert(flow, Rc::downgrade(port), now);
+        }
+        let payload = buffer.get(..arrived.length).unwrap_or_default();
+        self.send(
+            name,
+            client,
+            &Datagram { flow: Some(flow), forwarded: true, twice: false, payload },
+        );
+        Ok(())
     }
 
     /// A socket for a new flow, beside `total` others.
@@ -130,19 +191,25 @@ impl Datagrams {
     }
 
     fn send_back(&self, name: &str, flow: Flow, payload: &[u8]) {
-        let now = Instant::now();
         let mut clients = self.clients.borrow_mut();
         let Some(client) = clients.get_mut(name) else { return };
-        if !self.registry.client(name).admit_datagram(Side::Tunnel, payload.len(), now) {
+        client.flows.answered(&flow, Instant::now());
+        let flow = Some(flow);
+        self.send(name, client, &Datagram { flow, forwarded: false, twice: false, payload });
+    }
+
+    /// Sends a datagram to a client, over the ways that it was heard over.
+    fn send(&self, name: &str, client: &Client, datagram: &Datagram) {
+        let now = Instant::now();
+        let length = datagram.payload.len();
+        if !self.registry.client(name).admit_datagram(Side::Tunnel, length, now) {
             return;
         }
-        client.flows.answered(&flow, now);
         let mut sessions = self.registry.sessions.borrow_mut();
         // Nothing goes back to a client that was revoked.
         let session = sessions.find(client.ways.session(), now);
         let Some(channel) = session.and_then(|session| session.state.datagrams()) else { return };
-        let datagram = Datagram { flow: Some(flow), twice: false, payload };
-        let Ok(sealed) = channel.seal(&datagram) else { return };
+        let Ok(sealed) = channel.seal(datagram) else { return };
         for Way { socket, remote, local } in client.ways.get() {
             // One that does not leave is lost, as datagrams may be.
             let _ = socket.send_now(&sealed, *remote, *local);
@@ -155,13 +222,36 @@ impl Datagrams {
         let mut clients = self.clients.borrow_mut();
         for (_, client) in &mut *clients {
             client.flows.expire(now);
+            client.forwarded.expire(now);
         }
-        clients.retain(|_, client| !client.flows.is_empty());
-        let flows = clients.values().map(|client| client.flows.len() as u64).sum();
+        // The way to a client whose port somebody may send to is kept, and shown before it has that.
+        let registry = &self.registry;
+        clients.retain(|name, client| {
+            let connected = registry.client(name).connected.get() > 0;
+            !client.flows.is_empty() || connected || registry.forwards.has_udp(name)
+        });
+        let count = |client: &Client| client.flows.len().saturating_add(client.forwarded.len());
+        let flows = clients.values().map(|client| count(client) as u64).sum();
         self.registry.datagrams.set(DatagramStatus { flows, ..self.registry.datagrams.get() });
     }
 
     fn count(&self, which: fn(&mut DatagramStatus) -> &mut u64) {
         DatagramStatus::count(&self.registry.datagrams, which);
+    }
+}
+
+/// Takes what arrives at a client's port, until that is closed.
+async fn listen(datagrams: Weak<Datagrams>, client: String, number: u16, port: Rc<UdpServer>) {
+    loop {
+        port.readable().await;
+        let Some(datagrams) = datagrams.upgrade() else { return };
+        match datagrams.arrive(&client, number, &port) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                log::debug!("cannot receive a datagram at port {number}: {error}");
+            }
+            _ => {}
+        }
+        // A flood at one port leaves others their turn.
+        consume_budget().await;
     }
 }

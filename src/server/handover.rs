@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 
 use crate::config::keys::Credential;
 use crate::converter;
+use crate::net::Transport;
 use crate::os::handover::{self, Inheritance};
 use crate::os::{runtime, socket};
 use crate::registry::Registry;
+use crate::registry::forwards;
 use crate::registry::streams::Opened;
 use crate::relay::Workers;
 use saved::{SavedStream, listener_line, read_listener, read_stream, stream_line};
@@ -43,10 +45,10 @@ fn connection(socket: OwnedFd) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// What was left to this start of the server: a line for each listener, which has a socket, and for each
-/// stream, which has two.
+/// What was left to this start of the server: a line for each listener and UDP port, which has a socket,
+/// and for each stream, which has two.
 pub(super) struct Inherited {
-    listeners: Vec<(SocketAddr, OwnedFd)>,
+    listeners: Vec<forwards::Inherited>,
     streams: Vec<(SavedStream, [OwnedFd; 2])>,
 }
 
@@ -61,8 +63,8 @@ impl Inherited {
         let mut next = || sockets.next().ok_or_else(invalid);
         let mut inherited = Inherited { listeners: Vec::new(), streams: Vec::new() };
         for line in str::from_utf8(&state).map_err(|_| invalid())?.lines() {
-            if let Some(address) = read_listener(line) {
-                inherited.listeners.push((address, next()?));
+            if let Some((transport, address)) = read_listener(line) {
+                inherited.listeners.push((transport, address, next()?));
             } else {
                 let stream = read_stream(line).ok_or_else(invalid)?;
                 inherited.streams.push((stream, [next()?, next()?]));
@@ -73,11 +75,12 @@ impl Inherited {
 
     /// The listener at an address, if it was left.
     pub(super) fn listener(&mut self, address: SocketAddr) -> Option<OwnedFd> {
-        let at = self.listeners.iter().position(|(listener, _)| *listener == address)?;
-        Some(self.listeners.swap_remove(at).1)
+        let is = |(of, at, _): &forwards::Inherited| (*of, *at) == (Transport::Tcp, address);
+        let at = self.listeners.iter().position(is)?;
+        Some(self.listeners.swap_remove(at).2)
     }
 
-    /// Goes on with the streams, and keeps the forwarded ports' listeners; returns how many streams.
+    /// Goes on with the streams, and keeps the forwarded ports' sockets; returns how many streams.
     pub(super) fn resume(self, registry: &Rc<Registry>, workers: &Rc<Workers>) -> usize {
         registry.forwards.inherit(self.listeners);
         let mut resumed = 0_usize;
@@ -104,7 +107,9 @@ pub(super) async fn leave(registry: &Registry, listeners: &[OwnedFd]) -> io::Res
     let mut state = Zeroizing::new(String::new());
     let mut sockets: Vec<BorrowedFd<'_>> = Vec::new();
     for listener in listeners {
-        state.push_str(&listener_line(socket::local_address(listener)?));
+        let udp = socket::is_datagram(listener)?;
+        let transport = if udp { Transport::Udp } else { Transport::Tcp };
+        state.push_str(&listener_line(transport, socket::local_address(listener)?));
         sockets.push(listener.as_fd());
     }
     let mut left = 0_usize;

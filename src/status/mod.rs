@@ -245,6 +245,8 @@ pub struct ServerStatus {
 pub struct ForwardStatus {
     /// The section's name.
     pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
     /// The server's port.
     pub port: u16,
     /// Where it leads to.
@@ -253,7 +255,7 @@ pub struct ForwardStatus {
     pub state: String,
     /// Why it is denied or waits.
     pub reason: String,
-    /// Connections open.
+    /// Connections open, or flows of UDP.
     pub connections: u64,
 }
 

@@ -187,7 +187,7 @@ fn forwards(page: &mut Page, forwards: &[ForwardStatus]) {
         vec![
             Span::new(&forward.name, Paint::Bold),
             Span::new(&forward.state, paint),
-            Span::plain(forward.port.to_string()),
+            Span::plain(format!("{}/{}", forward.port, forward.protocol)),
             Span::plain(forward.connections.to_string()),
             Span::plain(&forward.target),
         ]

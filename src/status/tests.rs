@@ -10,7 +10,8 @@ fn forward(name: &str, port: u16, state: &str) -> ForwardStatus {
         _ => String::new(),
     };
     let (name, target) = (name.to_owned(), format!("192.168.1.10:{port}"));
-    ForwardStatus { name, port, target, state: state.to_owned(), reason, connections: 3 }
+    let protocol = if port == 80 { "udp" } else { "tcp" }.to_owned();
+    ForwardStatus { name, protocol, port, target, state: state.to_owned(), reason, connections: 3 }
 }
 
 fn agent() -> AgentSnapshot {

@@ -24,6 +24,9 @@ pub const OVERHEAD_V6: usize = HEADER_LEN + 1 + 2 * (16 + 2) + TAG_LEN;
 const HEADER_LEN: usize = 17;
 const TO_SERVER: u8 = b'D';
 const TO_CLIENT: u8 = b'd';
+/// Added to either: the flow began at a forwarded port. No flag, for an end that does not know of such
+/// flows is to drop it.
+const FORWARDED: u8 = b'F' - b'D';
 /// Flags: the flow's addresses are of IPv6; the datagram is sent over two uplinks.
 const IPV6: u8 = 1;
 const TWICE: u8 = 2;
@@ -31,7 +34,7 @@ const TWICE: u8 = 2;
 /// What the LAN sees as one exchange of datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
-    /// The host in the LAN.
+    /// The host in the LAN; where somebody outside began it, the server's address and forwarded port.
     pub host: SocketAddr,
     /// Whom it talks to, of the same address family.
     pub target: SocketAddr,
@@ -42,6 +45,8 @@ pub struct Flow {
 pub struct Datagram<'a> {
     /// Its flow; none where it only shows the server where to send answers to.
     pub flow: Option<Flow>,
+    /// Whether the flow began at a forwarded port.
+    pub forwarded: bool,
     /// Whether the client sends it over two uplinks, and wants answers over both.
     pub twice: bool,
     /// What the host or the target sent.
@@ -92,7 +97,8 @@ impl std::error::Error for DatagramError {}
 pub fn session_of(bytes: &[u8]) -> Option<SessionId> {
     let ([kind], rest) = take::<1>(bytes)?;
     let (session, _) = take::<8>(rest)?;
-    matches!(kind, TO_SERVER | TO_CLIENT).then_some(SessionId(u64::from_be_bytes(session)))
+    matches!(kind & !FORWARDED, TO_SERVER | TO_CLIENT)
+        .then_some(SessionId(u64::from_be_bytes(session)))
 }
 
 /// One end of a session's exchange of datagrams.
@@ -133,7 +139,7 @@ impl Channel {
         let (kind, key) = &self.sends;
         let counter = self.next;
         let mut bytes = Vec::with_capacity(OVERHEAD_V6 + datagram.payload.len());
-        bytes.push(*kind);
+        bytes.push(kind | if datagram.forwarded { FORWARDED } else { 0 });
         bytes.extend_from_slice(&self.session.0.to_be_bytes());
         bytes.extend_from_slice(&counter.to_be_bytes());
         write(datagram, &mut bytes)?;
@@ -160,12 +166,16 @@ impl Channel {
             bytes.split_first_chunk_mut::<HEADER_LEN>().ok_or(DatagramError::BadLength)?;
         let counter = header.last_chunk().copied().map(u64::from_be_bytes);
         let counter = counter.ok_or(DatagramError::BadLength)?;
-        if header.first() != Some(kind) || session_of(header) != Some(self.session) {
+        let forwarded = match header.first() {
+            Some(first) if first & !FORWARDED == *kind => first != kind,
+            _ => return Err(DatagramError::NotDatagram),
+        };
+        if session_of(header) != Some(self.session) {
             return Err(DatagramError::NotDatagram);
         }
         let plaintext =
             key.open(counter, Aad::from(&*header), sealed).ok_or(DatagramError::Forged)?;
-        let datagram = read(plaintext)?;
+        let datagram = Datagram { forwarded, ..read(plaintext)? };
         Ok(Opened { counter, fresh: self.window.accept(counter), datagram })
     }
 }
@@ -186,7 +196,7 @@ pub fn read_anything(bytes: &[u8]) {
 }
 
 fn write(datagram: &Datagram, out: &mut Vec<u8>) -> Result<(), DatagramError> {
-    let Datagram { flow, twice, payload } = datagram;
+    let Datagram { flow, twice, payload, .. } = datagram;
     let ipv6 = flow.is_some_and(|flow| flow.target.is_ipv6());
     out.push(if ipv6 { IPV6 } else { 0 } | if *twice { TWICE } else { 0 });
     if let Some(Flow { host, target }) = flow {
@@ -207,7 +217,7 @@ fn read(plaintext: &[u8]) -> Result<Datagram<'_>, DatagramError> {
     let (flags, rest) = plaintext.split_first().ok_or(DatagramError::BadLength)?;
     let twice = flags & TWICE != 0;
     if rest.is_empty() {
-        return Ok(Datagram { flow: None, twice, payload: rest });
+        return Ok(Datagram { flow: None, forwarded: false, twice, payload: rest });
     }
     let ipv6 = flags & IPV6 != 0;
     let (host, rest) = read_address(ipv6, rest).ok_or(DatagramError::BadLength)?;
@@ -216,7 +226,7 @@ fn read(plaintext: &[u8]) -> Result<Datagram<'_>, DatagramError> {
     // IPv4 has one way to be written.
     let canonical = target.ip().to_canonical() == target.ip();
     match canonical && is_possible(target) {
-        true => Ok(Datagram { flow: Some(flow), twice, payload }),
+        true => Ok(Datagram { flow: Some(flow), forwarded: false, twice, payload }),
         false => Err(DatagramError::BadFlow),
     }
 }
@@ -255,7 +265,7 @@ mod tests {
 
     fn call() -> Datagram<'static> {
         let flow = flow("192.168.1.2:5062", "192.0.2.7:5060");
-        Datagram { flow, twice: true, payload: b"hello" }
+        Datagram { flow, forwarded: false, twice: true, payload: b"hello" }
     }
 
     #[test]
@@ -299,6 +309,21 @@ mod tests {
         assert!(server.open(&mut to_server).is_ok());
         let mut to_client = server.seal(&call()).unwrap();
         assert_eq!(client.open(&mut to_client).unwrap().datagram, call());
+    }
+
+    #[test]
+    fn a_forwarded_ports_flow_is_told_from_others() {
+        let (mut client, mut server) = ends();
+        let forwarded = Datagram { forwarded: true, ..call() };
+        for (first, datagram) in [(b'D', call()), (b'F', forwarded)] {
+            let mut bytes = client.seal(&datagram).unwrap();
+            assert_eq!((bytes[0], session_of(&bytes)), (first, Some(SessionId(77))));
+            let mut other = bytes.clone();
+            other[0] ^= FORWARDED;
+            assert_eq!(server.open(&mut other), Err(DatagramError::Forged));
+            assert_eq!(server.open(&mut bytes).unwrap().datagram, datagram);
+        }
+        assert_eq!(server.seal(&forwarded).unwrap()[0], b'f');
     }
 
     #[test]
@@ -371,12 +396,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back(flow in flows(), twice: bool, payload: Vec<u8>) {
+        fn there_and_back(flow in flows(), forwarded: bool, twice: bool, payload: Vec<u8>) {
             let (mut client, mut server) = ends();
-            let datagram = Datagram { flow, twice, payload: &payload };
+            let datagram = Datagram { flow, forwarded, twice, payload: &payload };
             let mut bytes = client.seal(&datagram).unwrap();
             prop_assert_eq!(server.open(&mut bytes).unwrap().datagram, datagram);
-            let sign = Datagram { flow: None, twice, payload: &[] };
+            let sign = Datagram { flow: None, forwarded, twice, payload: &[] };
             let mut bytes = client.seal(&sign).unwrap();
             prop_assert_eq!(server.open(&mut bytes).unwrap().datagram, sign);
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{mapped, take, take_address};
+use crate::net::Transport;
 
 /// The most ports a client may ask for.
 pub const PORTS_MAX: usize = 256;
@@ -28,9 +29,30 @@ impl Port {
     /// The number of TCP.
     pub const TCP: u8 = 6;
 
+    /// The number of UDP.
+    pub const UDP: u8 = 17;
+
     /// A port of TCP.
     pub fn tcp(number: u16) -> Port {
         Port { protocol: Port::TCP, number }
+    }
+
+    /// A port of UDP.
+    pub fn udp(number: u16) -> Port {
+        Port { protocol: Port::UDP, number }
+    }
+
+    /// A port of either.
+    pub fn of(transport: Transport, number: u16) -> Port {
+        match transport {
+            Transport::Tcp => Port::tcp(number),
+            Transport::Udp => Port::udp(number),
+        }
+    }
+
+    /// Which of the two it is of, if any.
+    pub fn transport(self) -> Option<Transport> {
+        Transport::ALL.into_iter().find(|transport| Port::of(*transport, self.number) == self)
     }
 
     fn encode(self) -> [u8; 3] {
@@ -40,6 +62,16 @@ impl Port {
 
     fn decode([protocol, high, low]: [u8; 3]) -> Port {
         Port { protocol, number: u16::from_be_bytes([high, low]) }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transport() {
+            Some(Transport::Tcp) => write!(f, "port {}", self.number),
+            Some(Transport::Udp) => write!(f, "UDP port {}", self.number),
+            None => write!(f, "port {} of protocol {}", self.number, self.protocol),
+        }
     }
 }
 

@@ -210,12 +210,22 @@ fn datagrams(vectors: &mut Vectors, secret: &StreamSecret) {
     let mut client = Channel::client(&keys).unwrap();
     let mut server = Channel::server(&keys).unwrap();
     let mut says = |end: &mut Channel, name: &str, flow, twice, payload: &[u8]| {
-        vectors.put(name, &end.seal(&Datagram { flow, twice, payload }).unwrap());
+        let forwarded = name.contains("port 8080");
+        vectors.put(name, &end.seal(&Datagram { flow, forwarded, twice, payload }).unwrap());
     };
     says(&mut client, "hello, counter 0, over two uplinks", v4, true, b"hello");
     says(&mut client, "hello, counter 1, IPv6", v6, false, b"hello");
     says(&mut client, "nothing, counter 2", None, false, &[]);
     says(&mut server, "answer: hello, counter 0", v4, false, b"hello");
+    let arrived = flow("203.0.113.1:8080", "198.51.100.9:4500");
+    says(
+        &mut server,
+        "from 198.51.100.9 port 4500 at 203.0.113.1 port 8080: hello, counter 1",
+        arrived,
+        false,
+        b"hello",
+    );
+    says(&mut client, "its answer from port 8080: hello, counter 3", arrived, false, b"hello");
 }
 
 fn generate() -> String {

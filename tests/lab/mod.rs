@@ -23,6 +23,7 @@ pub mod failures;
 mod first_byte;
 pub mod flapping;
 mod forwarder;
+pub mod forwards;
 pub mod idle;
 mod isp;
 mod measure;

@@ -88,6 +88,14 @@ fn what_is_entered_becomes_the_configuration() {
     page.click("[id='agent.enabled']");
     page.click("[id='ssh.proxy_protocol']");
     assert_eq!(save(&page), "");
+    // The same port, of UDP.
+    page.fill("[data-type=forward] .new-name", "mosh");
+    page.click("[data-type=forward] .add");
+    page.choose("[id='mosh.proto']", "udp");
+    page.fill("[id='mosh.listen']", "2222");
+    page.fill("[id='mosh.target']", "192.168.1.10:60000");
+    page.click("[id='mosh.proxy_protocol']");
+    assert_eq!(save(&page), "");
     let text = uci_text(&stored.lock().unwrap());
     let config = AgentConfig::parse(&text, "mptcpd").expect("the agent takes it");
     let expected = CONFIG
@@ -103,6 +111,9 @@ fn what_is_entered_becomes_the_configuration() {
             "config agent 'agent'\n",
             "config agent 'agent'\n\toption quic 'reject'\n\toption enabled '0'\n",
         );
+    let expected = expected
+        + "config forward 'mosh'\n\toption proto 'udp'\n\toption listen '2222'\n\toption target \
+           '192.168.1.10:60000'\n";
     let expected = AgentConfig::parse(&expected, "mptcpd").unwrap();
     assert_eq!((config.uplinks.len(), &config.bypasses), (3, &expected.bypasses));
     assert_eq!(config, AgentConfig { uplinks: config.uplinks.clone(), ..expected.clone() });

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::config::uci::{self, Item, Section, Value};
 use crate::config::{ConfigError, Problems, value};
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, Transport};
 
 /// Answers with an empty 204; Android devices ask it whether the Internet is there.
 const CHECK_URL: &str = "http://connectivitycheck.gstatic.com/generate_204";
@@ -205,7 +205,8 @@ fn read_bypass(fields: &mut Fields<'_>) -> Option<BypassConfig> {
     Some(bypass)
 }
 
-fn read_forward(fields: &mut Fields<'_>) -> Option<ForwardConfig> {
+/// One for each protocol of the section; none where something is wrong.
+fn read_forward(fields: &mut Fields<'_>) -> Vec<ForwardConfig> {
     let target = |text: &str| {
         let target: Option<SocketAddr> = value::socket_address(text).ok();
         let unicast = |ip: IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
@@ -216,8 +217,34 @@ fn read_forward(fields: &mut Fields<'_>) -> Option<ForwardConfig> {
     let name = fields.section.name.clone();
     let listen = fields.required("listen", value::port);
     let target = fields.required("target", target);
+    let mut transports = fields.list("proto", transport);
+    if transports.is_empty() {
+        transports.push(Transport::Tcp);
+    }
     let proxy_protocol = fields.boolean("proxy_protocol").unwrap_or(false);
-    Some(ForwardConfig { name, listen: listen?, target: target?, proxy_protocol })
+    if proxy_protocol && transports.contains(&Transport::Udp) {
+        fields.section_problem(
+            "has 'proxy_protocol', which is for TCP alone: leave it out, or 'proto' without udp",
+        );
+    }
+    let (Some(listen), Some(target)) = (listen, target) else { return Vec::new() };
+    let forward =
+        |transport| ForwardConfig { name: name.clone(), transport, listen, target, proxy_protocol };
+    transports.into_iter().map(forward).collect()
+}
+
+fn transport(text: &str) -> Result<Transport, String> {
+    let found = Transport::ALL.into_iter().find(|transport| transport.word() == text);
+    found.ok_or_else(|| value::one_of(&Transport::ALL.map(Transport::word)))
+}
+
+/// The words of an option, of whichever kind, that may be left out.
+fn words<'a>(section: &'a Section, key: &str) -> Vec<&'a str> {
+    match section.option(key).map(|option| &option.value) {
+        None => Vec::new(),
+        Some(Value::String(text)) => text.split_whitespace().collect(),
+        Some(Value::List(items)) => items.iter().map(|item| item.text.as_str()).collect(),
+    }
 }
 
 /// Two sections that claim the same thing.
@@ -244,16 +271,21 @@ fn report_duplicates(sections: &[Section], problems: &mut Problems) {
         for key in keys {
             let Some(option) = section.option(key) else { continue };
             let Value::String(text) = &option.value else { continue };
-            let mut claim = text.to_ascii_lowercase();
-            if *key == "address" {
-                let port = match section.option("port").map(|port| &port.value) {
-                    Some(Value::String(port)) => port.as_str(),
-                    _ => "443",
-                };
-                claim = format!("{claim} port {port}");
+            // What tells this one from others of the same text.
+            let (other, usual) = match *key {
+                "address" => ("port", "443"),
+                "listen" => ("proto", "tcp"),
+                _ => ("", ""),
+            };
+            let mut others = words(section, other);
+            if others.is_empty() {
+                others.push(usual);
             }
+            let text_claimed = text.to_ascii_lowercase();
+            let claims = others.iter().map(|other| (*key, format!("{text_claimed} {other}")));
+            let claims: Vec<_> = claims.collect();
             let mut fields = Fields { section, known: Vec::new(), problems: &mut *problems };
-            if let Some(first) = seen.get(&(key, claim.clone())) {
+            if let Some(first) = claims.iter().find_map(|claim| seen.get(claim)) {
                 let (kind, name, line) = (&first.kind, &first.name, first.line);
                 fields.option_problem(
                     option.line,
@@ -272,7 +304,9 @@ fn report_duplicates(sections: &[Section], problems: &mut Problems) {
                     ),
                 );
             }
-            seen.entry((key, claim)).or_insert(section);
+            for claim in claims {
+                seen.entry(claim).or_insert(section);
+            }
         }
     }
 }

@@ -124,6 +124,7 @@ fn everything_is_read() {
             ],
             forwards: vec![ForwardConfig {
                 name: "ssh".into(),
+                transport: Transport::Tcp,
                 listen: 2222,
                 target: "192.168.1.10:22".parse().unwrap(),
                 proxy_protocol: true,
@@ -363,11 +364,45 @@ fn claims_made_twice() {
          used once"
         ]
     );
+    parse(&(forward("a") + &forward("b") + "option proto udp\n"));
+    assert_eq!(
+        problems(&(forward("a") + &forward("b") + "list proto udp\nlist proto tcp\n")).len(),
+        1
+    );
     let server = |name: &str, rest: &str| {
         format!("config server {name}\noption address h.example\noption public_key {KEY}\n{rest}")
     };
     assert_eq!(problems(&(server("a", "") + &server("b", "option port 443\n"))).len(), 1);
     parse(&(server("a", "") + &server("b", "option port 444\n")));
+}
+
+#[test]
+fn a_forward_is_of_tcp_or_udp_or_both() {
+    let forwards = |options: &str| {
+        let text = "config forward 'a'\n\toption listen 53\n\toption target 192.168.1.2:53\n";
+        parse(&format!("{text}{options}")).forwards
+    };
+    let transports = |options| forwards(options).iter().map(|it| it.transport).collect::<Vec<_>>();
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    assert_eq!(transports(""), [tcp]);
+    assert_eq!(transports("\toption proto 'udp'\n"), [udp]);
+    assert_eq!(transports("\toption proto 'tcp udp'\n"), [tcp, udp]);
+    assert_eq!(transports("\tlist proto 'udp'\n\tlist proto 'tcp'\n"), [udp, tcp]);
+    let both = forwards("\toption proto 'tcp udp'\n");
+    assert_eq!(both[1], ForwardConfig { transport: udp, ..both[0].clone() });
+    let wrong =
+        "config forward 'a'\n\toption listen 53\n\toption target 192.168.1.2:53\n\toption proto ";
+    assert_eq!(
+        problems(&format!("{wrong}'icmp'\n")),
+        ["4: section 'a' (forward): list 'proto' is 'icmp'; it must be tcp or udp"]
+    );
+    assert_eq!(
+        problems(&format!("{wrong}'tcp udp'\n\toption proxy_protocol 1\n")),
+        [
+            "1: section 'a' (forward): has 'proxy_protocol', which is for TCP alone: leave it out, or \
+             'proto' without udp"
+        ]
+    );
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::config::agent::ForwardConfig;
+use crate::net::Transport;
 use crate::tunnel::forward::{Incoming, Port, Verdict};
 
 fn forward(name: &str, listen: u16) -> ForwardConfig {
     let target = "192.168.1.10:22".parse().unwrap();
-    ForwardConfig { name: name.into(), listen, target, proxy_protocol: listen == 2222 }
+    let proxy_protocol = listen == 2222;
+    ForwardConfig { name: name.into(), transport: Transport::Tcp, listen, target, proxy_protocol }
 }
 
 /// An agent with a session that wants two ports.
@@ -77,6 +79,34 @@ fn a_connection_goes_to_its_ports_target() {
         Action::Forward { incoming, target, proxy_protocol }
     };
     assert_eq!(relayed, [relay(2222, true), relay(80, false)]);
+}
+
+#[test]
+fn udp_is_carried_and_asked_for_apart_from_tcp() {
+    let mut world = World::settled();
+    let mut config = world.controller.config().clone();
+    let target = "192.168.1.11:5060".parse().unwrap();
+    let udp = ForwardConfig { transport: Transport::Udp, target, ..forward("call", 80) };
+    config.forwards = vec![forward("web", 80), udp];
+    world.forget();
+    world.tell(Event::Configured(Box::new(config.clone())));
+    let ports = [Port::tcp(80), Port::udp(80)];
+    let targets = vec![(80, target)];
+    for action in [Action::SetForwards(ports.to_vec()), Action::SetUdpTargets(targets)] {
+        assert_eq!(world.count(|done| *done == action), 1, "{action:?}");
+    }
+    assert!(world.count(|done| matches!(done, Action::SetDatagramWays { .. })) > 0, "no way");
+    world.forget();
+    let verdicts = ports.into_iter().zip([Verdict::Granted, Verdict::Unsupported]).collect();
+    world.tell(Event::Server("vps".into(), ServerNews::Forwards(verdicts)));
+    let said = [
+        "forward web: port 80 of vps leads to 192.168.1.10:22",
+        "forward call: no UDP port 80: the server does not forward this protocol: update the server",
+    ];
+    assert_eq!(world.log(), said);
+    config.enabled = false;
+    world.tell(Event::Configured(Box::new(config)));
+    assert_eq!(world.count(|done| *done == Action::SetUdpTargets(Vec::new())), 1);
 }
 
 #[test]

@@ -164,9 +164,9 @@ fn a_port_is_open_while_it_is_wanted_and_allowed() {
             tokio::task::yield_now().await;
             TcpStream::connect(port).await.is_ok()
         };
-        let udp = Port { protocol: 17, number: 53 };
+        let sctp = Port { protocol: 132, number: 53 };
         let other = Port::tcp(free_port());
-        let verdicts = registry.forward("home", &[udp, other, tcp]);
+        let verdicts = registry.forward("home", &[sctp, other, tcp]);
         let said = [Verdict::Unsupported, Verdict::NotAllowed, Verdict::Granted];
         assert_eq!(verdicts.iter().map(|(_, verdict)| *verdict).collect::<Vec<_>>(), said);
 

@@ -170,6 +170,14 @@ pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     address.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
+/// Whether a socket is one of UDP.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn is_datagram(socket: impl AsFd) -> io::Result<bool> {
+    Ok(SockRef::from(&socket).r#type()? == Type::DGRAM)
+}
+
 /// Whether a connection is reset, rather than ended, when its last handle is closed.
 ///
 /// # Errors

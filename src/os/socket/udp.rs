@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -106,6 +106,14 @@ impl UdpServer {
         UdpServer::telling(transparent(address)?, address, v4, v6)
     }
 
+    /// One of [`UdpServer::bind`] that another process had.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn adopt(socket: OwnedFd) -> io::Result<UdpServer> {
+        UdpSocket::from_std(socket.into()).map(UdpServer)
+    }
+
     /// A bound socket that tells where datagrams were sent to, by the option of its family.
     fn telling(socket: Socket, address: SocketAddr, v4: i32, v6: i32) -> io::Result<UdpServer> {
         let (level, name) = match address {
@@ -138,14 +146,22 @@ impl UdpServer {
     /// # Errors
     /// Those of `recvmsg(2)`.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        self.0
-            .async_io(Interest::READABLE, || {
-                let (length, truncated, remote, local) = sys::receive(self.0.as_fd(), buffer)?;
-                let remote = remote.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-                let local = local.ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Datagram { length, truncated, remote, local })
-            })
-            .await
+        self.0.async_io(Interest::READABLE, || self.take(buffer)).await
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// Those of `recvmsg(2)`: `WouldBlock` while there is none.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        self.0.try_io(Interest::READABLE, || self.take(buffer))
+    }
+
+    fn take(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        let (length, truncated, remote, local) = sys::receive(self.0.as_fd(), buffer)?;
+        let remote = remote.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        let local = local.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Datagram { length, truncated, remote, local })
     }
 
     /// Sends `data` to `remote` from the address `local` and the port bound to.
@@ -165,6 +181,12 @@ impl UdpServer {
     /// Those of `sendmsg(2)`: `WouldBlock` while there is no room.
     pub fn send_now(&self, data: &[u8], remote: SocketAddr, local: IpAddr) -> io::Result<()> {
         sys::send(self.0.as_fd(), data, remote, local).map(drop)
+    }
+}
+
+impl AsFd for UdpServer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listener ADDRESS
+//! udp ADDRESS
 //! stream CLIENT CREDENTIAL PEER TARGET plain TO_TUNNEL TO_LAN
 //! stream CLIENT CREDENTIAL PEER TARGET sealed CIPHER SECRET COUNTER ENDED SECRET COUNTER ENDED CARRIED UNSENT UNDELIVERED
 //! ```
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::config::keys::Credential;
+use crate::net::Transport;
 use crate::relay::{Records, State, Unsent};
 use crate::tunnel::Cipher;
 use crate::tunnel::record::{Opener, Position, Sealer};
@@ -27,14 +29,23 @@ pub(super) struct SavedStream {
     pub(super) state: State,
 }
 
-/// The line for a listener.
-pub(super) fn listener_line(address: SocketAddr) -> String {
-    format!("listener {address}\n")
+fn listener_word(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "listener",
+        Transport::Udp => "udp",
+    }
 }
 
-/// The address in a listener's line.
-pub(super) fn read_listener(line: &str) -> Option<SocketAddr> {
-    line.strip_prefix("listener ")?.parse().ok()
+/// The line for a listener, or for a socket of UDP.
+pub(super) fn listener_line(transport: Transport, address: SocketAddr) -> String {
+    format!("{} {address}\n", listener_word(transport))
+}
+
+/// What such a line says.
+pub(super) fn read_listener(line: &str) -> Option<(Transport, SocketAddr)> {
+    let (word, address) = line.split_once(' ')?;
+    let transport = Transport::ALL.into_iter().find(|it| listener_word(*it) == word)?;
+    Some((transport, address.parse().ok()?))
 }
 
 /// The line for a stream.
@@ -152,8 +163,11 @@ mod tests {
             let again = stream_line(&read.client, &read.credential, addresses(), &read.state);
             assert_eq!(*again, *line);
         }
-        let listener = addresses()[0];
-        assert_eq!(read_listener(listener_line(listener).trim_end()), Some(listener));
+        for transport in Transport::ALL {
+            let listener = (transport, addresses()[0]);
+            let line = listener_line(transport, addresses()[0]);
+            assert_eq!(read_listener(line.trim_end()), Some(listener));
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ failures[].since_seconds
 forwards[].connections
 forwards[].name
 forwards[].port
+forwards[].protocol
 forwards[].reason
 forwards[].state
 forwards[].target

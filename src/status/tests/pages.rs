@@ -27,9 +27,9 @@ together                                 133 Mbit/s  1.20 Mbit/s                
 SERVER  STATE          SINCE      RTT  CIPHER       SESSION   ADDRESS
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm  3f9a1c02  vps.example.net:443
 
-FORWARD  STATE      PORT  CONNECTIONS  TARGET
-ssh      forwarded  2222            3  192.168.1.10:2222
-web      waiting      80            3  192.168.1.10:80
+FORWARD  STATE          PORT  CONNECTIONS  TARGET
+ssh      forwarded  2222/tcp            3  192.168.1.10:2222
+web      waiting      80/udp            3  192.168.1.10:80
   web: there is no connection to the server
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2, timed out 1)
@@ -122,9 +122,9 @@ together             133 Mbit/s  1.20 Mbit/s
 SERVER  STATE          SINCE      RTT  CIPHER
 vps     connected  3 h 3 min  14.2 ms  aes-128-gcm
 
-FORWARD  STATE      PORT  CONNECTIONS  TARGET
-ssh      forwarded  2222            3  192.168.1.10:2222
-web      waiting      80            3  192.168.1.10:80
+FORWARD  STATE          PORT  CONNECTIONS  TARGET
+ssh      forwarded  2222/tcp            3  192.168.1.10:2222
+web      waiting      80/udp            3  192.168.1.10:80
   web: there is no connection to the server
 
 Streams  12 open, 4 warm; 1042 opened, 3 failed (refused 2,

@@ -170,7 +170,7 @@ function showForwards(forwards) {
   const rows = keep($('forwards').tBodies[0], forwards.length, parent => make('tr', parent));
   const states = { forwarded: ['● forwarded', 'good'], denied: ['✕ denied', 'bad'] };
   forwards.forEach((it, index) => cells(rows[index], [
-    [it.name], [String(it.port), 'n'], [it.target], states[it.state] ?? [it.state, 'quiet'], [it.reason],
+    [it.name], [`${it.port}/${it.protocol}`, 'n'], [it.target], states[it.state] ?? [it.state, 'quiet'], [it.reason],
     [String(it.connections), 'n'],
   ]));
 }

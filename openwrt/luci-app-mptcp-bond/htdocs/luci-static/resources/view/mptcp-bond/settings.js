@@ -257,6 +257,13 @@ function bypassSections(map) {
 	};
 }
 
+/* The protocols of a forward: words, or a list. */
+function protocols(value) {
+	const named = L.toArray(value);
+
+	return named.length ? [ 'tcp', 'udp' ].filter(name => named.includes(name)) : [ 'tcp' ];
+}
+
 function forwardSections(map) {
 	const section = map.section(form.GridSection, 'forward', _('Forwards'),
 		_('Ports of the server that lead to hosts on the LAN.'));
@@ -264,16 +271,25 @@ function forwardSections(map) {
 	section.addremove = true;
 	section.nodescriptions = true;
 
-	const listen = value(section, 'listen', _('Port of the server'), null, (entered, name) => first(
-		() => values.port(entered),
-		() => unique(name, 'forward', other => other.listen == entered)), '2222');
+	const listen = value(section, 'listen', _('Port of the server'), null, function(entered, name) {
+		const mine = protocols(this.section.formvalue(name, 'proto'));
+		const claims = other => other.listen == entered && protocols(other.proto).some(it => mine.includes(it));
+
+		return first(() => values.port(entered), () => unique(name, 'forward', claims));
+	}, '2222');
 	const target = value(section, 'target', _('Target on the LAN'), null, values.lanTarget, '192.168.1.10:22');
 
 	for (const option of [ listen, target ])
 		option.rmempty = false;
 
-	section.option(form.Flag, 'proxy_protocol', _('PROXY protocol'),
+	const proto = choice(section, 'proto', _('Protocol'), null, { 'tcp': 'TCP', 'udp': 'UDP', 'tcp udp': 'TCP + UDP' }, 'tcp');
+
+	proto.load = name => protocols(uci.get('mptcpd', name, 'proto')).join(' ');
+
+	const proxy = section.option(form.Flag, 'proxy_protocol', _('PROXY protocol'),
 		_('Tells the target who connects; it has to expect that.'));
+
+	proxy.depends('proto', 'tcp');
 }
 
 return view.extend({
