@@ -7,8 +7,8 @@
 use std::fmt::Write;
 
 use crate::status::{
-    AgentSnapshot, AgentState, DatagramStatus, KernelStatus, ServerSnapshot, ServerState, Snapshot,
-    StreamCounts, UplinkState, UplinkStatus,
+    AgentSnapshot, AgentState, DatagramStatus, ForwardStatus, KernelStatus, ServerSnapshot,
+    ServerState, Snapshot, StreamCounts, UplinkState, UplinkStatus,
 };
 
 /// Every family's name begins with it.
@@ -42,6 +42,7 @@ fn agent_metrics(out: &mut Exposition, agent: &AgentSnapshot) {
     out.gauge("server_connected", "Whether the server is in use.", connected);
     let rtt = servers(|server| server.rtt_ms.map(|ms| ms / 1000.0));
     out.gauge("server_rtt_seconds", "Round-trip time of the control connection.", rtt);
+    forwards(out, &agent.forwards);
     streams(out, &agent.streams);
     datagrams(out, &agent.datagrams);
     kernel(out, &agent.kernel, agent.failures.len());
@@ -77,6 +78,21 @@ fn uplinks(out: &mut Exposition, all: &[UplinkStatus]) {
     out.gauge("uplink_period_bytes", help, used);
     let quota = each(&|it| Some(it.usage.as_ref()?.quota_bytes? as f64));
     out.gauge("uplink_quota_bytes", "The uplink's quota for a period.", quota);
+}
+
+fn forwards(out: &mut Exposition, all: &[ForwardStatus]) {
+    let each = |value: fn(&ForwardStatus) -> f64| -> Vec<Sample> {
+        let sample = |it: &ForwardStatus| {
+            let sample = Sample::of(value(it)).with("forward", &it.name);
+            sample.with("protocol", &it.protocol).with("port", &it.port.to_string())
+        };
+        all.iter().map(sample).collect()
+    };
+    let help = "Whether the server listens on the port for this router.";
+    let granted = each(|it| f64::from(u8::from(it.state == "forwarded")));
+    out.gauge("forward_granted", help, granted);
+    let help = "Connections to the forwarded port, or flows of UDP, open now.";
+    out.gauge("forward_connections", help, each(|it| it.connections as f64));
 }
 
 fn server_metrics(out: &mut Exposition, server: &ServerSnapshot) {

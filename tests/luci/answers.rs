@@ -36,6 +36,12 @@ pub fn status() -> Value {
         "servers": [{ "name": "vps", "address": "vps.example.net:443", "state": "connected",
             "address_in_use": "198.51.100.1", "reason": "", "since_seconds": 3699, "session": "1e054133",
             "cipher": "aes-128-gcm", "mptcp": true, "rtt_ms": 12.8, "last_error": null }],
+        "forwards": [
+            { "name": "ssh", "protocol": "tcp", "port": 2222, "target": "192.168.77.2:22", "state": "forwarded",
+                "reason": "", "connections": 3 },
+            { "name": "call", "protocol": "udp", "port": 5060, "target": "192.168.77.3:5060", "state": "denied",
+                "reason": "another program listens there: choose another port", "connections": 0 },
+        ],
         "streams": { "open": 1, "warm": 2, "opened_total": 41, "failed_total": 1,
             "failed_by_cause": { "refused": 1 } },
         "connections": { "total": 1, "top": [{ "client": "192.168.77.2:35798", "target": "192.0.2.1:80",

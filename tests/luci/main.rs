@@ -126,6 +126,11 @@ fn the_overview_shows_what_the_agent_tells() {
         "#view",
         &["vps.example.net:443 → 198.51.100.1", "192.0.2.1:80", "137 Mbit/s"],
     );
+    assert_shows(
+        &page,
+        "#view",
+        &["forwarded", "2222/tcp", "denied", "5060/udp", "another program listens there"],
+    );
     assert_shows(&page, ".mptcp-bond-events", &["uplink dsl: not used: no carrier on eth3"]);
     let areas = page.evaluate(
         "[...document.querySelectorAll('.mptcp-bond-panel-down polygon')]

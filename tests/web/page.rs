@@ -200,6 +200,9 @@ fn assert_metrics(lab: &Lab, server: &mut ServerProgram) {
     assert_eq!(value("mptcp_bond_uplink_quota_bytes", "uplink=\"wanb\""), 5e9);
     assert!(value("mptcp_bond_uplink_receive_bytes_total", "uplink=\"wan\"") > 1e6);
     assert_eq!(value("mptcp_bond_streams_open", ""), 1.0);
+    let ssh = "forward=\"ssh\",protocol=\"tcp\",port=\"2222\"";
+    assert_eq!(value("mptcp_bond_forward_granted", ssh), 0.0);
+    assert_eq!(value("mptcp_bond_forward_connections", ssh), 0.0);
     let mut known: Vec<String> = families.into_keys().map(|(name, _)| name).collect();
 
     let metrics = get(&lab.server, "127.0.0.1:9484", "/metrics", "").expect("an answer");

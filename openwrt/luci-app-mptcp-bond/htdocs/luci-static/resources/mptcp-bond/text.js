@@ -32,6 +32,12 @@ const serverStates = {
 	lost: { label: () => _('lost'), style: 'important' }
 };
 
+const forwardStates = {
+	forwarded: { label: () => _('forwarded'), style: 'success' },
+	waiting: { label: () => _('waiting'), style: 'notice' },
+	denied: { label: () => _('denied'), style: 'important' }
+};
+
 const roles = {
 	bond: () => _('bond: always used'),
 	backup: () => _('backup: while no bond uplink works'),
@@ -76,6 +82,10 @@ return baseclass.extend({
 
 	serverState(server) {
 		return state(serverStates, server.state);
+	},
+
+	forwardState(forward) {
+		return state(forwardStates, forward.state);
 	},
 
 	rate(bitsPerSecond) {

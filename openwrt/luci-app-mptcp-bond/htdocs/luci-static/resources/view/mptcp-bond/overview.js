@@ -71,6 +71,21 @@ function servers(status) {
 		_('No server yet'));
 }
 
+function forwards(status) {
+	const rows = (status.forwards ?? []).map(forward => [
+		E('strong', {}, [ forward.name ]),
+		text.label(text.forwardState(forward)),
+		'%d/%s'.format(forward.port, forward.protocol ?? 'tcp'),
+		forward.target,
+		forward.connections,
+		forward.reason || '–'
+	]);
+
+	return rows.length ? [ section(_('Forwards'), [
+		table([ _('Forward'), _('State'), _('Port of the server'), _('Target'), _('Connections'), _('Remarks') ], rows)
+	]) ] : [];
+}
+
 function connections(status) {
 	const top = (status.connections?.top ?? []).slice(0, CONNECTIONS);
 	const rows = top.map(connection => [
@@ -136,6 +151,7 @@ return view.extend({
 		dom.content(this.notices, problems);
 		dom.content(this.headline, headline(status));
 		dom.content(this.servers, [ servers(status) ]);
+		dom.content(this.forwards, forwards(status));
 		dom.content(this.connections, connections(status));
 		dom.content(this.events, [ events(status) ]);
 	},
@@ -145,14 +161,15 @@ return view.extend({
 
 		this.graph = new graph.Graph();
 		this.cards = new uplinks.Cards(refresh);
-		[ this.notices, this.headline, this.servers, this.connections, this.events ] =
-			Array.from({ length: 5 }, () => E('div'));
+		[ this.notices, this.headline, this.servers, this.forwards, this.connections, this.events ] =
+			Array.from({ length: 6 }, () => E('div'));
 		this.notices.setAttribute('aria-live', 'polite');
 		this.data = E('div', { 'class': 'hidden' }, [
 			E('div', { 'class': 'cbi-section' }, [ this.headline ]),
 			section(_('Uplinks'), [ this.cards.node ]),
 			section(_('Rates'), [ this.graph.node ]),
 			section(_('Server'), [ this.servers ]),
+			this.forwards,
 			section(_('Connections'), [ this.connections ]),
 			section(_('Events'), [ this.events ])
 		]);
