@@ -50,6 +50,8 @@ pub struct Input<'a> {
     pub server_reachable: bool,
     /// Whether the server has no way to IPv6 targets.
     pub server_lacks_ipv6: bool,
+    /// UDP ports that the server carries, inclusive ranges.
+    pub udp_ports: &'a [(u16, u16)],
     /// The agent's TPROXY listeners.
     pub ports: TproxyPorts,
     /// LAN devices.
@@ -144,7 +146,7 @@ pub fn desired(input: &Input) -> Desired {
         server_lacks_ipv6: input.server_lacks_ipv6,
         on_server_loss: input.config.on_server_loss,
         quic: input.config.quic,
-        udp_ports: &input.config.udp_ports,
+        udp_ports: input.udp_ports,
         uplinks: &direct::marks(input.uplinks, input.kernel),
     });
     Desired {

@@ -248,7 +248,7 @@ mod tests {
     fn session(id: u64, server: SocketAddr) -> Rc<Session> {
         let secret = StreamSecret::from_bytes([1; 32]);
         let session = ClientSession::new(SessionId(id), &secret, Cipher::ChaCha20Poly1305);
-        Rc::new(Session::new(session, server))
+        Rc::new(Session::new(session, server, true))
     }
 
     /// A pool that runs, and the streams that arrive at its server, each with its session.

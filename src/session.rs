@@ -42,12 +42,14 @@ pub struct Session {
     next_probe: Cell<u64>,
     /// The server address in use.
     pub server: SocketAddr,
+    /// Whether it carries datagrams.
+    pub datagrams: bool,
 }
 
 impl Session {
     /// A session just received from `server`.
-    pub fn new(session: ClientSession, server: SocketAddr) -> Session {
-        Session { session: RefCell::new(session), next_probe: Cell::new(0), server }
+    pub fn new(session: ClientSession, server: SocketAddr, datagrams: bool) -> Session {
+        Session { session: RefCell::new(session), next_probe: Cell::new(0), server, datagrams }
     }
 
     /// The session's number.
@@ -284,9 +286,9 @@ impl Keeper {
         pings: &mut Pings,
     ) -> Result<(), String> {
         match message {
-            ServerMessage::Session { id, secret, cipher, lifetime: _ } => {
+            ServerMessage::Session { id, secret, cipher, lifetime: _, datagrams } => {
                 let session = ClientSession::new(id, &secret, cipher);
-                let session = Rc::new(Session::new(session, server));
+                let session = Rc::new(Session::new(session, server, datagrams));
                 self.tell(Event::Up { session, mptcp });
             }
             ServerMessage::Pong { nonce, host } => {

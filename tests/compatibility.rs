@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use mptcp_bond::config::keys::{PrivateKey, PublicKey, Token};
 use mptcp_bond::tunnel::control::{ClientMessage, HostState, ServerMessage};
 use mptcp_bond::tunnel::convert::Message;
+use mptcp_bond::tunnel::datagram::{self, Datagram};
+use mptcp_bond::tunnel::forward::{Port, Verdict};
 use mptcp_bond::tunnel::handshake::{
     Channel, ClientHandshake, HandshakeError, MESSAGE_HEADER_LEN, ServerHandshake, answer_length,
     version_answer,
@@ -18,7 +20,9 @@ use mptcp_bond::tunnel::handshake::{
 use mptcp_bond::tunnel::hello::{ClientHello, Refusal, ServerHello, Versions};
 use mptcp_bond::tunnel::probe::{ProbeRequest, UnverifiedProbe};
 use mptcp_bond::tunnel::record::{Kind, Opened, Opener, Sealer};
-use mptcp_bond::tunnel::session::{ClientSession, ServerSession, SessionId, StreamSecret};
+use mptcp_bond::tunnel::session::{
+    ClientSession, ServerSession, SessionId, SessionKeys, StreamSecret,
+};
 use mptcp_bond::tunnel::stream::UnverifiedPreamble;
 use mptcp_bond::tunnel::{Cipher, CipherOffer};
 
@@ -95,6 +99,7 @@ fn server_messages() -> [(&'static str, ServerMessage); 5] {
         secret: StreamSecret::from_bytes(sequence(0)),
         cipher: Cipher::Aes128Gcm,
         lifetime: Duration::from_secs(3600),
+        datagrams: false,
     };
     let host = HostState {
         time_unix_ms: 1_700_000_000_000,
@@ -218,6 +223,26 @@ fn both_ends_understand_recorded_probes() {
     assert_eq!(ProbeRequest { counter: 5 }.encode(keys).as_slice(), recorded["probe request"]);
     let reply = UnverifiedProbe::parse(&recorded["probe reply"]).unwrap().reply(keys).unwrap();
     assert_eq!((reply.counter, reply.observed), (5, observed));
+}
+
+/// What an older server says of datagrams, and of a UDP port.
+#[test]
+fn an_older_server_is_known_to_carry_no_udp() {
+    let (name, session) = server_messages().into_iter().next().unwrap();
+    assert!(matches!(session, ServerMessage::Session { datagrams: false, .. }), "{name}");
+    let refused = [0x84, 17, 0x13, 0xc4, 4];
+    let Ok(Some(ServerMessage::Forwards(verdicts))) = ServerMessage::decode(&refused) else {
+        panic!("no verdicts");
+    };
+    assert_eq!(verdicts, [(Port::udp(5060), Verdict::Unsupported)]);
+    assert_eq!(Verdict::Unsupported.advice(), "update the server");
+    // Datagrams of forwarded ports are nothing that it would misunderstand.
+    let keys = SessionKeys::new(SESSION, &StreamSecret::from_bytes(sequence(0)));
+    let mut client = datagram::Channel::client(&keys).unwrap();
+    let forwarded = Datagram { flow: None, forwarded: true, twice: false, payload: &[] };
+    let sealed = client.seal(&forwarded).unwrap();
+    assert!(!matches!(sealed[0], b'D' | b'd' | b'P'), "{:?}", sealed[0]);
+    assert!(UnverifiedProbe::parse(&sealed).is_err());
 }
 
 #[test]

@@ -164,6 +164,7 @@ fn wish(kernel: &Kernel) -> Desired {
         server: Some(server),
         server_reachable: true,
         server_lacks_ipv6: false,
+        udp_ports: &[],
         ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
         lan: &config.lan,
         direct: &Family::ALL

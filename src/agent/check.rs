@@ -160,6 +160,7 @@ fn agent_facts(agent: &Agent) -> AgentFacts {
             .forwards()
             .map(|it| (it.port().to_string(), forward_trouble(&it)))
             .collect(),
+        udp_trouble: controller.udp_trouble(),
         ..AgentFacts::default()
     };
     for failing in controller.failures() {

@@ -318,13 +318,13 @@ impl Link {
                     line.connection = line.attempt.take();
                     line.view.rtt = None;
                 }
-                let address = session.server.ip();
+                let (address, datagrams) = (session.server.ip(), session.datagrams);
                 line.view.session = Some(session);
                 line.view.mptcp = Some(mptcp);
                 if self.used.as_ref() == Some(&name) {
                     self.put_in_use();
                 }
-                ServerNews::Up { address }
+                ServerNews::Up { address, datagrams }
             }
             session::Event::Heard { rtt, host } => {
                 if let Some(host) = host {

@@ -320,6 +320,7 @@ fn kernel(agent: &Agent) -> KernelStatus {
     for (found, advice) in controller.forwards().filter_map(|forward| forward.denial()) {
         conflicts.push(format!("{found}: {advice}"));
     }
+    conflicts.extend(controller.udp_trouble().map(|(found, advice)| format!("{found}: {advice}")));
     KernelStatus {
         counters: kernel_counters(&mptcp_counters().unwrap_or_default()),
         limits: kernel.limits.map(|limits| LimitsStatus {

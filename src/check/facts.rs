@@ -44,6 +44,8 @@ pub struct AgentFacts {
     pub sysctls_absent: Vec<String>,
     /// Ports of the server that lead to the LAN: what is the matter with them and what to do, if so.
     pub forwards: Vec<(String, Option<(String, &'static str)>)>,
+    /// Why UDP that should be tunnelled is not, and what to do.
+    pub udp_trouble: Option<(&'static str, &'static str)>,
 }
 
 /// The kernel.

@@ -22,6 +22,7 @@ pub(super) fn judge(facts: &Facts) -> (Vec<Finding>, Option<Finding>) {
         room(limits, facts, &mut findings);
         rest(limits, &mut findings);
         forwards(facts, &mut findings);
+        udp(facts, &mut findings);
     }
     (findings.list, trouble)
 }
@@ -177,6 +178,13 @@ fn forwards(facts: &Facts, findings: &mut Findings) {
                 findings.warn("forward", "forward_denied", found, *advice);
             }
         }
+    }
+}
+
+/// The UDP that is to be tunnelled.
+fn udp(facts: &Facts, findings: &mut Findings) {
+    if let Some((found, advice)) = facts.agent.as_ref().and_then(|agent| agent.udp_trouble) {
+        findings.warn("udp", "udp_not_carried", found, advice);
     }
 }
 

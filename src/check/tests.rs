@@ -52,6 +52,7 @@ fn settled(
         server: Some(SERVER),
         server_reachable: true,
         server_lacks_ipv6: false,
+        udp_ports: &[],
         ports: TproxyPorts { v4: Some(1), v6: None },
         lan: &config.lan,
         direct: &litemap::LiteMap::new(),
@@ -441,6 +442,7 @@ fn the_kernel_and_what_is_in_the_way() {
         sysctls_absent: vec!["net.mptcp.y".into()],
         config_error: Some("mptcpd:1: no".into()),
         forwards: Vec::new(),
+        udp_trouble: None,
     });
     let codes: Vec<String> = judge(&facts)
         .findings
@@ -461,6 +463,16 @@ fn the_kernel_and_what_is_in_the_way() {
         "Failed operation_fails",
     ];
     assert_eq!(codes, expected);
+}
+
+#[test]
+fn udp_that_is_not_carried_is_told() {
+    let mut facts = well();
+    facts.agent.as_mut().unwrap().udp_trouble = Some(("too old", "update the server"));
+    let report = judge(&facts);
+    let told = report.findings.iter().find(|finding| finding.check == "udp");
+    let told = told.map(|it| (&*it.subject, &*it.code, &*it.found, &*it.advice));
+    assert_eq!(told, Some(("server vps", "udp_not_carried", "too old", "update the server")));
 }
 
 #[test]

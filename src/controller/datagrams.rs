@@ -17,6 +17,8 @@ pub(super) struct Datagrams {
     ports: Vec<(u16, u16)>,
     /// The uplinks to send over, best first, and whether over two of them.
     ways: (Vec<u8>, bool),
+    /// Whether the user knows of the trouble there is.
+    told: bool,
 }
 
 /// How good an uplink is for datagrams.
@@ -30,11 +32,33 @@ enum Rank {
 }
 
 impl Controller {
+    /// The UDP ports that are tunnelled: those of the configuration, unless the server is too old.
+    pub(super) fn udp_ports(&self) -> &[(u16, u16)] {
+        if self.servers.used().without_datagrams { &[] } else { &self.config.udp_ports }
+    }
+
+    /// Why UDP that should be tunnelled is not, and what to do about it.
+    pub fn udp_trouble(&self) -> Option<(&'static str, &'static str)> {
+        let refused = self.servers.used().without_datagrams && !self.config.udp_ports.is_empty();
+        let found = "UDP to the ports in 'udp_ports' leaves untunnelled: the server is of a version that \
+                     does not carry it";
+        refused.then_some((found, "update the server"))
+    }
+
+    /// Tells the user of that, once.
+    pub(super) fn tell_udp_trouble(&mut self, actions: &mut Vec<Action>) {
+        let trouble = self.udp_trouble();
+        if let Some((found, advice)) = trouble.filter(|_| !self.datagrams.told) {
+            actions.push(Action::Log(log::Level::Warn, format!("{found}: {advice}")));
+        }
+        self.datagrams.told = trouble.is_some();
+    }
+
     /// Has flows forgotten that begin or cease to be tunnelled: conntrack would go on translating
     /// them, or not, as before.
     pub(super) fn forget_diverted(&mut self, actions: &mut Vec<Action>) {
         let diverts = self.servers.used().reachable && self.config.idle_reason().is_none();
-        let ports = if diverts { self.config.udp_ports.clone() } else { Vec::new() };
+        let ports = if diverts { self.udp_ports().to_vec() } else { Vec::new() };
         if ports != self.datagrams.ports {
             let mut changed = std::mem::replace(&mut self.datagrams.ports, ports.clone());
             changed.extend(ports);

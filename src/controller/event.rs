@@ -114,6 +114,8 @@ pub enum ServerNews {
     Up {
         /// The address in use.
         address: IpAddr,
+        /// Whether it carries datagrams.
+        datagrams: bool,
     },
     /// It answered on the control connection.
     Heard {

@@ -210,6 +210,7 @@ impl Controller {
         self.judge_server(now, &mut actions);
         self.judge_uplinks(now, &mut actions);
         self.choose_ways(now, &mut actions);
+        self.tell_udp_trouble(&mut actions);
         self.ask_internet(now, &mut actions);
         if let Some(thorough) = self.looks.begin(now) {
             actions.push(Action::Look { thorough });
@@ -402,6 +403,7 @@ impl Controller {
             server: self.servers.used().in_use,
             server_reachable: self.servers.used().reachable,
             server_lacks_ipv6: self.servers.used().lacks_ipv6,
+            udp_ports: self.udp_ports(),
             ports: self.ports,
             lan: &lan,
             direct: self.direct.paths(),

@@ -44,6 +44,8 @@ pub struct Server {
     pub in_use: Option<IpAddr>,
     /// Whether there is a control connection.
     pub connected: bool,
+    /// It is of a version that carries no datagrams, as its last session has shown.
+    pub without_datagrams: bool,
     /// When it was last heard of, over any way.
     pub heard: Option<Instant>,
     /// Whether it has said that it has no way to IPv6 targets.

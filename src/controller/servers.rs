@@ -200,7 +200,8 @@ impl Servers {
                     _ => {}
                 }
             }
-            ServerNews::Up { address } => {
+            ServerNews::Up { address, datagrams } => {
+                server.without_datagrams = !datagrams;
                 contact.on_up(address, now);
                 let before = server.in_use;
                 if server.on_session(address, now) && before.is_some() {

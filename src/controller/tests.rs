@@ -96,7 +96,10 @@ impl World {
 
     /// There is a session with the server at this address.
     fn session_up(&mut self, at: &str) {
-        self.tell(Event::Server("vps".into(), ServerNews::Up { address: address(at) }));
+        self.tell(Event::Server(
+            "vps".into(),
+            ServerNews::Up { address: address(at), datagrams: true },
+        ));
     }
 
     /// The control connection ended.

@@ -100,7 +100,7 @@ impl World {
             let state = ServerSession::new(id, &secret, cipher);
             assert!(self.registry.sessions.borrow_mut().add("home", KEY, state));
         }
-        let session = Session::new(ClientSession::new(id, &secret, cipher), self.server);
+        let session = Session::new(ClientSession::new(id, &secret, cipher), self.server, true);
         self.trunk.set_session(Some(Rc::new(session)));
     }
 

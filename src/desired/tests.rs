@@ -42,6 +42,7 @@ fn wish_direct(
         server: server.map(|server| server.parse().unwrap()),
         server_reachable: true,
         server_lacks_ipv6: false,
+        udp_ports: &[],
         ports: TproxyPorts { v4: Some(4000), v6: None },
         lan: &["br-lan".into()],
         direct,

@@ -275,7 +275,7 @@ async fn attend(
             };
             granted.replace(Some(id));
             let lifetime = registry.config.borrow().limits.session_lifetime;
-            replies.push(ServerMessage::Session { id, secret, cipher, lifetime });
+            replies.push(ServerMessage::Session { id, secret, cipher, lifetime, datagrams: true });
             // The next one comes well before the lifetime is over.
             rotation = Instant::now() + lifetime * 3 / 4;
         } else if server != registry.keys.borrow().public {

@@ -79,7 +79,7 @@ fn a_waiter_is_told_of_a_session_other_than_the_rejected_one() {
         let session = |id: u64| {
             let secret = crate::tunnel::session::StreamSecret::from_bytes([1; 32]);
             let session = ClientSession::new(SessionId(id), &secret, Cipher::None);
-            Some(Rc::new(Session::new(session, "127.0.0.1:443".parse().unwrap())))
+            Some(Rc::new(Session::new(session, "127.0.0.1:443".parse().unwrap(), true)))
         };
         let trunk = Rc::new(Trunk::default());
         let (waiting, there) = (trunk.clone(), trunk.clone());

@@ -21,6 +21,8 @@ use super::{Cipher, take};
 const READY: u8 = 0x01;
 const PING: u8 = 0x02;
 const CLIENT_CLOSE: u8 = 0x03;
+/// A flag of a session.
+const CARRIES_DATAGRAMS: u8 = 1;
 const CLIENT_FORWARDS: u8 = 0x04;
 const DECLINE: u8 = 0x05;
 const NEW_KEY: u8 = 0x08;
@@ -157,6 +159,8 @@ pub enum ServerMessage {
         cipher: Cipher,
         /// The server replaces it before this has passed, in whole seconds.
         lifetime: Duration,
+        /// Whether it carries datagrams; older versions do not.
+        datagrams: bool,
     },
     /// Answers a ping.
     Pong {
@@ -234,14 +238,16 @@ impl ServerMessage {
     /// The plaintext to be sealed.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(match self {
-            ServerMessage::Session { id, secret, cipher, lifetime } => {
+            ServerMessage::Session { id, secret, cipher, lifetime, datagrams } => {
                 let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+                let flags = datagrams.then_some(CARRIES_DATAGRAMS);
                 [
                     &[SESSION],
                     id.0.to_be_bytes().as_slice(),
                     secret.as_bytes(),
                     &[cipher.to_wire()],
-                    &lifetime.to_be_bytes(),
+                    lifetime.to_be_bytes().as_slice(),
+                    flags.as_slice(),
                 ]
                 .concat()
             }
@@ -267,12 +273,13 @@ impl ServerMessage {
                 let (_, rest) = take::<8>(value).ok_or(short)?;
                 let (secret, rest) = take::<32>(rest).ok_or(short)?;
                 let ([cipher], rest) = take::<1>(rest).ok_or(short)?;
-                let (lifetime, _) = take::<4>(rest).ok_or(short)?;
+                let (lifetime, rest) = take::<4>(rest).ok_or(short)?;
                 ServerMessage::Session {
                     id,
                     secret: StreamSecret::from_bytes(secret),
                     cipher: Cipher::from_wire(cipher).ok_or(ControlError::UnknownCipher(cipher))?,
                     lifetime: Duration::from_secs(u32::from_be_bytes(lifetime).into()),
+                    datagrams: rest.first().is_some_and(|flags| flags & CARRIES_DATAGRAMS != 0),
                 }
             }
             PONG => {
@@ -324,6 +331,7 @@ mod tests {
                 secret: StreamSecret::from_bytes([4; 32]),
                 cipher: Cipher::ChaCha20Poly1305,
                 lifetime: SESSION_LIFETIME,
+                datagrams: true,
             },
             ServerMessage::Pong { nonce: 5, host: Some(HOST) },
             ServerMessage::KeyAccepted,
@@ -373,6 +381,10 @@ mod tests {
                 match ServerMessage::decode(&bytes[..length]) {
                     // An older server's pong ends after its number.
                     Ok(Some(ServerMessage::Pong { nonce: 5, host: None })) => assert!(length > 8),
+                    // And its session with the lifetime.
+                    Ok(Some(ServerMessage::Session { datagrams: false, .. })) => {
+                        assert_eq!(length, bytes.len() - 1);
+                    }
                     // A list is as long as it is.
                     Ok(Some(ServerMessage::Forwards(list))) => {
                         assert_eq!(list.len(), (length - 1) / 4);

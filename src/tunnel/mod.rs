@@ -291,7 +291,7 @@ mod tests {
         let (id, secret) = (SessionId(5), StreamSecret::generate(&mut rng));
         let mut server_session = ServerSession::new(id, &secret, cipher);
         let lifetime = SESSION_LIFETIME;
-        let message = ServerMessage::Session { id, secret, cipher, lifetime };
+        let message = ServerMessage::Session { id, secret, cipher, lifetime, datagrams: true };
         let message = server.seal(&message.encode()).unwrap();
         let message = router.open(&message[MESSAGE_HEADER_LEN..]).unwrap();
         let Ok(Some(ServerMessage::Session { id, secret, cipher, .. })) =

@@ -101,6 +101,7 @@ fn handshake(vectors: &mut Vectors, secret: &StreamSecret) {
             secret: secret.clone(),
             cipher: Cipher::Aes128Gcm,
             lifetime: Duration::from_secs(3600),
+            datagrams: true,
         },
     );
     let host = HostState {

@@ -41,7 +41,7 @@ fn secret(id: u64) -> (SessionId, StreamSecret) {
 fn up(keeper: u64, id: u64) -> News {
     let (id, secret) = secret(id);
     let session = ClientSession::new(id, &secret, Cipher::None);
-    let session = Rc::new(Session::new(session, "127.0.0.1:443".parse().unwrap()));
+    let session = Rc::new(Session::new(session, "127.0.0.1:443".parse().unwrap(), true));
     News::Session(keeper, session::Event::Up { session, mptcp: true })
 }
 

@@ -66,6 +66,30 @@ fn uplinks_that_are_about_as_near_do_not_take_turns() {
 }
 
 #[test]
+fn an_older_server_is_sent_no_udp() {
+    let mut world = World::with_udp(false);
+    assert_eq!(world.diverted(), (true, 1));
+    for datagrams in [false, false, true] {
+        world.forget();
+        let news = ServerNews::Up { address: address(SERVER), datagrams };
+        world.tell(Event::Server("vps".into(), news));
+        world.run(1000);
+        assert_eq!(world.diverted().0, datagrams);
+        assert_eq!(world.controller.udp_trouble().is_some(), !datagrams);
+    }
+    let mut world = World::with_udp(false);
+    let news = || ServerNews::Up { address: address(SERVER), datagrams: false };
+    world.forget();
+    for _ in 0..2 {
+        world.tell(Event::Server("vps".into(), news()));
+        world.run(1000);
+    }
+    let told = "UDP to the ports in 'udp_ports' leaves untunnelled: the server is of a version that \
+                does not carry it: update the server";
+    assert_eq!((world.log(), world.forgets()), (vec![told], 1));
+}
+
+#[test]
 fn flows_are_forgotten_when_they_begin_and_cease_to_be_tunnelled() {
     let world = World::settled();
     assert_eq!((world.diverted(), world.ways()), ((false, 0), vec![]), "unless it is configured");

@@ -47,7 +47,7 @@ impl Net {
                 let Action::Dial { server, .. } = action else { continue };
                 let (_, at, answers) = *self.answers.iter().find(|(n, ..)| *n == server).unwrap();
                 let news = match answers {
-                    true => ServerNews::Up { address: address(at) },
+                    true => ServerNews::Up { address: address(at), datagrams: true },
                     false => ServerNews::Failed { reason: "refused".into(), dice: 0x8000 },
                 };
                 self.world.tell(Event::Server(server, news));
@@ -179,7 +179,10 @@ fn when_both_return_at_once_the_first_is_used() {
         net.run(50);
     }
     net.answers[0].2 = true;
-    net.world.tell(Event::Server("first".into(), ServerNews::Up { address: address(SERVER) }));
+    net.world.tell(Event::Server(
+        "first".into(),
+        ServerNews::Up { address: address(SERVER), datagrams: true },
+    ));
     net.run(20_000);
     assert_eq!(net.used(), "first");
     assert!(!net.world.log().iter().any(|text| text.contains("server second is in use")));

@@ -45,6 +45,7 @@ impl Agent {
             server: Some(server),
             server_reachable: true,
             server_lacks_ipv6: false,
+            udp_ports: &[],
             ports: TproxyPorts { v4: Some(4000), v6: Some(6000) },
             lan: &["br-lan".into()],
             direct: &[(Family::V4, Direct { slot: 0, own: false })].into_iter().collect(),
