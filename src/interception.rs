@@ -106,6 +106,7 @@ fn write_table(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
     }
     write_exempt(out, it.bypasses)?;
     write_prerouting(out, it, lan)?;
+    write_answers(out, it.udp_ports, lan)?;
     write_direct(out, it.uplinks, lan)?;
     write_forward(out, it, lan)?;
     writeln!(out, "}}")
@@ -188,6 +189,20 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
         writeln!(out, "\t\tjump exempt")?;
         write_tproxy(out, "meta l4proto tcp", ports, &set_mark)?;
     }
+    writeln!(out, "\t}}")
+}
+
+/// What the agent sends in the name of UDP targets is not tracked: where the flow has just been
+/// forgotten, an answer would begin it anew the other way round, and what the LAN host sends be taken
+/// for replies from then on, which are not tunnelled.
+fn write_answers(out: &mut String, udp_ports: &[(u16, u16)], lan: &str) -> fmt::Result {
+    if udp_ports.is_empty() {
+        return Ok(());
+    }
+    let what = format!("oifname {{ {lan} }} udp sport {{ {} }}", port_set(udp_ports));
+    writeln!(out, "\tchain answers {{")?;
+    writeln!(out, "\t\ttype filter hook output priority raw; policy accept;")?;
+    writeln!(out, "\t\t{what} socket transparent 1 notrack")?;
     writeln!(out, "\t}}")
 }
 

@@ -234,8 +234,12 @@ fn udp_of_the_ports_listed_is_tunnelled_while_the_server_answers() {
             "meta l4proto != tcp accept",
         ]
     );
+    let not_tracked =
+        r#"oifname { "br-lan" } udp sport { 5060, 10000-20000 } socket transparent 1 notrack"#;
+    assert_eq!(given.chain("answers").lines().nth(1), Some(not_tracked));
+    assert_eq!(Given::new().chain("answers"), "");
     let lost = Given { server_reachable: false, ..given };
-    assert!(!lost.text().unwrap().contains("udp"));
+    assert!(!lost.text().unwrap().contains("udp dport"));
     let blocked = Given { on_server_loss: OnServerLoss::Block, ..lost };
     let forward = blocked.chain("forward");
     assert_eq!(
