@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::lab::{AgentProgram, FirstByte, ServerProgram};
 use crate::load::{Target, Wish};
-use crate::{Options, unshaped};
+use crate::{Options, steered, unshaped};
 
 /// Connections opened at a time.
 const WORKERS: usize = 32;
@@ -96,7 +96,7 @@ pub fn busy(options: &Options) -> String {
     );
     for contender in options.contenders() {
         let peaks = [Wish::Download, Wish::Upload].map(|wish| {
-            let lab = unshaped(options);
+            let lab = steered(options);
             let target = Target::start(&lab);
             let mut running = contender.start(&lab);
             let transfers = target.transfer(wish, AT_ONCE);

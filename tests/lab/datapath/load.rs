@@ -1,10 +1,10 @@
 //! Load whose content nobody looks at: source and sink cost as little as they can.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,11 @@ use crate::lab::{Lab, Namespace, TARGET_V4};
 
 /// The target's port.
 pub const PORT: u16 = 80;
+/// Further addresses of the target. New connections go to one after the other, as in life: one address has so
+/// few ports for those who connect to it that at 2,000 a second all of them wait for old packets (TIME_WAIT)
+/// after 14 s, and long before that looking for a free one takes most of the time.
+const ADDRESSES: u32 = 64;
+const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 64);
 /// Bytes written or thrown away at a time.
 const CHUNK: usize = 256 * 1024;
 /// How long an echo may take.
@@ -51,6 +56,7 @@ pub struct Target {
 impl Target {
     /// Listens in the target's namespace, for connections from the LAN.
     pub fn start(lab: &Lab) -> Target {
+        lab.target.ip(&format!("route add local {FIRST_ADDRESS}/26 dev lo"));
         let listener = lab.target.enter(|| Kind::Tcp.listen(PORT)).expect("listen at the target");
         let arrived = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&arrived);
@@ -66,35 +72,43 @@ impl Target {
     /// Begins `count` transfers, which go on until the result is dropped.
     pub fn transfer(&self, wish: Wish, count: usize) -> Transfers {
         let begun: io::Result<Vec<TcpStream>> =
-            self.client.enter(|| (0..count).map(|_| open(wish)).collect());
+            self.client.enter(|| (0..count).map(|_| open(TARGET_V4, wish)).collect());
         let (streams, arrived) = (begun.expect("connect to the target"), Arc::clone(&self.arrived));
-        let (running, ended) = oneshot::channel::<()>();
+        let (running, stopped) = oneshot::channel::<()>();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&ended);
         thread::spawn(move || {
             run(async move {
                 for stream in streams {
-                    spawn_local(transfer(stream, wish, Arc::clone(&arrived)));
+                    let (arrived, ended) = (Arc::clone(&arrived), Arc::clone(&counter));
+                    spawn_local(async move {
+                        let _ = transfer(stream, wish, arrived).await;
+                        ended.fetch_add(1, Ordering::Relaxed);
+                    });
                 }
-                let _ = ended.await;
+                let _ = stopped.await;
             })
         });
-        Transfers { _running: running }
+        Transfers { _running: running, ended }
     }
 
     /// Opens `count` connections that have each echoed a byte.
     pub fn open_idle(&self, count: usize) -> Vec<TcpStream> {
         let opened: io::Result<Vec<TcpStream>> =
-            self.client.enter(|| (0..count).map(|_| echo()).collect());
+            self.client.enter(|| (0..count).map(|_| echo(TARGET_V4)).collect());
         opened.expect("connect to the target")
     }
 
     /// Opens connections for so long, `workers` at a time; each echoes a byte.
     pub fn hail(&self, workers: usize, time: Duration) -> Hails {
         let begun = Instant::now();
+        let next = AtomicU32::new(0);
         let work = || {
             self.client.join();
             let mut hails = Hails::default();
             while begun.elapsed() < time {
-                match echo() {
+                let turn = next.fetch_add(1, Ordering::Relaxed) % ADDRESSES;
+                match echo(Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + turn)) {
                     Ok(_) => hails.answered += 1,
                     Err(error) => hails.failures.push(error.to_string()),
                 }
@@ -125,11 +139,19 @@ pub struct Hails {
 /// Running transfers; they end when it is dropped.
 pub struct Transfers {
     _running: oneshot::Sender<()>,
+    ended: Arc<AtomicUsize>,
+}
+
+impl Transfers {
+    /// How many have ended by themselves, as none should.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
+    }
 }
 
 /// Opens a connection from the calling thread's namespace.
-fn open(wish: Wish) -> io::Result<TcpStream> {
-    let mut stream = Kind::Tcp.connect(SocketAddr::new(TARGET_V4.into(), PORT))?;
+fn open(target: Ipv4Addr, wish: Wish) -> io::Result<TcpStream> {
+    let mut stream = Kind::Tcp.connect(SocketAddr::new(target.into(), PORT))?;
     let letter = match wish {
         Wish::Download => DOWNLOAD,
         Wish::Upload => UPLOAD,
@@ -140,8 +162,8 @@ fn open(wish: Wish) -> io::Result<TcpStream> {
 }
 
 /// A connection that has echoed its first byte.
-fn echo() -> io::Result<TcpStream> {
-    let mut stream = open(Wish::Echo)?;
+fn echo(target: Ipv4Addr) -> io::Result<TcpStream> {
+    let mut stream = open(target, Wish::Echo)?;
     stream.set_read_timeout(Some(SOON))?;
     stream.read_exact(&mut [0])?;
     Ok(stream)

@@ -27,8 +27,8 @@ use lab::{Lab, Namespace, Only, Section, UplinkSpec, command, save};
 use lexopt::ValueExt;
 
 const USAGE: &str = "usage: datapath [--only relaying|connections|first-byte|idle|busy|soak]... [--relay NAME]... \
-                     [--seconds N] [--repeats N] [--soak SECONDS] [--sysctl NAME=VALUE]... \
-                     [--output FILE]\n\
+                     [--seconds N] [--repeats N] [--soak SECONDS] [--bytes N[M|G|T]] \
+                     [--sysctl NAME=VALUE]... [--output FILE]\n\
                      SSLOCAL names the directory of sslocal and ssserver, if they are not on the path";
 
 const SECTIONS: [Section<Options>; 6] = [
@@ -51,6 +51,8 @@ struct Options {
     repeats: usize,
     /// How long small requests are made.
     soak: Duration,
+    /// Bytes that are transferred instead of them.
+    bytes: Option<u64>,
     /// Sysctls of the router and the server.
     sysctls: Vec<(String, String)>,
     output: Option<PathBuf>,
@@ -65,6 +67,7 @@ impl Options {
             time: Duration::from_secs(3),
             repeats: 3,
             soak: Duration::from_secs(60),
+            bytes: None,
             sysctls: Vec::new(),
             output: None,
             hop: None,
@@ -80,6 +83,9 @@ impl Options {
                 lexopt::Arg::Long("repeats") => options.repeats = arguments.value()?.parse()?,
                 lexopt::Arg::Long("soak") => {
                     options.soak = Duration::from_secs(arguments.value()?.parse()?);
+                }
+                lexopt::Arg::Long("bytes") => {
+                    options.bytes = Some(arguments.value()?.parse_with(bytes)?);
                 }
                 lexopt::Arg::Long("sysctl") => {
                     let setting = arguments.value()?.string()?;
@@ -102,6 +108,16 @@ impl Options {
         });
         wanted.filter(|contender| contender.is_available()).collect()
     }
+}
+
+/// `20G`: so many bytes, in decimal units.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000), ("", 1)];
+    let parsed = units.into_iter().find_map(|(unit, bytes)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(bytes)
+    });
+    parsed.ok_or_else(|| format!("'{text}' is no number of bytes such as 20G"))
 }
 
 /// `--hop WAY KIND PORT KIND ADDRESS`: this program as a bare relay.
@@ -147,6 +163,12 @@ fn unshaped(options: &Options) -> Lab {
     for (namespace, device) in devices {
         namespace.ip(&format!("link set {device} gso_max_segs 65535"));
     }
+    lab
+}
+
+/// The same for transfers: packets are steered by their flow.
+fn steered(options: &Options) -> Lab {
+    let lab = unshaped(options);
     for namespace in
         [&lab.lan, &lab.router, lab.uplink(0).isp(), &lab.inet, &lab.server, &lab.target]
     {
@@ -159,7 +181,8 @@ fn unshaped(options: &Options) -> Lab {
 ///
 /// Otherwise that of whoever sent them does it: packets overtake each other, and the other end's kernel runs
 /// inside of the receiver's system call, which holds the MPTCP connection meanwhile. What arrives then has
-/// no DATA_ACK, and once it fills the send buffer all waits for MPTCP's retransmission timer.
+/// no DATA_ACK, and once it fills the send buffer all waits for MPTCP's retransmission timer. Short
+/// connections are better off without: one processor interrupts the other for nearly every packet.
 fn steer_by_flow(namespace: &Namespace) {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let mask = u32::MAX >> 32_usize.saturating_sub(processors).min(31);

@@ -9,7 +9,7 @@ use ring::aead;
 
 use crate::contenders::{Contender, Running};
 use crate::load::{Target, Wish};
-use crate::{Options, bare::Way, cipher, median, unshaped};
+use crate::{Options, bare::Way, cipher, median, steered};
 
 /// What is measured of each: the direction, and connections at once.
 const LOADS: [(Wish, usize); 4] =
@@ -77,7 +77,7 @@ pub fn measure(options: &Options) -> String {
 
 /// Measures all loads of one of them.
 fn contend(contender: Contender, options: &Options) -> Row {
-    let lab = unshaped(options);
+    let lab = steered(options);
     let target = Target::start(&lab);
     let mut running = contender.start(&lab);
     let costs = LOADS.map(|(wish, connections)| {
