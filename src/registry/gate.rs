@@ -96,6 +96,11 @@ impl Gate {
         expired
     }
 
+    /// Whether half of all places or more are taken.
+    pub fn is_filling(&self) -> bool {
+        self.waiting() >= self.capacity / 2
+    }
+
     /// How many are waiting.
     pub fn waiting(&self) -> usize {
         self.waiting.borrow().count

@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::cli::{Fatal, ServerOptions};
@@ -359,6 +359,10 @@ async fn accept(registry: Rc<Registry>, workers: Rc<Workers>, listener: TcpListe
         }
         // The task waits for it: it cannot have ended.
         let _ = admitted.send(pass);
+        if registry.gate.is_filling() {
+            // Those who have said already who they are go in before others have to give way.
+            yield_now().await;
+        }
     }
 }
 

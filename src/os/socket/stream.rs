@@ -129,7 +129,9 @@ pub fn tcp_listen(address: SocketAddr, device: Option<&str>) -> io::Result<TcpLi
 /// # Errors
 /// `PermissionDenied` without CAP_NET_ADMIN and CAP_NET_RAW; otherwise which address could not be had and why.
 pub fn tproxy_listen(address: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: i32 = 1024;
+    // As many as the kernel lets wait (`somaxconn`). Beyond that it answers with SYN cookies, and what a client
+    // returns of these belongs to no socket that the diversion could find.
+    const BACKLOG: i32 = 4096;
     let socket = stream_socket(address, Protocol::TCP)?;
     make_transparent(&socket, address)?;
     listen(socket, address, BACKLOG)
