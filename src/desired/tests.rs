@@ -252,6 +252,7 @@ fn only_sysctls_that_exist_are_wished_for() {
         lines,
         [
             "net/ipv4/tcp_rmem=1 4194304 33554432",
+            "net/ipv4/tcp_tw_reuse=1",
             "net/ipv4/tcp_wmem=1 2 33554432",
             "net/mptcp/allow_join_initial_addr_port=1",
             "net/mptcp/blackhole_timeout=0",

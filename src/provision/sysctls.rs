@@ -85,6 +85,7 @@ mod tests {
             ("net/mptcp/pm_type", "0"),
             ("net/ipv4/tcp_rmem", "4096 131072 6291456"),
             ("net/ipv4/tcp_wmem", "4096 16384 99999999"),
+            ("net/ipv4/tcp_tw_reuse", "2"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into_iter()
@@ -100,6 +101,8 @@ mod tests {
             [
                 "net.ipv4.tcp_rmem = 4096 4194304 33554432",
                 "# was net.ipv4.tcp_rmem = 4096 131072 6291456",
+                "net.ipv4.tcp_tw_reuse = 1",
+                "# was net.ipv4.tcp_tw_reuse = 2",
                 "net.mptcp.stale_loss_cnt = 1",
                 "# was net.mptcp.stale_loss_cnt = 4",
                 "-net.mptcp.blackhole_timeout = 0",

@@ -71,6 +71,7 @@ fn kernel() -> Kernel {
         ("net/mptcp/pm_type", "0"),
         ("net/ipv4/tcp_rmem", "4096\t131072\t6291456"),
         ("net/ipv4/tcp_wmem", "4096\t16384\t33554432"),
+        ("net/ipv4/tcp_tw_reuse", "2"),
         ("net/ipv4/conf/eth1/rp_filter", "0"),
         ("net/ipv4/conf/eth2/rp_filter", "1"),
     ];
@@ -97,6 +98,7 @@ fn first_start_with_the_same_subnet_and_gateway_twice() {
             "sysctl -w net/ipv4/conf/eth1/rp_filter=2",
             "sysctl -w net/ipv4/conf/eth2/rp_filter=2",
             "sysctl -w net/ipv4/tcp_rmem='4096 4194304 16777216'",
+            "sysctl -w net/ipv4/tcp_tw_reuse=1",
             "sysctl -w net/mptcp/stale_loss_cnt=1",
             "ip route replace local default dev lo table 5000 proto 84",
             "ip -6 route replace local default dev lo table 5000 proto 84 metric 1024",
