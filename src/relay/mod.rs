@@ -1,5 +1,5 @@
-//! Copies between two streams until both directions are done: [`plain`] with splice(2), [`sealed`]
-//! through AEAD records.
+//! Copies between two streams until both directions are done: [`plain`] with splice(2) where that saves
+//! a copy, [`sealed`] through AEAD records.
 //!
 //! One stream is the LAN side (the client at the agent, the target at the server), the other the
 //! tunnel. Each direction ends by itself (half-close). When one side breaks, the other is reset, as

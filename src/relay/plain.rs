@@ -1,4 +1,5 @@
-//! The relay without encryption: splice(2) from socket to pipe to socket.
+//! The relay without encryption: splice(2) from socket to pipe to socket, and a buffer where the kernel has
+//! no pages to hand over.
 
 use std::pin::pin;
 
@@ -35,8 +36,14 @@ pub async fn plain(
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
-    let to_tunnel = copy(lan_end, tunnel_end, &mut unsent.to_tunnel, &progress);
-    let to_lan = copy(tunnel_end, lan_end, &mut unsent.to_lan, &progress);
+    // Through Linux 6.18 splicing from an MPTCP socket copies to new pages, one by one (`copy_splice_read`),
+    // which costs more than to copy to a buffer and from there.
+    let through = match socket::is_mptcp(tunnel) {
+        Ok(true) => Through::Buffer,
+        _ => Through::Pipe,
+    };
+    let to_tunnel = copy(lan_end, tunnel_end, Through::Pipe, &mut unsent.to_tunnel, &progress);
+    let to_lan = copy(tunnel_end, lan_end, through, &mut unsent.to_lan, &progress);
     let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
     if result.is_err() {
         socket::abort(lan);
@@ -45,10 +52,18 @@ pub async fn plain(
     result
 }
 
+/// What bytes go through on their way.
+#[derive(Clone, Copy)]
+enum Through {
+    Pipe,
+    Buffer,
+}
+
 /// Copies one direction to its end.
 async fn copy(
     from: End<'_>,
     to: End<'_>,
+    through: Through,
     unsent: &mut Vec<u8>,
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
@@ -58,16 +73,20 @@ async fn copy(
     let mut turn = Turn::new(to.side, progress);
     loop {
         from.readable().await?;
-        let ended = match pool::pipe() {
-            Ok(mut pipe) => {
+        let pipe = match through {
+            Through::Pipe => pool::pipe().ok(),
+            Through::Buffer => None,
+        };
+        let ended = match pipe {
+            Some(mut pipe) => {
                 let mut under_way = UnderWay { pipe: &mut pipe, unsent };
                 let burst = splice_burst(from, to, &mut under_way, progress, &mut turn).await;
                 drop(under_way);
                 pool::give_back(pipe);
                 burst?
             }
-            // Out of file descriptors: a buffer needs none.
-            Err(_) => copy_burst(from, to, unsent, progress, &mut turn).await?,
+            // Or out of file descriptors: a buffer needs none.
+            None => copy_burst(from, to, unsent, progress, &mut turn).await?,
         };
         if ended {
             progress.check_end(from.side)?;
