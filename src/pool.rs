@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::os::runtime;
@@ -26,6 +27,9 @@ const LEAST: usize = 2;
 const MOST: usize = 64;
 /// A warm stream is replaced at this age, before the server's limit and most NATs' give it up.
 const MAX_AGE: Duration = Duration::from_secs(230);
+/// Streams being opened at a time. Until a server has read who comes it is a stranger there, of whom 256 are
+/// let wait, and no more than a quarter of these from one address without a risk.
+const OPENING: usize = 64;
 /// What the demand is taken over.
 const DEMAND_WINDOW: Duration = Duration::from_secs(2);
 /// One stream is kept warm for so many taken in the window: twice what is taken in a tenth of a
@@ -50,6 +54,8 @@ pub struct Stream {
     pub preamble: Vec<u8>,
     /// The session it belongs to.
     pub session: SessionId,
+    /// To be dropped once the preamble is sent.
+    pub opening: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no stream.
@@ -83,6 +89,7 @@ pub struct Pool {
     trunk: Rc<Trunk>,
     warm: RefCell<VecDeque<Warm>>,
     opening: Cell<usize>,
+    places: Arc<Semaphore>,
     taken: RefCell<VecDeque<Instant>>,
     wake: Notify,
     fell_back: Cell<u64>,
@@ -95,6 +102,7 @@ impl Pool {
             trunk,
             warm: RefCell::default(),
             opening: Cell::new(0),
+            places: Arc::new(Semaphore::new(OPENING)),
             taken: RefCell::default(),
             wake: Notify::new(),
             fell_back: Cell::new(0),
@@ -168,19 +176,22 @@ impl Pool {
     }
 
     async fn open(&self, session: &Session) -> io::Result<Stream> {
+        // It is never closed.
+        let opening = self.places.clone().acquire_owned().await.ok();
         let tcp = self.trunk.dial(session.server).await?;
         if !socket::is_mptcp(&tcp).unwrap_or(true) {
             self.fell_back.set(self.fell_back.get() + 1);
         }
         let (preamble, sealer, opener) = session.open_stream();
         let (cipher, session) = (session.cipher(), session.id());
-        Ok(Stream { tcp, cipher, sealer, opener, preamble, session })
+        Ok(Stream { tcp, cipher, sealer, opener, preamble, session, opening })
     }
 
     async fn open_warm(&self) -> io::Result<()> {
         let Some(session) = self.trunk.session() else { return Ok(()) };
         let mut stream = self.open(&session).await?;
         stream.tcp.write_all(&std::mem::take(&mut stream.preamble)).await?;
+        stream.opening = None;
         self.warm.borrow_mut().push_back(Warm { stream, since: Instant::now() });
         Ok(())
     }

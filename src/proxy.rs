@@ -382,7 +382,7 @@ async fn ask(
     stream: Stream,
     early: &mut Vec<u8>,
 ) -> Result<Opened, Trouble> {
-    let Stream { tcp, cipher, mut sealer, mut opener, preamble, session: _ } = stream;
+    let Stream { tcp, cipher, mut sealer, mut opener, preamble, session: _, opening } = stream;
     let tunnel = Arc::new(tcp);
     *connection.tunnel.borrow_mut() = Some(tunnel.clone());
     let (request, patience) = match &connection.forwarded {
@@ -406,6 +406,7 @@ async fn ask(
     timeout(patience, said).await.unwrap_or(Ok(()))?;
     first.extend(seal_data(&mut sealer, cipher, early)?);
     message::send(&tunnel, &first).await.map_err(Trouble::Tunnel)?;
+    drop(opening);
     let carried = {
         let mut answer = pin!(timeout(ANSWER_LIMIT, read_answer(&tunnel, &mut opener)));
         loop {

@@ -239,10 +239,8 @@ fn a_storm_in_the_lan_is_shed() {
         assert!(after[0][end] < before[end] + MORE_MEMORY[0], "before {before:?}, after {after:?}");
         assert!(after[1][end] < after[0][end] + MORE_MEMORY[1], "it grows: {after:?}");
     }
-    // The server did not take the router for a crowd of strangers, so that none went another way.
-    let (agent, server) =
-        (agent.status().expect("it answers"), server.status().expect("it answers"));
-    assert_eq!(agent["streams"]["failed_by_cause"]["untunnelled"], Value::Null, "{agent:#}");
-    assert_eq!(server["refusals"]["crowded"], Value::Null, "{server:#}");
+    // The server's door was not so crowded with them that some had to go another way.
+    let status = agent.status().expect("the agent answers");
+    assert_eq!(status["streams"]["failed_by_cause"]["untunnelled"], Value::Null, "{status:#}");
     others.assert_unharmed();
 }
