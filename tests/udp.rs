@@ -48,20 +48,7 @@ fn a_call_over_two_uplinks_loses_nothing_when_one_of_them_is_cut() {
     for call in &calls {
         assert!(is_tunnelled(call), "seen as {}", call.seen_as());
     }
-    for index in [0, 1] {
-        sleep(SECOND);
-        lab.uplink(index).blackhole(Direction::Both);
-        agent
-            .wait_status("an uplink is down", |status| status["uplinks"][index]["state"] == "down");
-        lab.uplink(index).restore();
-        agent.wait_ready();
-    }
-    for call in calls {
-        let fates = call.end();
-        println!("{fates:?}");
-        assert!(fates.sent > 100, "{fates:?}");
-        assert_eq!((fates.lost, fates.repeated), (0, 0), "{fates:?}");
-    }
+    lose_nothing(&lab, &mut agent, calls);
     let duplicates = |status: &serde_json::Value| {
         status["datagrams"]["duplicates_removed_total"].as_u64().expect("a count") > 100
     };
@@ -97,6 +84,22 @@ fn a_call_from_outside_over_two_uplinks_loses_nothing_when_one_of_them_is_cut() 
     let _echo = UdpEcho::start(&lab.lan, CALL);
     let ports: [SocketAddr; 2] = [(SERVER_V4, CALL).into(), (SERVER_V6, CALL + 1).into()];
     let calls = ports.map(|port| UdpFlow::start(&lab.target, port));
+    lose_nothing(&lab, &mut agent, calls);
+}
+
+#[test]
+fn a_call_from_outside_over_one_uplink_pauses_briefly_when_that_is_cut() {
+    let lab = Lab::two_uplinks("udp-in-once");
+    let mut server = ServerProgram::start(&lab);
+    let mut agent = start_forwarding(&lab, &mut server, "");
+    let _echo = UdpEcho::start(&lab.lan, CALL);
+    let call = UdpFlow::start(&lab.target, (SERVER_V6, CALL).into());
+    pauses_briefly(&lab, &mut agent, &call);
+}
+
+/// Cuts one uplink after the other.
+#[track_caller]
+fn lose_nothing(lab: &Lab, agent: &mut AgentProgram, calls: [UdpFlow; 2]) {
     for index in [0, 1] {
         sleep(SECOND);
         lab.uplink(index).blackhole(Direction::Both);
@@ -111,16 +114,6 @@ fn a_call_from_outside_over_two_uplinks_loses_nothing_when_one_of_them_is_cut() 
         assert!(fates.sent > 100, "{fates:?}");
         assert_eq!((fates.lost, fates.repeated), (0, 0), "{fates:?}");
     }
-}
-
-#[test]
-fn a_call_from_outside_over_one_uplink_pauses_briefly_when_that_is_cut() {
-    let lab = Lab::two_uplinks("udp-in-once");
-    let mut server = ServerProgram::start(&lab);
-    let mut agent = start_forwarding(&lab, &mut server, "");
-    let _echo = UdpEcho::start(&lab.lan, CALL);
-    let call = UdpFlow::start(&lab.target, (SERVER_V6, CALL).into());
-    pauses_briefly(&lab, &mut agent, &call);
 }
 
 /// The uplink that a call goes over, after it has for two seconds.
