@@ -57,6 +57,17 @@ type Reader = Box<dyn Fn(&str, u16, UdpServer) -> AbortHandle>;
 /// A socket of before the restart.
 pub type Inherited = (Transport, SocketAddr, OwnedFd);
 
+/// Takes the socket of an address out of those of before the restart.
+pub fn take_inherited(
+    sockets: &mut Vec<Inherited>,
+    transport: Transport,
+    address: SocketAddr,
+) -> Option<OwnedFd> {
+    let is = |(of, at, _): &Inherited| (*of, *at) == (transport, address);
+    let at = sockets.iter().position(is)?;
+    Some(sockets.swap_remove(at).2)
+}
+
 /// The forwarded ports of all clients.
 #[derive(Default)]
 pub struct Forwards {
@@ -279,10 +290,7 @@ impl Forwards {
     }
 
     fn inherited(&self, transport: Transport, address: SocketAddr) -> Option<OwnedFd> {
-        let mut inherited = self.inherited.borrow_mut();
-        let is = |(of, at, _): &Inherited| (*of, *at) == (transport, address);
-        let at = inherited.iter().position(is)?;
-        Some(inherited.swap_remove(at).2)
+        take_inherited(&mut self.inherited.borrow_mut(), transport, address)
     }
 
     fn tcp_listener(&self, address: SocketAddr) -> io::Result<TcpListener> {

@@ -75,9 +75,7 @@ impl Inherited {
 
     /// The listener at an address, if it was left.
     pub(super) fn listener(&mut self, address: SocketAddr) -> Option<OwnedFd> {
-        let is = |(of, at, _): &forwards::Inherited| (*of, *at) == (Transport::Tcp, address);
-        let at = self.listeners.iter().position(is)?;
-        Some(self.listeners.swap_remove(at).2)
+        forwards::take_inherited(&mut self.listeners, Transport::Tcp, address)
     }
 
     /// Goes on with the streams, and keeps the forwarded ports' sockets; returns how many streams.
