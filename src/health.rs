@@ -267,8 +267,7 @@ impl Health {
 
     /// The uplink's device has received so many packets since it exists.
     pub fn on_received(&mut self, now: Instant, packets: u64) {
-        self.traffic.count(now, packets);
-        if self.traffic.has_collapsed() {
+        if self.traffic.count(now, packets) {
             self.volley.begin(now);
         }
     }

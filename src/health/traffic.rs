@@ -32,8 +32,6 @@ pub struct Traffic {
     /// Packets a second.
     rate: f64,
     quiet_since: Option<Instant>,
-    /// Whether the last look found less than half of what was expected.
-    collapsed: bool,
     /// A silence ended by a reply to a probe, and the rate before it: a stall if packets follow.
     ended: Option<(Duration, f64)>,
     /// The last two stalls, and when they ended.
@@ -41,19 +39,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Takes the device's count of packets received; to be called every 50 ms or so.
-    pub fn count(&mut self, now: Instant, packets: u64) {
-        let Some((before, counted)) = self.last.replace((now, packets)) else { return };
+    /// Takes the device's count of packets received; to be called every 50 ms or so. Whether far fewer
+    /// arrive than just before: there are losses, or the transfer has ended.
+    pub fn count(&mut self, now: Instant, packets: u64) -> bool {
+        let Some((before, counted)) = self.last.replace((now, packets)) else { return false };
         let seconds = now.saturating_duration_since(before).as_secs_f64();
         // A count that fell is another device's.
         let Some(arrived) = packets.checked_sub(counted).filter(|_| seconds > 0.0) else {
-            return self.stop();
+            self.stop();
+            return false;
         };
         let arrived = arrived as f64;
-        self.collapsed = self.rate >= STEADY_RATE && arrived < self.rate * seconds * COLLAPSE;
+        let collapsed = self.rate >= STEADY_RATE && arrived < self.rate * seconds * COLLAPSE;
         if self.rate >= LEAST_RATE && arrived < self.rate * seconds * NOISE {
             self.quiet_since.get_or_insert(before);
-            return;
+            return collapsed;
         }
         if let Some(since) = self.quiet_since.take() {
             self.remember(now.saturating_duration_since(since), now);
@@ -65,6 +65,7 @@ impl Traffic {
         }
         let weight = (seconds / AVERAGE_OVER).min(1.0);
         self.rate += (arrived / seconds - self.rate) * weight;
+        collapsed
     }
 
     /// The path proved to be alive by the reply to a probe: the transfer may have ended.
@@ -84,11 +85,6 @@ impl Traffic {
         if (QUIET..=STALL_MAX).contains(&stall) {
             self.stalls = [self.stalls[1], Some((stall, now))];
         }
-    }
-
-    /// Whether far fewer packets arrive than just before: losses, or the transfer has ended.
-    pub fn has_collapsed(&self) -> bool {
-        self.collapsed
     }
 
     /// Since when there is suspicious silence.
