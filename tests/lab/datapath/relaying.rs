@@ -1,5 +1,6 @@
 //! Throughput, processor time and memory of bulk transfers.
 
+use std::array;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::thread::sleep;
@@ -36,32 +37,56 @@ impl Cost {
     }
 }
 
-/// The costs of each load, and the peaks of resident memory in KiB on router and server.
+/// What one of them costs: each load's costs, a round each, and the peaks of resident memory in KiB on router
+/// and server.
+#[derive(Default)]
 struct Row {
-    costs: Vec<Cost>,
+    costs: [Vec<Cost>; LOADS.len()],
     peaks: [u64; 2],
 }
 
-/// The section of the report.
+impl Row {
+    /// The medians of the rounds.
+    fn medians(&self) -> [Cost; LOADS.len()] {
+        self.costs.each_ref().map(|rounds| {
+            let of = |value: fn(&Cost) -> f64| median(rounds.iter().map(value).collect());
+            Cost {
+                rate: of(|cost| cost.rate),
+                cpu: [of(|cost| cost.cpu[0]), of(|cost| cost.cpu[1])],
+            }
+        })
+    }
+}
+
+/// The section of the report. All take their turn in each round, so that what else the machine does is spread
+/// over them.
 pub fn measure(options: &Options) -> String {
+    let contenders = options.contenders();
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for round in 1..=options.repeats {
+        for contender in &contenders {
+            eprintln!("round {round} of {}: {}", options.repeats, contender.name());
+            contend(*contender, options, rows.entry(contender.name()).or_default());
+        }
+    }
     let mut text = format!(
-        "Bulk transfers through an unshaped lab, medians of {} of {} s: Gbit/s of payload, processor time \
-         in seconds for each GB on router + server, and the peak of resident memory there.\n\n\
+        "Bulk transfers through an unshaped lab, medians of {} rounds of {} s: Gbit/s of payload, processor \
+         time in seconds for each GB on router + server, and the peak of resident memory there.\n\n\
          | relay | down, 1 connection | down, 10 | up, 1 connection | up, 10 | peak MB |\n\
          |---|---|---|---|---|---|\n",
         options.repeats,
         options.time.as_secs(),
     );
-    let mut rows = BTreeMap::new();
-    for contender in options.contenders() {
-        let row = contend(contender, options);
-        let cells: Vec<String> = row.costs.iter().map(Cost::to_string).collect();
+    for contender in &contenders {
+        let row = &rows[&contender.name()];
+        let cells = row.medians().map(|cost| cost.to_string());
         let [router, server] = row.peaks.map(|kib| kib as f64 / 1024.0);
-        let line =
-            format!("| {} | {} | {router:.1} + {server:.1} |", contender.name(), cells.join(" | "));
-        eprintln!("{line}");
-        let _ = writeln!(text, "{line}");
-        rows.insert(contender.name(), row);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {router:.1} + {server:.1} |",
+            contender.name(),
+            cells.join(" | ")
+        );
     }
     let [aes, chacha] = [&aead::AES_128_GCM, &aead::CHACHA20_POLY1305].map(cipher::cost);
     let _ = writeln!(
@@ -75,20 +100,17 @@ pub fn measure(options: &Options) -> String {
     text + &comparison(&rows, [aes, chacha])
 }
 
-/// Measures all loads of one of them.
-fn contend(contender: Contender, options: &Options) -> Row {
+/// Measures all loads of one of them once.
+fn contend(contender: Contender, options: &Options, row: &mut Row) {
     let lab = steered(options);
     let target = Target::start(&lab);
     let mut running = contender.start(&lab);
-    let costs = LOADS.map(|(wish, connections)| {
-        let costs: Vec<Cost> = (0..options.repeats)
-            .map(|_| transfer(&mut running, &target, wish, connections, options.time))
-            .collect();
-        let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
-        Cost { rate: of(|cost| cost.rate), cpu: [of(|cost| cost.cpu[0]), of(|cost| cost.cpu[1])] }
-    });
-    let peaks = running.processes().map(|process| process.peak_kib());
-    Row { costs: costs.to_vec(), peaks }
+    for ((wish, connections), costs) in LOADS.into_iter().zip(&mut row.costs) {
+        costs.push(transfer(&mut running, &target, wish, connections, options.time));
+    }
+    for (peak, process) in row.peaks.iter_mut().zip(running.processes()) {
+        *peak = process.peak_kib().max(*peak);
+    }
 }
 
 fn transfer(
@@ -113,59 +135,42 @@ fn transfer(
     Cost { rate, cpu: [spent(0), spent(1)] }
 }
 
-/// What the figures say about the limits that hold for them.
+/// What the figures say about the limits that hold for them: medians of the rounds' own ratios.
 fn comparison(rows: &BTreeMap<String, Row>, ciphers: [f64; 2]) -> String {
+    const CPU: fn(&Cost) -> f64 = Cost::both;
+    // The best has the least of it, as of the other.
+    const RATE: fn(&Cost) -> f64 = |cost| -cost.rate;
+    let encrypted = ["aes-128-gcm", "chacha20-ietf-poly1305", "2022-blake3-aes-128-gcm"]
+        .map(Contender::Shadowsocks);
+    let none = [Contender::Shadowsocks("none")];
+    let [copy, splice] = [[Contender::Bare(Way::Copy)], [Contender::Bare(Way::Splice)]];
     let mut text =
         "\n| | down, 1 | down, 10 | up, 1 | up, 10 |\n|---|---|---|---|---|\n".to_owned();
-    let row = |contender: Contender| rows.get(&contender.name());
-    let best = |methods: &[&'static str], of: fn(&Cost) -> f64| -> Option<Vec<f64>> {
-        let found: Vec<&Row> =
-            methods.iter().filter_map(|method| row(Contender::Shadowsocks(method))).collect();
-        let least =
-            |load: usize| found.iter().map(|row| of(&row.costs[load])).fold(f64::MAX, f64::min);
-        (!found.is_empty()).then(|| (0..LOADS.len()).map(least).collect())
-    };
-    let mut line =
-        |what: String, ours: Option<&Row>, of: fn(&Cost) -> f64, other: Option<Vec<f64>>| {
-            if let (Some(ours), Some(other)) = (ours, other) {
-                let ratio = |(cost, other)| format!("{:.2}", of(cost) / other);
-                let cells: Vec<String> = ours.costs.iter().zip(other).map(ratio).collect();
-                let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
-            }
+    let mut line = |cipher, what, others: &[Contender], of: fn(&Cost) -> f64, more: f64| {
+        let row = |contender: &Contender| rows.get(&contender.name());
+        let others: Vec<&Row> = others.iter().filter_map(row).collect();
+        let Some(ours) = row(&Contender::Ours(cipher)) else { return };
+        if others.is_empty() {
+            return;
+        }
+        let ratio = |load: usize, round: usize| {
+            let others = others.iter().map(|row| of(&row.costs[load][round]));
+            of(&ours.costs[load][round]) / (others.fold(f64::MAX, f64::min) + more)
         };
-    let encrypted = ["aes-128-gcm", "chacha20-ietf-poly1305", "2022-blake3-aes-128-gcm"];
-    let slower = |cost: &Cost| -cost.rate;
-    let floor = |cost: f64| -> Option<Vec<f64>> {
-        let bare = row(Contender::Bare(Way::Copy))?;
-        Some(bare.costs.iter().map(|bare| bare.both() + cost).collect())
+        let cells = array::from_fn::<_, { LOADS.len() }, _>(|load| {
+            let rounds = 0..ours.costs[load].len();
+            format!("{:.2}", median(rounds.map(|round| ratio(load, round)).collect()))
+        });
+        let _ = writeln!(text, "| {cipher}: {what} | {} |", cells.join(" | "));
     };
-    let splice = row(Contender::Bare(Way::Splice))
-        .map(|bare| bare.costs.iter().map(Cost::both).collect::<Vec<f64>>());
     for (cipher, cost) in [("aes-128-gcm", ciphers[0]), ("chacha20-poly1305", ciphers[1])] {
-        let ours = row(Contender::Ours(cipher));
-        line(format!("{cipher}: processor time of the floor"), ours, Cost::both, floor(cost));
-        line(
-            format!("{cipher}: processor time of shadowsocks' best method"),
-            ours,
-            Cost::both,
-            best(&encrypted, Cost::both),
-        );
-        line(
-            format!("{cipher}: throughput of shadowsocks' best method"),
-            ours,
-            slower,
-            best(&encrypted, slower),
-        );
+        line(cipher, "processor time of the floor", &copy, CPU, cost);
+        line(cipher, "processor time of shadowsocks' best method", &encrypted, CPU, 0.0);
+        line(cipher, "throughput of shadowsocks' best method", &encrypted, RATE, 0.0);
     }
-    let plain = row(Contender::Ours("none"));
-    line("none: processor time of bare splice".to_owned(), plain, Cost::both, splice);
-    line(
-        "none: processor time of shadowsocks none".to_owned(),
-        plain,
-        Cost::both,
-        best(&["none"], Cost::both),
-    );
-    line("none: throughput of shadowsocks none".to_owned(), plain, slower, best(&["none"], slower));
+    line("none", "processor time of bare splice", &splice, CPU, 0.0);
+    line("none", "processor time of shadowsocks none", &none, CPU, 0.0);
+    line("none", "throughput of shadowsocks none", &none, RATE, 0.0);
     text
 }
 
