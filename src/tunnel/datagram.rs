@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ring::aead::Aad;
+use crate::crypto::aead::Aad;
 
 use super::record::{RecordKey, TAG_LEN};
 use super::replay::ReplayWindow;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
-use ring::aead::{self, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
-use ring::hkdf;
+use crate::crypto::aead::{self, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+use crate::crypto::hkdf;
 use zeroize::Zeroizing;
 
 use super::session::expand;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use ring::{hkdf, hmac};
+use crate::crypto::{hkdf, hmac};
 use zeroize::Zeroizing;
 
 use super::datagram::Channel;
@@ -73,7 +73,7 @@ impl hkdf::KeyType for Length {
     }
 }
 
-/// HKDF-Extract (RFC 5869), by hand: the pseudorandom key that ring makes is not wiped when dropped.
+/// HKDF-Extract (RFC 5869), by hand: the pseudorandom key that ring would make is not wiped when dropped.
 fn extract(salt: &[u8], secret: &[u8; 32]) -> Zeroizing<[u8; 32]> {
     let mut prk = Zeroizing::new([0; 32]);
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, salt), secret);

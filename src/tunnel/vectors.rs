@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use ring::hkdf;
+use crate::crypto::hkdf;
 
 use crate::config::keys::{PublicKey, Token};
 

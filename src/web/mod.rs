@@ -15,7 +15,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use ring::digest::{SHA256, digest};
+use crate::crypto::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 pub use answer::Answer;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use mptcp_bond::crypto::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Bytes sealed at a time: a record's.

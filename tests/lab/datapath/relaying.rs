@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ring::aead;
+use mptcp_bond::crypto::aead;
 
 use crate::contenders::{Contender, Running};
 use crate::load::{Target, Wish};
