@@ -149,15 +149,32 @@ fn delete_text() -> String {
     format!("table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")
 }
 
-/// The table without its counters, blanks normalised; `None` when there is none.
+/// The table without its counters and what packets put into sets, blanks normalised; `None` when there is
+/// none.
 async fn list() -> io::Result<Option<String>> {
     match run(&["-s", "list", "table", "inet", NFT_TABLE], "").await {
-        Ok(listing) => Ok(Some(listing.split_ascii_whitespace().collect::<Vec<_>>().join(" "))),
+        Ok(listing) => Ok(Some(lasting(&listing))),
         // Without the program nothing can have made the table; making it will say what is missing.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.to_string().contains("No such file or directory") => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A listing, blanks normalised, without what packets put into sets.
+fn lasting(listing: &str) -> String {
+    let (mut dynamic, mut elements) = (false, false);
+    let lines = listing.lines().map(str::trim).filter(|line| {
+        match line.strip_prefix("flags ") {
+            Some(flags) => dynamic = flags.contains("dynamic"),
+            None => dynamic &= *line != "}",
+        }
+        elements |= dynamic && line.starts_with("elements = ");
+        let lasts = !elements;
+        elements &= !line.ends_with('}');
+        lasts
+    });
+    lines.flat_map(str::split_ascii_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs `nft` with `input`; its output, or an error with its first complaint.
@@ -229,6 +246,33 @@ mod tests {
         assert!(!concerns_us(&announcement(6, INET, "mptcp_bond")));
         let two = [announcement(kind, INET, "fw4"), announcement(kind, INET, "mptcp_bond")];
         assert!(concerns_us(&two.concat()));
+    }
+
+    #[test]
+    fn what_packets_put_into_sets_is_no_change() {
+        let listing = "table inet mptcp_bond {
+\tset known {
+\t\ttype ipv4_addr . inet_service
+\t\tflags dynamic,timeout
+\t\ttimeout 5s
+\t\telements = { 10.0.0.1 . 80 expires 4s100ms,
+\t\t             10.0.0.2 . 80 }
+\t}
+
+\tset local {
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = { 10.0.0.0/8,
+\t\t             192.168.0.0/16 }
+\t}
+}
+";
+        assert_eq!(
+            lasting(listing),
+            "table inet mptcp_bond { set known { type ipv4_addr . inet_service flags dynamic,timeout \
+             timeout 5s } set local { type ipv4_addr flags interval elements = { 10.0.0.0/8, \
+             192.168.0.0/16 } } }"
+        );
     }
 
     #[test]

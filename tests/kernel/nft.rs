@@ -5,11 +5,13 @@ use mptcp_bond::reconcile::{NftTable, Operation};
 
 use crate::{apply, apply_twice, dump, in_namespace, sh};
 
-/// A ruleset with what the real one has: sets, counters, a chain on a hook.
+/// A ruleset with what the real one has: sets, one of them filled by packets, counters, a chain on a hook.
 const RULESET: &str = "table inet mptcp_bond {
     set local { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16 } }
+    set seen { type ipv4_addr; size 16; flags dynamic,timeout; timeout 1m; }
     chain prerouting {
         type filter hook prerouting priority mangle; policy accept;
+        ip protocol icmp update @seen { ip saddr }
         ip daddr @local return
         iifname \"lo\" counter meta mark set 0x1000000
     }
@@ -30,8 +32,9 @@ fn our_table_is_known_from_anything_else() {
         let listing = sh("nft list table inet mptcp_bond");
         assert!(listing.contains("192.168.0.0/16") && listing.contains("hook prerouting"));
 
-        // Counters that count are no change.
+        // Counters that count are no change, nor sets that packets fill.
         sh("ping -c 2 -i 0.1 127.0.0.1; nft list table inet mptcp_bond | grep 'packets [1-9]'");
+        sh("nft list set inet mptcp_bond seen | grep 'elements = { 127.0.0.1 '");
         assert_eq!(dump(&mut handle).await.nft, made(RULESET));
         // Neither is one that is undone.
         sh("nft add chain inet mptcp_bond extra; nft delete chain inet mptcp_bond extra");
