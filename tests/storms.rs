@@ -79,6 +79,15 @@ fn take_addresses(namespace: &Namespace) {
     ));
 }
 
+/// Is set at its end, also by a panic: who waits for it would wait for ever.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Those who were there before: a download, and a session in which somebody types.
 struct Others {
     transfer: Transfer,
@@ -109,8 +118,10 @@ impl Others {
                 }
                 slowest
             });
-            let outcome = storm();
-            over.store(true, Ordering::Relaxed);
+            let outcome = {
+                let _over = SetAtEnd(&over);
+                storm()
+            };
             let slowest = typing.join().expect("no panic");
             println!("slowest key stroke: {slowest:?}");
             assert!(slowest < PAUSE, "a key stroke took {slowest:?}");
