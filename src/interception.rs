@@ -1,6 +1,8 @@
 //! The text of our nft table: which LAN packets go to the agent, which are refused, and how the rest
 //! are marked for the rules that say over which uplink they leave.
 
+mod cookies;
+
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
@@ -46,6 +48,9 @@ pub struct TproxyPorts {
     pub v6: Option<u16>,
 }
 
+/// Where TPROXY takes new connections of each family, in nft's words.
+type Targets = Vec<(Family, String)>;
+
 /// IPv4 destinations no server reaches for us: this network, private, shared, loopback, link-local,
 /// protocol assignments, multicast, reserved (RFC 6890). Documentation and benchmarking prefixes are
 /// left out: nothing real is there, and test networks are.
@@ -83,6 +88,16 @@ const TRANSLATED_V4: &str = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0
 /// The same for IPv6: unique local (RFC 4193), where the router translates them.
 const TRANSLATED_V6: &str = "fc00::/7";
 
+impl Interception<'_> {
+    fn targets(&self) -> Targets {
+        let TproxyPorts { v4, v6 } = self.ports;
+        let v6 = v6.filter(|_| !self.server_lacks_ipv6);
+        let v4 = v4.map(|port| (Family::V4, format!("ip to 127.0.0.1:{port}")));
+        let v6 = v6.map(|port| (Family::V6, format!("ip6 to [::1]:{port}")));
+        v4.into_iter().chain(v6).filter(|_| self.server_reachable).collect()
+    }
+}
+
 /// The ruleset for `nft -f -`: one transaction that replaces the table, whether or not it exists.
 /// `None` when there is no LAN device to intercept.
 pub fn ruleset(interception: &Interception) -> Option<String> {
@@ -104,9 +119,11 @@ fn write_table(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
             it.servers.iter().map(|&address| Prefix::host(address)).collect();
         write_set(out, "server", family, &servers)?;
     }
+    let targets = it.targets();
+    cookies::write_known(out, &targets)?;
     write_exempt(out, it.bypasses)?;
-    write_prerouting(out, it, lan)?;
-    write_answers(out, it.udp_ports, lan)?;
+    write_prerouting(out, it, &targets, lan)?;
+    write_answers(out, it.udp_ports, &targets, lan)?;
     write_direct(out, it.uplinks, lan)?;
     write_forward(out, it, lan)?;
     writeln!(out, "}}")
@@ -166,8 +183,12 @@ fn write_bypass(out: &mut String, bypass: &BypassConfig) -> fmt::Result {
     Ok(())
 }
 
-fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Result {
-    let ports = TproxyPorts { v6: it.ports.v6.filter(|_| !it.server_lacks_ipv6), ..it.ports };
+fn write_prerouting(
+    out: &mut String,
+    it: &Interception,
+    targets: &Targets,
+    lan: &str,
+) -> fmt::Result {
     let set_mark =
         format!("meta mark set meta mark & 0x{:08x} | 0x{:08x}", !MARK_MASK, TPROXY_MARK.0);
     writeln!(out, "\tchain prerouting {{")?;
@@ -177,46 +198,55 @@ fn write_prerouting(out: &mut String, it: &Interception, lan: &str) -> fmt::Resu
         // A LAN host that answers from such a port to one is not opening anything.
         let what = format!("udp dport {{ {} }} ct direction original", port_set(it.udp_ports));
         writeln!(out, "\t\t{what} jump exempt")?;
-        write_tproxy(out, &what, ports, &set_mark)?;
+        write_tproxy(out, &what, targets, &set_mark)?;
     }
     writeln!(out, "\t\tmeta l4proto != tcp accept")?;
     // What the agent has accepted goes on to it, also while the server is lost.
     writeln!(out, "\t\tsocket transparent 1 {set_mark} accept")?;
+    cookies::write_returned(out, targets, &set_mark)?;
     // Only a SYN starts a connection. One already under way past the agent would be reset by it, and
     // so would the answers of a LAN host to connections from outside.
     writeln!(out, "\t\ttcp flags & (fin|syn|rst|ack) != syn accept")?;
     if it.server_reachable {
         writeln!(out, "\t\tjump exempt")?;
-        write_tproxy(out, "meta l4proto tcp", ports, &set_mark)?;
+        write_tproxy(out, "meta l4proto tcp", targets, &set_mark)?;
     }
     writeln!(out, "\t}}")
 }
 
+/// What the router sends to the LAN.
+///
 /// What the agent sends in the name of UDP targets is not tracked: where the flow has just been
 /// forgotten, an answer would begin it anew the other way round, and what the LAN host sends be taken
 /// for replies from then on, which are not tunnelled.
-fn write_answers(out: &mut String, udp_ports: &[(u16, u16)], lan: &str) -> fmt::Result {
-    if udp_ports.is_empty() {
+fn write_answers(
+    out: &mut String,
+    udp_ports: &[(u16, u16)],
+    targets: &Targets,
+    lan: &str,
+) -> fmt::Result {
+    if udp_ports.is_empty() && targets.is_empty() {
         return Ok(());
     }
-    let what = format!("oifname {{ {lan} }} udp sport {{ {} }}", port_set(udp_ports));
     writeln!(out, "\tchain answers {{")?;
     writeln!(out, "\t\ttype filter hook output priority raw; policy accept;")?;
-    writeln!(out, "\t\t{what} socket transparent 1 notrack")?;
+    writeln!(out, "\t\toifname != {{ {lan} }} accept")?;
+    if !udp_ports.is_empty() {
+        let ports = port_set(udp_ports);
+        writeln!(out, "\t\tudp sport {{ {ports} }} socket transparent 1 notrack")?;
+    }
+    cookies::write_sent(out, targets)?;
     writeln!(out, "\t}}")
 }
 
 /// Hands packets to the agent.
-fn write_tproxy(out: &mut String, what: &str, ports: TproxyPorts, set_mark: &str) -> fmt::Result {
-    for (family, address, port) in
-        [("ipv4", "ip to 127.0.0.1", ports.v4), ("ipv6", "ip6 to [::1]", ports.v6)]
-    {
-        if let Some(port) = port {
-            writeln!(
-                out,
-                "\t\tmeta nfproto {family} {what} tproxy {address}:{port} {set_mark} accept"
-            )?;
-        }
+fn write_tproxy(out: &mut String, what: &str, targets: &Targets, set_mark: &str) -> fmt::Result {
+    for (family, target) in targets {
+        let family = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        writeln!(out, "\t\tmeta nfproto {family} {what} tproxy {target} {set_mark} accept")?;
     }
     Ok(())
 }
@@ -291,10 +321,7 @@ fn write_forward(out: &mut String, it: &Interception, lan: &str) -> fmt::Result 
 }
 
 fn write_set(out: &mut String, name: &str, family: Family, prefixes: &[Prefix]) -> fmt::Result {
-    let (digit, kind) = match family {
-        Family::V4 => ('4', "ipv4_addr"),
-        Family::V6 => ('6', "ipv6_addr"),
-    };
+    let (digit, kind) = set_type(family);
     writeln!(out, "\tset {name}{digit} {{")?;
     writeln!(out, "\t\ttype {kind}")?;
     writeln!(out, "\t\tflags interval")?;
@@ -303,6 +330,14 @@ fn write_set(out: &mut String, name: &str, family: Family, prefixes: &[Prefix]) 
         writeln!(out, "\t\telements = {{ {} }}", elements.join(", "))?;
     }
     writeln!(out, "\t}}")
+}
+
+/// How the names of a family's sets end, and what they hold.
+fn set_type(family: Family) -> (char, &'static str) {
+    match family {
+        Family::V4 => ('4', "ipv4_addr"),
+        Family::V6 => ('6', "ipv6_addr"),
+    }
 }
 
 fn keyword(family: Family) -> &'static str {

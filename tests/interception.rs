@@ -179,6 +179,25 @@ udp() { # address
 }
 "#;
 
+/// Runs a script in namespaces of its own; the lines that it prints.
+fn lines_of(script: &str) -> Vec<String> {
+    let mut child = Command::new("timeout")
+        .args(["60", "unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"])
+        .args(["bash", "-u", "-s"])
+        .env("EXE", std::env::current_exe().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    std::str::from_utf8(&output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn load(text: &str) -> String {
+    format!("nft -f - <<'END'\n{text}END\n")
+}
+
 #[test]
 fn who_answers_whom() {
     let reachable = table(true, OnServerLoss::Block, Quic::Allow);
@@ -186,7 +205,6 @@ fn who_answers_whom() {
     let block = table(false, OnServerLoss::Block, Quic::Allow);
     let no_quic = table(true, OnServerLoss::Direct, Quic::Reject);
     let no_ipv6 = table_where(true, true, OnServerLoss::Direct, Quic::Allow);
-    let load = |text: &str| format!("nft -f - <<'END'\n{text}END\n");
     let script = [
         SETUP,
         &load(&reachable),
@@ -233,19 +251,8 @@ kill $(jobs -p) 2>/dev/null || true
 "#,
     ]
     .concat();
-    let mut child = Command::new("timeout")
-        .args(["60", "unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"])
-        .args(["bash", "-u", "-s"])
-        .env("EXE", std::env::current_exe().unwrap())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let lines: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
     assert_eq!(
-        lines,
+        lines_of(&script),
         [
             "v4: tunnel",
             "v6: tunnel",
@@ -271,6 +278,52 @@ kill $(jobs -p) 2>/dev/null || true
             "udp: refused refused, bypassed: passes",
             "tunnelled, without IPv6: tunnel six",
             "new, without IPv6: tunnel nobody",
+        ]
+    );
+}
+
+#[test]
+fn the_answer_to_a_syn_cookie_finds_its_listener() {
+    let reachable = table(true, OnServerLoss::Block, Quic::Allow);
+    let direct = table(false, OnServerLoss::Direct, Quic::Allow);
+    let numbers = r#"
+known() { # connections that wait for the answer to a cookie
+  nft list table inet mptcp_bond | grep -c 'expires'
+}
+cookies() { # that the kernel sent, and got back
+  nstat -asz 'TcpExtSyncookies[SR]*' | awk '/Syncookies/ { printf $2 " " }'
+}
+"#;
+    let script = [
+        SETUP,
+        numbers,
+        &load(&reachable),
+        r#"
+echo "without: $(who lan 203.0.113.1 80) $(who lan 2001:db8:2::1 80), $(known), $(cookies)"
+# As if the queues were full.
+sysctl -q net.ipv4.tcp_syncookies=2
+echo "with: $(who lan 203.0.113.1 80) $(who lan 2001:db8:2::1 80), $(cookies)"
+keep a 203.0.113.1 >/dev/null
+echo "goes on: $(say a two)"
+echo "the router: $(who lan 192.168.1.1 80) $(who lan 2001:db8:1::1 80)"
+echo "bypassed: $(who lan 203.0.113.1 81)"
+"#,
+        &load(&direct),
+        r#"
+echo "server lost: $(say a three) $(who lan 203.0.113.1 80)"
+kill $(jobs -p) 2>/dev/null || true
+"#,
+    ]
+    .concat();
+    assert_eq!(
+        lines_of(&script),
+        [
+            "without: tunnel tunnel, 0, 0 0 ",
+            "with: tunnel tunnel, 2 2 ",
+            "goes on: tunnel two",
+            "the router: router router",
+            "bypassed: world",
+            "server lost: tunnel three world",
         ]
     );
 }

@@ -107,6 +107,24 @@ table inet mptcp_bond {
 		flags interval
 		elements = { 2001:db8:5::1 }
 	}
+	set cookies4 {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service
+		size 16384
+		flags dynamic,timeout
+		timeout 3s
+	}
+	set cookies6 {
+		type ipv6_addr . inet_service . ipv6_addr . inet_service
+		size 16384
+		flags dynamic,timeout
+		timeout 3s
+	}
+	chain cookies {
+		socket transparent 1 accept
+		fib saddr type local accept
+		update @cookies4 { ip daddr . tcp dport . ip saddr . tcp sport }
+		update @cookies6 { ip6 daddr . tcp dport . ip6 saddr . tcp sport }
+	}
 	chain exempt {
 		fib daddr type != unicast accept
 		ip daddr @special4 accept
@@ -122,10 +140,17 @@ table inet mptcp_bond {
 		iifname != { "br-lan" } accept
 		meta l4proto != tcp accept
 		socket transparent 1 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
+		tcp flags & (syn|rst|ack) == ack ip saddr . tcp sport . ip daddr . tcp dport @cookies4 tproxy ip to 127.0.0.1:4000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
+		tcp flags & (syn|rst|ack) == ack ip6 saddr . tcp sport . ip6 daddr . tcp dport @cookies6 tproxy ip6 to [::1]:6000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
 		tcp flags & (fin|syn|rst|ack) != syn accept
 		jump exempt
 		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:4000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
 		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:6000 meta mark set meta mark & 0xf0ffffff | 0x01000000 accept
+	}
+	chain answers {
+		type filter hook output priority raw; policy accept;
+		oifname != { "br-lan" } accept
+		tcp flags & (fin|syn|rst|ack) == syn|ack jump cookies
 	}
 	chain direct {
 		type filter hook prerouting priority mangle + 1; policy accept;
@@ -161,6 +186,8 @@ tcp flags & (fin|syn|rst|ack) != syn accept
 "#
     );
     assert_eq!(given.chain("forward"), "");
+    assert_eq!(given.chain("answers"), "");
+    assert!(!given.text().unwrap().contains("cookies"));
 }
 
 #[test]
@@ -202,7 +229,8 @@ fn ipv6_is_refused_where_the_server_has_none() {
     let given = Given { server_lacks_ipv6: true, udp_ports, ..Given::new() };
     let diverted = given.chain("prerouting");
     assert!(diverted.contains("nfproto ipv4 meta l4proto tcp tproxy"), "{diverted}");
-    assert!(!diverted.contains("nfproto ipv6"), "{diverted}");
+    assert!(!diverted.contains("ip6"), "{diverted}");
+    assert!(!given.text().unwrap().contains("cookies6"));
     assert_eq!(
         given.chain("forward").lines().skip(3).collect::<Vec<_>>(),
         [
@@ -234,12 +262,20 @@ fn udp_of_the_ports_listed_is_tunnelled_while_the_server_answers() {
             "meta l4proto != tcp accept",
         ]
     );
-    let not_tracked =
-        r#"oifname { "br-lan" } udp sport { 5060, 10000-20000 } socket transparent 1 notrack"#;
-    assert_eq!(given.chain("answers").lines().nth(1), Some(not_tracked));
-    assert_eq!(Given::new().chain("answers"), "");
+    assert_eq!(
+        given.chain("answers").lines().skip(1).collect::<Vec<_>>(),
+        [
+            r#"oifname != { "br-lan" } accept"#,
+            "udp sport { 5060, 10000-20000 } socket transparent 1 notrack",
+            "tcp flags & (fin|syn|rst|ack) == syn|ack jump cookies",
+        ]
+    );
     let lost = Given { server_reachable: false, ..given };
     assert!(!lost.text().unwrap().contains("udp dport"));
+    assert!(
+        lost.chain("answers").ends_with("socket transparent 1 notrack\n"),
+        "what is open goes on"
+    );
     let blocked = Given { on_server_loss: OnServerLoss::Block, ..lost };
     let forward = blocked.chain("forward");
     assert_eq!(

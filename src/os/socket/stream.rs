@@ -129,8 +129,8 @@ pub fn tcp_listen(address: SocketAddr, device: Option<&str>) -> io::Result<TcpLi
 /// # Errors
 /// `PermissionDenied` without CAP_NET_ADMIN and CAP_NET_RAW; otherwise which address could not be had and why.
 pub fn tproxy_listen(address: SocketAddr) -> io::Result<TcpListener> {
-    // As many as the kernel lets wait (`somaxconn`). Beyond that it answers with SYN cookies, and what a client
-    // returns of these belongs to no socket that the diversion could find.
+    // As many as the kernel lets wait (`somaxconn`). Beyond that it answers with SYN cookies, which hold less of
+    // what a client's TCP can do.
     const BACKLOG: i32 = 4096;
     let socket = stream_socket(address, Protocol::TCP)?;
     make_transparent(&socket, address)?;
