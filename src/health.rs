@@ -9,18 +9,21 @@
 mod flapping;
 mod outcomes;
 mod policy;
+mod probes;
 mod rtt;
 mod traffic;
+mod trial;
 mod volley;
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use flapping::Flapping;
 use outcomes::Outcomes;
 pub use policy::Policy;
+use probes::Probes;
 pub use rtt::Rtt;
 use traffic::Traffic;
+use trial::Trial;
 use volley::Volley;
 
 /// What is known of an uplink's way to the server.
@@ -52,16 +55,6 @@ pub struct Signs {
 const OUTLIVES: Duration = Duration::from_millis(500);
 /// After so many losses in a row no probe gets through; fewer may be heavy loss.
 const SILENT: u8 = 12;
-/// Probes remembered: more than can be on their way within [`Policy::timeout_max`].
-const OUTSTANDING: usize = 32;
-
-#[derive(Clone, Copy, Debug)]
-struct Probe {
-    seq: u64,
-    sent: Instant,
-    /// The number of its outcome, once it counts as lost.
-    lost: Option<u32>,
-}
 
 /// The health of one uplink.
 #[derive(Clone, Debug)]
@@ -72,7 +65,7 @@ pub struct Health {
     traffic: Traffic,
     state: State,
     since: Instant,
-    probes: VecDeque<Probe>,
+    probes: Probes,
     last_sent: Option<Instant>,
     last_reply: Option<Instant>,
     /// When the newest of the answered probes was sent; older losses say nothing any more.
@@ -83,10 +76,7 @@ pub struct Health {
     by_subflows: bool,
     /// Whether it lost heavily, and has not recovered since.
     lossy: bool,
-    trial_at: Option<Instant>,
-    trial_wait: Duration,
-    /// During a trial, since when it was down.
-    trial_of: Option<Instant>,
+    trial: Trial,
     failing_since: Option<Instant>,
     suspected: bool,
     volley: Volley,
@@ -107,7 +97,7 @@ impl Health {
             traffic: Traffic::default(),
             state: State::Unknown,
             since: now,
-            probes: VecDeque::new(),
+            probes: Probes::default(),
             last_sent: None,
             last_reply: None,
             answered: None,
@@ -115,9 +105,7 @@ impl Health {
             unanswered_since: None,
             by_subflows: false,
             lossy: false,
-            trial_at: None,
-            trial_wait: policy.trial_first,
-            trial_of: None,
+            trial: Trial::new(&policy),
             failing_since: None,
             suspected: false,
             volley: Volley::default(),
@@ -166,7 +154,7 @@ impl Health {
 
     /// Whether it counts as up only to find out whether subflows get through.
     pub fn is_trial(&self) -> bool {
-        self.trial_of.is_some()
+        self.trial.is_under_way()
     }
 
     /// Whether no probe gets through and its subflows show that it is alive.
@@ -281,10 +269,7 @@ impl Health {
     pub fn on_sent(&mut self, now: Instant, seq: u64) {
         self.last_sent = Some(now);
         self.volley.count();
-        if self.probes.len() == OUTSTANDING {
-            self.probes.pop_front();
-        }
-        self.probes.push_back(Probe { seq, sent: now, lost: None });
+        self.probes.add(now, seq);
     }
 
     /// A probe could not be sent: as good as lost.
@@ -298,15 +283,14 @@ impl Health {
 
     /// The reply to a probe came; the RTT, or `None` when no such probe is waited for.
     pub fn on_reply(&mut self, now: Instant, seq: u64) -> Option<Duration> {
-        let position = self.probes.iter().position(|probe| probe.seq == seq)?;
-        let probe = self.probes.remove(position)?;
+        let probe = self.probes.take(seq)?;
         let rtt = now.saturating_duration_since(probe.sent);
         self.rtt.sample(rtt);
         match probe.lost {
             // What was lost before the first reply says nothing of how good the path is now.
             _ if self.answered.is_none() => {
                 self.outcomes = Outcomes::default();
-                self.probes.retain(|other| other.sent > probe.sent);
+                self.probes.forget_until(probe.sent);
                 self.outcomes.count(true);
             }
             Some(outcome) => self.outcomes.correct(outcome),
@@ -331,10 +315,8 @@ impl Health {
     /// large (RACK, RFC 8985).
     fn pass_over(&mut self, answered: Instant) {
         let margin = self.rtt.smoothed().unwrap_or_default() / 4;
-        let overtaken = self.probes.iter_mut().filter(|it| it.sent + margin < answered);
-        for probe in overtaken.filter(|probe| probe.lost.is_none()) {
-            probe.lost = Some(self.outcomes.count(false));
-        }
+        let overtaken = |sent| sent + margin < answered;
+        while self.probes.lose(&mut self.outcomes, overtaken).is_some() {}
     }
 
     /// Takes what the subflows on the uplink show; it counts only while probes are not answered.
@@ -367,8 +349,7 @@ impl Health {
         self.judge(now);
         let due = self.due(now);
         let timeout = self.timeout();
-        let expiry = self.probes.iter().find(|probe| probe.lost.is_none());
-        let expiry = expiry.map(|probe| probe.sent + timeout);
+        let expiry = self.probes.waited_for_since().map(|sent| sent + timeout);
         // After sending, the caller polls again and learns when the next is due.
         let due = if due <= now { now + self.policy.dense } else { due };
         Some(expiry.map_or(due, |expiry| expiry.min(due)))
@@ -405,23 +386,13 @@ impl Health {
 
     /// Between probes of an uplink that is out of use until they are answered.
     fn interval_of_recovery(&self, now: Instant) -> Duration {
-        let policy = &self.policy;
-        let settled = policy.down_settled.as_millis().max(1);
-        let time = now.saturating_duration_since(self.since).as_millis().min(settled);
-        let growth = policy.down_last.saturating_sub(policy.down_first).as_millis();
-        policy.down_first
-            + Duration::from_millis(u64::try_from(growth * time / settled).unwrap_or(0))
+        self.policy.interval_of_recovery(now.saturating_duration_since(self.since))
     }
 
     fn expire(&mut self, now: Instant) {
         let timeout = self.timeout();
-        for index in 0..self.probes.len() {
-            let Some(probe) = self.probes.get_mut(index) else { break };
-            if probe.lost.is_some() || now.saturating_duration_since(probe.sent) < timeout {
-                continue;
-            }
-            let sent = probe.sent;
-            probe.lost = Some(self.outcomes.count(false));
+        let expired = |sent| now.saturating_duration_since(sent) >= timeout;
+        while let Some(sent) = self.probes.lose(&mut self.outcomes, expired) {
             if self.answered.is_none_or(|answered| sent > answered) {
                 self.lose(now, sent);
             }
@@ -432,11 +403,11 @@ impl Health {
     fn dead_since(&self, now: Instant) -> Option<Instant> {
         let since = self.traffic.dead_since(now)?;
         let timeout = self.timeout_with(self.policy.margin_in_silence);
-        let unanswered = |probe: &Probe| {
-            self.answered.is_none_or(|answered| probe.sent > answered)
-                && now.saturating_duration_since(probe.sent) >= timeout
+        let unanswered = |sent| {
+            self.answered.is_none_or(|answered| sent > answered)
+                && now.saturating_duration_since(sent) >= timeout
         };
-        self.probes.iter().any(unanswered).then_some(since)
+        self.probes.any(unanswered).then_some(since)
     }
 
     fn lose(&mut self, now: Instant, sent: Instant) {
@@ -465,9 +436,7 @@ impl Health {
         let policy = &self.policy;
         let dead_since = self.dead_since(now);
         let next = match self.state {
-            State::Down if self.replies == 0 && self.trial_at.is_some_and(|at| at <= now) => {
-                State::Unknown
-            }
+            State::Down if self.replies == 0 && self.trial.is_due(now) => State::Unknown,
             State::Down => {
                 let held = self
                     .replying_since
@@ -493,28 +462,25 @@ impl Health {
         if next == self.state {
             return;
         }
-        let failed_trial = self.trial_of.take().filter(|_| next == State::Down);
+        let failed_trial = self.trial.end().filter(|_| next == State::Down);
         if next == State::Down {
             self.outcomes = Outcomes::default();
             self.failing_since = dead_since.or(self.failing_since);
             self.replies = 0;
             self.replying_since = None;
-            self.trial_wait = match failed_trial {
-                Some(_) => (self.trial_wait * 2).min(policy.trial_max),
-                None if self.answered.is_some() => policy.trial_answered,
-                None => policy.trial_first,
-            };
-            self.trial_at = Some(now + self.trial_wait);
+            self.trial.plan(now, failed_trial.is_some(), self.answered.is_some(), policy);
             if failed_trial.is_none() {
                 self.flapping.note_down(now, policy.flap_window);
             }
         }
         if self.state == State::Down {
-            self.trial_of = Some(self.since).filter(|_| next == State::Unknown);
+            if next == State::Unknown {
+                self.trial.begin(self.since);
+            }
             self.clear_losses();
             // Nor does what was lost while it was down.
             self.outcomes = Outcomes::default();
-            self.probes.retain(|probe| probe.lost.is_none());
+            self.probes.forget_lost();
         }
         self.state = next;
         self.since = failed_trial.unwrap_or(now);

@@ -52,6 +52,14 @@ impl Policy {
     pub fn metered() -> Policy {
         Policy { sparse: Duration::from_secs(10), ..Policy::default() }
     }
+
+    /// Between probes of an uplink that has been out of use for so long.
+    pub fn interval_of_recovery(&self, time: Duration) -> Duration {
+        let settled = self.down_settled.as_millis().max(1);
+        let growth = self.down_last.saturating_sub(self.down_first).as_millis();
+        let grown = growth * time.as_millis().min(settled) / settled;
+        self.down_first + Duration::from_millis(u64::try_from(grown).unwrap_or(0))
+    }
 }
 
 impl Default for Policy {
