@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::browser::{Browser, View};
 use super::exposition;
 use super::lab::{AgentProgram, Lab, Namespace, ServerProgram, UplinkSpec};
-use super::shared;
 
 /// What a browser must not take for HTML, nor a script for anything but a string.
 const HOSTILE: &str =
@@ -57,7 +56,6 @@ fn serve(namespace: &Namespace, status: String, html: String) -> String {
 
 #[test]
 fn strings_of_others_stay_text() {
-    let _machine = shared();
     let lab = Lab::builder("web-hostile").uplink(UplinkSpec::new("wan", 20)).build();
     let server = ServerProgram::start(&lab);
     let agent = AgentProgram::start(&lab, &server);

@@ -1,5 +1,4 @@
-//! What is served over HTTP: the status page as a browser shows it, metrics, who may ask, and that
-//! whoever asks does not hold up what the agent is there for.
+//! What is served over HTTP: the status page as a browser shows it, metrics, and who may ask.
 
 #[path = "../browser/mod.rs"]
 mod browser;
@@ -7,29 +6,14 @@ mod exposition;
 mod hostile;
 #[path = "../lab/mod.rs"]
 mod lab;
-mod load;
 mod page;
 mod places;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use lab::Namespace;
-
-/// Held by one who measures alone, and by all others together.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-/// The machine, shared with others who do not measure goodput.
-fn shared() -> RwLockReadGuard<'static, ()> {
-    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The machine without any other test of this suite.
-fn alone() -> RwLockWriteGuard<'static, ()> {
-    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// How long anything may take that should happen soon.
 const LIMIT: Duration = Duration::from_secs(10);

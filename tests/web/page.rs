@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::browser::{Browser, Page, View};
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
 use super::lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink, until};
-use super::{ADDRESS, LIMIT, LISTEN, body, code, exposition, get, shared};
+use super::{ADDRESS, LIMIT, LISTEN, body, code, exposition, get};
 
 /// How far a rate shown may be from the one measured.
 const TOLERANCE: f64 = 0.15;
@@ -84,7 +84,6 @@ fn take_pictures(page: &Page, name: &str) {
 
 #[test]
 fn the_page_shows_what_happens() {
-    let _machine = shared();
     let lab = Lab::two_uplinks("web-page");
     let mut server = ServerProgram::start(&lab);
     let config = fs::read_to_string(server.config()).expect("read the server's configuration");

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::lab::{AgentProgram, Lab, ROUTER_LAN_V4, ServerProgram, UplinkSpec, until};
-use super::{LIMIT, code, get, shared};
+use super::{LIMIT, code, get};
 
 /// Replaces the address that is listened on, and has the agent read it.
 fn listen(agent: &mut AgentProgram, from: &str, to: &str) {
@@ -16,7 +16,6 @@ fn listen(agent: &mut AgentProgram, from: &str, to: &str) {
 
 #[test]
 fn beyond_this_host_it_takes_the_lan_or_a_token() {
-    let _machine = shared();
     let lab = Lab::builder("web-places").uplink(UplinkSpec::new("wan", 20)).build();
     let server = ServerProgram::start(&lab);
     let option = "config agent 'agent'\n\toption http_listen 'lan:8484'\n";
