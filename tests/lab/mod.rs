@@ -55,8 +55,8 @@ pub use service::Service;
 pub use spec::{Access, Direction, Strip, UplinkSpec};
 pub use ssh::SshSession;
 pub use topology::{
-    CORE_V4, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, ROUTER_LAN_V4, SERVER_V4, SERVER_V6,
-    TARGET_V4, TARGET_V6,
+    CORE_V4, LAN_CLIENT_V4, LAN_CLIENT_V6, Lab, LabBuilder, Labs, ROUTER_LAN_V4, SERVER_V4,
+    SERVER_V6, TARGET_V4, TARGET_V6,
 };
 pub use uplink::Uplink;
 pub use wait::{until, wait_for};

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,11 @@ pub const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The web server.
 pub const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf2, 0, 0, 0, 0, 1);
 
-/// Labs share namespace names, and two processor cores: one at a time.
+/// Labs share namespace names, and two processor cores: one at a time, unless [`Lab::together`] says
+/// otherwise.
 static TURN: Mutex<()> = Mutex::new(());
+
+type Turn = MutexGuard<'static, ()>;
 
 /// What a lab consists of, before it is built.
 pub struct LabBuilder {
@@ -46,13 +50,14 @@ impl LabBuilder {
 
     /// Builds the lab; waits until no other lab of this process exists.
     pub fn build(self) -> Lab {
-        assert!(
-            std::env::var_os("MPTCP_BOND_SANDBOX").is_some(),
-            "a lab needs a sandbox: run this through cargo, or as 'tests/sandbox COMMAND'"
-        );
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let [lan, router, inet, server, target] =
-            ["lan", "router", "inet", "server", "target"].map(Namespace::create);
+        let turn = turn();
+        Lab { _turn: Some(turn), ..self.build_named("") }
+    }
+
+    /// Builds the lab with a prefix to the names of its namespaces.
+    fn build_named(self, prefix: &str) -> Lab {
+        let [lan, router, inet, server, target] = ["lan", "router", "inet", "server", "target"]
+            .map(|name| Namespace::create(&format!("{prefix}{name}")));
         connect_lan(&lan, &router);
         inet.sysctl("net.ipv4.ip_forward", "1");
         inet.sysctl("net.ipv6.conf.all.forwarding", "1");
@@ -64,7 +69,7 @@ impl LabBuilder {
             .uplinks
             .iter()
             .enumerate()
-            .map(|(index, spec)| Uplink::build(spec.clone(), index, &router, &inet))
+            .map(|(index, spec)| Uplink::build(spec.clone(), index, prefix, &router, &inet))
             .collect();
         Lab {
             uplinks,
@@ -76,8 +81,31 @@ impl LabBuilder {
             inet,
             server,
             target,
-            _turn: turn,
+            _turn: None,
         }
+    }
+}
+
+/// Waits until no lab of this process exists.
+fn turn() -> Turn {
+    assert!(
+        std::env::var_os("MPTCP_BOND_SANDBOX").is_some(),
+        "a lab needs a sandbox: run this through cargo, or as 'tests/sandbox COMMAND'"
+    );
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Labs that exist at once and know nothing of each other.
+pub struct Labs {
+    labs: Vec<Lab>,
+    _turn: Turn,
+}
+
+impl Deref for Labs {
+    type Target = [Lab];
+
+    fn deref(&self) -> &[Lab] {
+        &self.labs
     }
 }
 
@@ -96,7 +124,7 @@ pub struct Lab {
     pub target: Namespace,
     logs: PathBuf,
     work: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<Turn>,
 }
 
 impl Lab {
@@ -111,6 +139,14 @@ impl Lab {
             .uplink(UplinkSpec::new("wan", 100))
             .uplink(UplinkSpec::new("wanb", 50))
             .build()
+    }
+
+    /// Builds several labs, for cases that take long and leave the processors idle; waits until no other
+    /// lab of this process exists.
+    pub fn together(builders: impl IntoIterator<Item = LabBuilder>) -> Labs {
+        let _turn = turn();
+        let build = |(index, lab): (usize, LabBuilder)| lab.build_named(&format!("{}-", index + 1));
+        Labs { labs: builders.into_iter().enumerate().map(build).collect(), _turn }
     }
 
     /// The uplinks, in the order they were added.
@@ -132,15 +168,16 @@ impl Lab {
     /// Lets no packet through between the VPS and the uplinks. Its processes live on, and so do its
     /// connections to targets: what their own TCP would make of an outage is nothing of ours.
     pub fn cut_server(&self) {
-        self.inet.nft(
-            "table inet cut {
-  chain forward {
+        let [server, target] = [&self.server, &self.target].map(Namespace::name);
+        self.inet.nft(&format!(
+            "table inet cut {{
+  chain forward {{
     type filter hook forward priority filter;
-    iifname server oifname != target drop
-    iifname != target oifname server drop
-  }
-}",
-        );
+    iifname \"{server}\" oifname != \"{target}\" drop
+    iifname != \"{target}\" oifname \"{server}\" drop
+  }}
+}}"
+        ));
     }
 
     /// Ends [`Lab::cut_server`].
@@ -181,13 +218,14 @@ fn log_directory(name: &str) -> PathBuf {
 fn connect_lan(lan: &Namespace, router: &Namespace) {
     router.sysctl("net.ipv4.ip_forward", "1");
     router.sysctl("net.ipv6.conf.all.forwarding", "1");
-    router.ip_batch(
-        "link add br-lan type veth peer name eth0 netns lan\n\
+    router.ip_batch(&format!(
+        "link add br-lan type veth peer name eth0 netns {}\n\
          link set br-lan up\n\
          address add 192.168.77.1/24 dev br-lan\n\
          address add fd77::1/64 dev br-lan\n\
          address add 2001:db8:1:77::1/64 dev br-lan\n",
-    );
+        lan.name()
+    ));
     lan.ip_batch(
         "link set eth0 up\n\
          address add 192.168.77.2/24 dev eth0\n\

@@ -38,11 +38,12 @@ impl Uplink {
     pub(super) fn build(
         spec: UplinkSpec,
         index: usize,
+        prefix: &str,
         router: &Namespace,
         inet: &Namespace,
     ) -> Uplink {
         let number = u8::try_from(index + 1).expect("fewer than 256 uplinks");
-        let isp = Namespace::create(&format!("isp-{}", spec.device));
+        let isp = Namespace::create(&format!("{prefix}isp-{}", spec.device));
         isp::connect_core(&isp, inet, number);
         // The first uplink's ISP delegates a prefix for the LAN.
         let delegated = (number == 1 && spec.ipv6).then(|| "2001:db8:1:77::/64".to_owned());
