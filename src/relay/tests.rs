@@ -346,7 +346,7 @@ fn what_was_sent_before_a_reset_is_delivered() {
 
 #[test]
 fn a_silent_connection_is_reset_after_the_idle_limit() {
-    let limit = Duration::from_millis(200);
+    let limit = Duration::from_millis(400);
     let never = Duration::from_secs(3600);
     block_on(async {
         for mode in MODES {
