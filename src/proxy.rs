@@ -246,7 +246,10 @@ impl Proxy {
             () = self.server_lost() => Err(Trouble::NoStream(NoStream::ServerLost)),
         };
         let trouble = match opened {
-            Ok(opened) => return self.relay_tunnelled(lan, connection, opened).await,
+            Ok(opened) => {
+                drop(early);
+                return self.relay_tunnelled(lan, connection, opened).await;
+            }
             Err(trouble) => trouble,
         };
         // Otherwise the kernel would bring the request to a server that comes back.
