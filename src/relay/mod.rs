@@ -245,6 +245,20 @@ impl End<'_> {
             .map_err(|error| self.broken(error))
     }
 
+    /// Whether it is better not to read for this end now: it takes nothing, and many buffers are lent already.
+    fn is_stuck(&self) -> Result<bool, Failure> {
+        let has_room = || socket::has_room(self.stream).map_err(|error| self.broken(error));
+        Ok(pool::are_scarce() && !has_room()?)
+    }
+
+    /// Waits until it is worth while to read for this end.
+    async fn unstuck(&self) -> Result<(), Failure> {
+        while self.is_stuck()? {
+            self.writable().await?;
+        }
+        Ok(())
+    }
+
     /// Writes by `write`, which returns how many bytes went out, as soon as there is room.
     async fn write(
         &self,

@@ -73,6 +73,7 @@ async fn copy(
     let mut turn = Turn::new(to.side, progress);
     loop {
         from.readable().await?;
+        to.unstuck().await?;
         let pipe = match through {
             Through::Pipe => pool::pipe().ok(),
             Through::Buffer => None,
@@ -157,5 +158,8 @@ async fn copy_burst(
         let data = buffer.get(..moved).unwrap_or_default();
         to.write_all(data, unsent, |written| progress.moved(to.side, written)).await?;
         turn.spend(moved).await;
+        if to.is_stuck()? {
+            return Ok(false);
+        }
     }
 }

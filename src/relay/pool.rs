@@ -62,6 +62,11 @@ pub(super) fn buffer() -> LentBuffer {
     LentBuffer(kept.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice()))
 }
 
+/// Whether so many are lent on this thread that who takes one should be sure to give it back soon.
+pub(super) fn are_scarce() -> bool {
+    LENT.get() >= LARGE_LENT
+}
+
 /// How many buffers are lent on this thread.
 #[cfg(test)]
 pub(super) fn lent() -> usize {

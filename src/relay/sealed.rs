@@ -143,6 +143,7 @@ async fn seal(
         } else {
             outbound.write_all(&[]).await?;
         }
+        outbound.tunnel.unstuck().await?;
         let mut buffer = pool::buffer();
         loop {
             let room = buffer.len().min(turn.room());
@@ -161,6 +162,9 @@ async fn seal(
             outbound.write_all(buffer.get(..length).unwrap_or_default()).await?;
             progress.moved(Side::Tunnel, moved);
             turn.spend(moved).await;
+            if outbound.tunnel.is_stuck()? {
+                break;
+            }
         }
     }
 }
@@ -342,6 +346,7 @@ async fn open(
     let mut turn = Turn::new(Side::Lan, progress);
     loop {
         inbound.readable().await?;
+        lan.unstuck().await?;
         let mut received =
             Received { inbound: &mut *inbound, buffer: pool::buffer(), start: 0, end: 0 };
         loop {
@@ -371,6 +376,9 @@ async fn open(
             }
             received.compact();
             turn.spend(moved).await;
+            if received.end == 0 && lan.is_stuck()? {
+                break;
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, connect_unspec, shutdown};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
@@ -186,6 +187,26 @@ pub fn is_datagram(socket: impl AsFd) -> io::Result<bool> {
 /// When the connection has ended.
 pub fn reset_when_closed(stream: impl AsFd, reset: bool) -> io::Result<()> {
     SockRef::from(&stream).set_linger(reset.then_some(Duration::ZERO))
+}
+
+/// Whether the kernel takes more now, or has something to say (`poll(2)`); if not, waiting for the stream to become
+/// writable waits for that. What the runtime itself knows is what came of the last write.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn has_room(stream: &TcpStream) -> io::Result<bool> {
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let asked = stream.try_io(Interest::WRITABLE, || {
+        let mut writable = [PollFd::new(stream, PollFlags::OUT)];
+        match rustix::io::retry_on_intr(|| poll(&mut writable, Some(&NOW)))? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    });
+    match asked {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        result => result.map(|()| true),
+    }
 }
 
 /// Sends the end of the stream (FIN, or DATA_FIN on MPTCP); reading goes on.

@@ -105,6 +105,26 @@ fn many_stuck_streams_get_smaller_buffers() {
 }
 
 #[test]
+fn where_many_buffers_are_lent_a_stuck_stream_holds_none() {
+    block_on(async {
+        for mode in MODES {
+            let others: Vec<_> = (0..16).map(|_| pool::buffer()).collect();
+            let mut chain = chain(mode, IdleLimits::default()).await;
+            let (mut filled, mut stuck_at) = (0, 0);
+            while stuck_at == filled as u64 {
+                filled += fill(&chain.client).await;
+                stuck_at = at_rest(&chain.near.counters).await;
+            }
+            assert_eq!(pool::lent(), others.len(), "{mode:?}");
+            drop(chain.client);
+            let (received, end) = rest(&mut chain.target).await;
+            assert!(end.is_ok(), "{mode:?} {end:?}");
+            assert_eq!(received.len(), filled);
+        }
+    });
+}
+
+#[test]
 fn a_large_record_comes_through_where_many_streams_are_stuck() {
     block_on(async {
         let stuck: Vec<_> = (0..100).map(|_| pool::buffer()).collect();
