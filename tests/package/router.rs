@@ -165,7 +165,9 @@ impl Router {
 
     /// Runs a line of shell there.
     pub fn sh(&self, line: &str) -> String {
-        run(Command::new("chroot").arg(self.path("")).args(["/bin/sh", "-c", line]))
+        // A router's temporary files are in /tmp, wherever those of the tests are.
+        let mut shell = Command::new("chroot");
+        run(shell.env_remove("TMPDIR").arg(self.path("")).args(["/bin/sh", "-c", line]))
     }
 
     /// All that differs from this machine's file system, but for what package managers keep for
