@@ -377,7 +377,8 @@ fn a_network_without_udp_is_judged_by_its_subflows() {
     wanb.restore();
     wanb.drop_udp();
     let trial = || agent.status().filter(uses);
-    until("wanb has proved itself in a trial", 3 * LIMIT, trial);
+    // On a busy machine the first one may fail; the next comes after twice the time.
+    until("wanb has proved itself in a trial", 8 * LIMIT, trial);
     // Probes that get through again count again.
     wanb.restore();
     agent.wait_status("probes are answered", |status| is(status, "wanb", "up", true, "answered"));
