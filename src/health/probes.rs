@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::outcomes::Outcomes;
 
 /// Probes remembered: more than can be on their way within [`super::Policy::timeout_max`].
-pub const OUTSTANDING: usize = 32;
+const OUTSTANDING: usize = 32;
 
 /// A probe that has left.
 #[derive(Clone, Copy, Debug)]

@@ -7,12 +7,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::crypto::aead::Aad;
-
 use super::record::{RecordKey, TAG_LEN};
 use super::replay::ReplayWindow;
 use super::session::{SessionId, SessionKeys};
 use super::{is_possible, take};
+use crate::crypto::aead::Aad;
 
 /// Bytes of a datagram at most: what UDP takes over IPv4.
 pub const DATAGRAM_MAX: usize = 65535 - 20 - 8;

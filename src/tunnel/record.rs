@@ -3,12 +3,12 @@
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
-use crate::crypto::aead::{self, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
-use crate::crypto::hkdf;
 use zeroize::Zeroizing;
 
 use super::session::expand;
 use super::{Cipher, convert};
+use crate::crypto::aead::{self, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+use crate::crypto::hkdf;
 
 /// Bytes of a record's header: kind, 0, length of the plaintext.
 pub const HEADER_LEN: usize = 4;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::crypto::{hkdf, hmac};
 use zeroize::Zeroizing;
 
 use super::datagram::Channel;
@@ -11,6 +10,7 @@ use super::record::{RecordKey, StreamKeys, TrafficSecret};
 use super::replay::ReplayWindow;
 use super::stream::{PREAMBLE_LEN, Preamble, PreambleError, UnverifiedPreamble};
 use super::{Cipher, Rng};
+use crate::crypto::{hkdf, hmac};
 
 /// For how long a server accepts new streams of a session after it handed out the next one.
 pub const RETIREMENT: Duration = Duration::from_secs(60);

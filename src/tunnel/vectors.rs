@@ -3,9 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::crypto::hkdf;
-
 use crate::config::keys::{PublicKey, Token};
+use crate::crypto::hkdf;
 
 use super::control::{ClientMessage, HostState, ServerMessage};
 use super::convert::{ErrorCode, Failure, Message};

@@ -15,7 +15,6 @@ mod tests;
 
 use std::net::IpAddr;
 
-use crate::crypto::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 pub use answer::Answer;
@@ -23,6 +22,8 @@ pub use head::{HEAD_LIMIT, Head};
 pub use metrics::metrics;
 pub use page::page;
 pub use place::{Place, places};
+
+use crate::crypto::digest::{SHA256, digest};
 
 /// Endings of names that no stranger's name server answers for (RFC 6762, RFC 8375, and OpenWrt's `lan`).
 const LOCAL_DOMAINS: [&str; 5] = [".lan", ".local", ".home.arpa", ".internal", ".localhost"];

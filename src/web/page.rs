@@ -5,9 +5,10 @@
 
 use std::sync::LazyLock;
 
-use crate::crypto::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+
+use crate::crypto::digest::{SHA256, digest};
 
 const HTML: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");

@@ -60,23 +60,28 @@ fn two_hundred_connections_leave_no_descriptor_and_idle_ones_hold_only_sockets()
     });
 }
 
+/// Writes until nothing moves any more; how much was written, and how much of it the near relay has moved.
+async fn fill_up(chain: &Chain) -> (usize, u64) {
+    // On a busy machine the client may have to wait before everything is full.
+    let (mut filled, mut stuck_at) = (0, 0);
+    while stuck_at == filled as u64 {
+        filled += fill(&chain.client).await;
+        stuck_at = at_rest(&chain.near.counters).await;
+    }
+    (filled, stuck_at)
+}
+
 #[test]
 fn a_slow_reader_holds_up_the_writer_and_one_buffer_a_direction() {
     block_on(async {
         for mode in MODES {
             let mut chain = chain(mode, IdleLimits::default()).await;
-            let counters = &chain.near.counters;
-            // On a busy machine the client may have to wait before everything is full.
-            let (mut filled, mut stuck_at) = (0, 0);
-            while stuck_at == filled as u64 {
-                filled += fill(&chain.client).await;
-                stuck_at = at_rest(counters).await;
-            }
+            let (filled, stuck_at) = fill_up(&chain).await;
             // Without encryption a pipe holds what goes into the tunnel.
             let lent = if mode == Mode::Sealed { 2 } else { 1 };
             assert_eq!(pool::lent(), lent, "{mode:?}");
             sleep(Duration::from_millis(100)).await;
-            assert_eq!(counters.to_tunnel(), stuck_at);
+            assert_eq!(chain.near.counters.to_tunnel(), stuck_at);
             // The other direction is not held up.
             chain.target.write_u8(1).await.unwrap();
             chain.client.read_u8().await.unwrap();
@@ -110,11 +115,7 @@ fn where_many_buffers_are_lent_a_stuck_stream_holds_none() {
         for mode in MODES {
             let others: Vec<_> = (0..16).map(|_| pool::buffer()).collect();
             let mut chain = chain(mode, IdleLimits::default()).await;
-            let (mut filled, mut stuck_at) = (0, 0);
-            while stuck_at == filled as u64 {
-                filled += fill(&chain.client).await;
-                stuck_at = at_rest(&chain.near.counters).await;
-            }
+            let (filled, _) = fill_up(&chain).await;
             assert_eq!(pool::lent(), others.len(), "{mode:?}");
             drop(chain.client);
             let (received, end) = rest(&mut chain.target).await;
