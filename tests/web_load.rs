@@ -9,12 +9,8 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use lab::traffic::{Kind, TrafficServer, Transfer};
-use lab::{AgentProgram, Lab, Namespace, ServerProgram, TARGET_V4};
+use lab::{AgentProgram, HTTP_ADDRESS, HTTP_OPTION, Lab, Namespace, ServerProgram, TARGET_V4};
 
-/// Where the agent serves HTTP on the router.
-const ADDRESS: &str = "127.0.0.1:8484";
-/// The agent's option that makes it so.
-const LISTEN: &str = "config agent 'agent'\n\toption http_listen '127.0.0.1:8484'\n";
 /// How long anything may take that should happen soon.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Clients that ask again and again.
@@ -45,7 +41,7 @@ impl Crowd<'_> {
     }
 
     fn connect() -> Option<TcpStream> {
-        let address: SocketAddr = ADDRESS.parse().expect("an address");
+        let address: SocketAddr = HTTP_ADDRESS.parse().expect("an address");
         let stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(stream)
@@ -128,7 +124,7 @@ fn crowded(router: &Namespace, transfer: &Transfer) -> (Vec<(f64, f64)>, usize) 
 fn a_crowd_of_clients_costs_no_goodput() {
     let lab = Lab::two_uplinks("web-load");
     let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start_with(&lab, &server, LISTEN);
+    let mut agent = AgentProgram::start_with(&lab, &server, HTTP_OPTION);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
@@ -146,7 +142,7 @@ fn a_crowd_of_clients_costs_no_goodput() {
     });
     assert!(unharmed, "a crowd costs goodput in each of {ATTEMPTS} attempts");
     assert!(!transfer.is_finished(), "the download was cut off");
-    let status = format!("http://{ADDRESS}/status.json");
+    let status = format!("http://{HTTP_ADDRESS}/status.json");
     #[rustfmt::skip]
     let arguments =
         ["--silent", "--max-time", "10", "--output", "/dev/null", "--write-out", "%{http_code}", &status];

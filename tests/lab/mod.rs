@@ -49,7 +49,9 @@ pub use measure::{schedule_first, two_of_three};
 pub use namespace::Namespace;
 pub use network_state::NetworkState;
 pub use process::Process;
-pub use programs::{AgentProgram, Program, ServerProgram, binary, ubus_socket};
+pub use programs::{
+    AgentProgram, HTTP_ADDRESS, HTTP_OPTION, Program, ServerProgram, binary, ubus_socket,
+};
 pub use random::Random;
 pub use service::Service;
 pub use spec::{Access, Direction, Strip, UplinkSpec};

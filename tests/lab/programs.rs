@@ -17,6 +17,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The server's port, TCP and UDP.
 const SERVER_PORT: u16 = 443;
 
+/// Where an agent serves HTTP on the router, with [`HTTP_OPTION`].
+pub const HTTP_ADDRESS: &str = "127.0.0.1:8484";
+/// The agent's option that makes it so.
+pub const HTTP_OPTION: &str = "config agent 'agent'\n\toption http_listen '127.0.0.1:8484'\n";
+
 /// A server has a machine of its own. When it has to wait for the tests' processors in the middle of a
 /// system call, for longer than the lab's round trips of 0.2 ms, Linux places the first segment of a
 /// path that joins wrongly (`mptcp_subflow_joined()` in `net/mptcp/protocol.c`).

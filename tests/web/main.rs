@@ -19,10 +19,6 @@ use lab::Namespace;
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may take to be there; one that a stranger does not get, never is.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// Where the agent serves HTTP on the router.
-const ADDRESS: &str = "127.0.0.1:8484";
-/// The agent's option that makes it so.
-const LISTEN: &str = "config agent 'agent'\n\toption http_listen '127.0.0.1:8484'\n";
 
 /// The answer to a request for `target`, with these header fields.
 fn get(namespace: &Namespace, address: &str, target: &str, fields: &str) -> io::Result<String> {

@@ -8,8 +8,11 @@ use serde_json::Value;
 
 use super::browser::{Browser, Page, View};
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Direction, Lab, ServerProgram, TARGET_V4, Uplink, until};
-use super::{ADDRESS, LIMIT, LISTEN, body, code, exposition, get};
+use super::lab::{
+    AgentProgram, Direction, HTTP_ADDRESS, HTTP_OPTION, Lab, ServerProgram, TARGET_V4, Uplink,
+    until,
+};
+use super::{LIMIT, body, code, exposition, get};
 
 /// How far a rate shown may be from the one measured.
 const TOLERANCE: f64 = 0.15;
@@ -94,13 +97,14 @@ fn the_page_shows_what_happens() {
     let quota = "config uplink 'wanb'\n\toption quota '5G'\n";
     let forward =
         "config forward 'ssh'\n\toption listen '2222'\n\toption target '192.168.77.2:22'\n";
-    let mut agent = AgentProgram::start_with(&lab, &server, &format!("{LISTEN}{quota}{forward}"));
+    let mut agent =
+        AgentProgram::start_with(&lab, &server, &format!("{HTTP_OPTION}{quota}{forward}"));
     agent.wait_status("the port is denied", |status| status["forwards"][0]["state"] == "denied");
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let transfer = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");
     let browser = Browser::start(&lab.router);
-    let page = browser.open(&format!("http://{ADDRESS}/"), &View::DESKTOP);
+    let page = browser.open(&format!("http://{HTTP_ADDRESS}/"), &View::DESKTOP);
     page.until_text("#state", "bonding");
     page.until("the graph has a past", "series.by.wan.rx_bps.filter(it => it > 1e6).length > 3");
 
@@ -136,7 +140,7 @@ fn the_page_shows_what_happens() {
     page.until_text("#down", "10 min ago");
     assert_eq!(page.complaints(), Vec::<String>::new());
 
-    let plain = browser.open(&format!("http://{ADDRESS}/"), &View::DESKTOP.without_scripts());
+    let plain = browser.open(&format!("http://{HTTP_ADDRESS}/"), &View::DESKTOP.without_scripts());
     for text in ["using one uplink: wan", "wanb", "down", "192.168.77.2", "server reachable"] {
         plain.until_text("main.plain", text);
     }
@@ -190,7 +194,7 @@ fn assert_dashboard_asks_for(known: &[String]) {
 }
 
 fn assert_metrics(lab: &Lab, server: &mut ServerProgram) {
-    let metrics = get(&lab.router, ADDRESS, "/metrics", "").expect("an answer");
+    let metrics = get(&lab.router, HTTP_ADDRESS, "/metrics", "").expect("an answer");
     assert_eq!(code(&metrics), "200");
     let families = exposition::check(body(&metrics));
     let value = |name: &str, labels: &str| exposition::value(&families, name, labels);
