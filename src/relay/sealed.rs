@@ -7,10 +7,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
-    Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, pool, run, unless_blocked,
+    Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, nudge, pool, run,
+    unless_blocked,
 };
 use crate::os::socket;
 use crate::token_bucket::LEAST_TURN;
@@ -29,6 +30,11 @@ const BATCH: usize = 16;
 /// kernel's scheduler prefers subflows on which nothing is under way: what follows on its heels goes over
 /// another uplink, which may be three times as far.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How soon, after both directions have ended, it is looked whether everything was delivered, and how long is
+/// waited between later looks.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The tunnel's records, and what of them is under way.
 pub struct Records {
@@ -71,14 +77,41 @@ pub async fn sealed(
     let mut inbound = Inbound { tunnel: tunnel_end, opener, carried, undelivered };
     let to_lan = open(&mut inbound, lan_end, &progress);
     let result = run(lan, tunnel, pin!(to_tunnel), pin!(to_lan), &progress, limits).await;
-    if let Err(failure) = &result {
-        socket::abort(lan);
-        let tunnel_broke = matches!(failure, Failure::Broken { side: Side::Tunnel, .. });
-        if tunnel_broke || !outbound.reset() {
-            socket::abort(tunnel);
+    match &result {
+        Ok(()) => delivered(tunnel, &progress, limits).await,
+        Err(failure) => {
+            socket::abort(lan);
+            let tunnel_broke = matches!(failure, Failure::Broken { side: Side::Tunnel, .. });
+            if tunnel_broke || !outbound.reset() {
+                socket::abort(tunnel);
+            }
         }
     }
     result
+}
+
+/// Waits until the other end has got everything. Linux lets no subflow join a connection from its first
+/// DATA_FIN on (`mptcp_finish_join`), and with the last subflow forgets what is under way: therefore neither
+/// End has one with it, and the connection is closed when nothing depends on it any more.
+async fn delivered(tunnel: &TcpStream, progress: &Progress<'_>, limits: IdleLimits) {
+    let mut look = FIRST_LOOK;
+    let all_is = async {
+        while !socket::is_delivered(tunnel).unwrap_or(true) {
+            // Once the other end knows, it closes, or breaks.
+            if let Ok(closed) = timeout(look, tunnel.readable()).await
+                && (closed.is_err()
+                    || !matches!(unless_blocked(tunnel.try_read(&mut [0])), Ok(None)))
+            {
+                break;
+            }
+            look = look.saturating_mul(2).min(LAST_LOOK);
+        }
+    };
+    tokio::select! {
+        () = all_is => {}
+        never = nudge(tunnel, progress) => match never {},
+        () = sleep(limits.half_closed) => {}
+    }
 }
 
 /// The sealing half of the tunnel.
@@ -108,8 +141,7 @@ impl Outbound<'_> {
     async fn end(&mut self) -> Result<(), Failure> {
         let mut record = [0; OVERHEAD];
         let length = self.seal(Kind::End, &mut record, 0)?;
-        self.write_all(record.get(..length).unwrap_or_default()).await?;
-        self.tunnel.shutdown_write()
+        self.write_all(record.get(..length).unwrap_or_default()).await
     }
 
     /// Tells the other end that the connection is reset; false when it cannot be told.
@@ -131,8 +163,7 @@ async fn seal(
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
     if outbound.sealer.has_ended() {
-        outbound.write_all(&[]).await?;
-        return outbound.tunnel.shutdown_write();
+        return outbound.write_all(&[]).await;
     }
     let mut turn = Turn::new(Side::Tunnel, progress);
     loop {

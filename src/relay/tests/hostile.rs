@@ -172,10 +172,17 @@ fn the_end_and_a_reset_are_records() {
         let mut ended = half().await;
         ended.client.write_all(b"data").await.unwrap();
         ended.client.shutdown().await.unwrap();
-        let (bytes, end) = rest(&mut ended.peer).await;
-        assert!(end.is_ok());
+        let mut bytes = vec![0; 2 * OVERHEAD + 4];
+        ended.peer.read_exact(&mut bytes).await.unwrap();
         let records = open_all(&mut ended.opener, bytes);
         assert_eq!(records, [(Kind::Data, b"data".to_vec()), (Kind::End, Vec::new())]);
+        // Subflows can join as long as there is no DATA_FIN.
+        assert!(timeout(Duration::from_millis(300), ended.peer.read_u8()).await.is_err());
+        ended.peer.write_all(&record(&mut ended.sealer, Kind::End, b"")).await.unwrap();
+        let (bytes, end) = rest(&mut ended.peer).await;
+        assert!(end.is_ok() && bytes.is_empty());
+        let (bytes, end) = rest(&mut ended.client).await;
+        assert!(end.is_ok() && bytes.is_empty());
 
         let mut broken = half().await;
         broken.client.write_all(b"data").await.unwrap();

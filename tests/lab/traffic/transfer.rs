@@ -27,6 +27,24 @@ impl Transfer {
 
     /// Fetches `bytes` bytes.
     pub fn download(dialer: &Dialer, bytes: u64) -> io::Result<Transfer> {
+        let request = format!("download {bytes} 0 {bytes}\n");
+        Transfer::fetch(dialer, bytes, move |mut stream| stream.write_all(request.as_bytes()))
+    }
+
+    /// Fetches `bytes` bytes, and says that nothing more will be said before they come.
+    pub fn download_after_end(dialer: &Dialer, bytes: u64) -> io::Result<Transfer> {
+        let request = format!("after-eof {bytes} {bytes}\n");
+        Transfer::fetch(dialer, bytes, move |mut stream| {
+            stream.write_all(request.as_bytes())?;
+            stream.shutdown(Shutdown::Write)
+        })
+    }
+
+    fn fetch(
+        dialer: &Dialer,
+        bytes: u64,
+        ask: impl FnOnce(&TcpStream) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Transfer> {
         let pattern = Pattern { seed: bytes };
         let recorder = Arc::new(Recorder::new(pattern, 0));
         let stream = dialer.connect()?;
@@ -35,15 +53,14 @@ impl Transfer {
             let mut stream = stream.try_clone()?;
             move || {
                 let mut chunk = vec![0; CHUNK];
-                let result =
-                    writeln!(stream, "download {} 0 {bytes}", pattern.seed).and_then(|()| {
-                        loop {
-                            match stream.read(&mut chunk)? {
-                                0 => return Ok(()),
-                                length => recorder.take(&chunk[..length]),
-                            }
+                let result = ask(&stream).and_then(|()| {
+                    loop {
+                        match stream.read(&mut chunk)? {
+                            0 => return Ok(()),
+                            length => recorder.take(&chunk[..length]),
                         }
-                    });
+                    }
+                });
                 recorder.finish();
                 result
             }
@@ -70,6 +87,26 @@ impl Transfer {
                 Ok(())
             } else {
                 Err(io::Error::other(format!("{count} of {bytes} bytes arrived")))
+            }
+        };
+        Transfer::spawn(recorder, handle, bytes, work)
+    }
+
+    /// Sends `bytes` bytes to `server`, which said at once that it would not say anything.
+    pub fn upload_after_end(
+        server: &TrafficServer,
+        dialer: &Dialer,
+        bytes: u64,
+    ) -> io::Result<Transfer> {
+        let pattern = Pattern { seed: bytes };
+        let (id, recorder) = server.expect(pattern);
+        let mut stream = dialer.connect()?;
+        let handle = stream.try_clone()?;
+        let work = move || {
+            writeln!(stream, "eof-first {id}")?;
+            match stream.read(&mut [0])? {
+                0 => send(&stream, pattern, 0, bytes),
+                _ => Err(io::ErrorKind::InvalidData.into()),
             }
         };
         Transfer::spawn(recorder, handle, bytes, work)
