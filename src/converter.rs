@@ -5,6 +5,7 @@ mod bare;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,16 +106,10 @@ pub async fn serve(
 /// left in the registry.
 pub async fn relay(registry: Rc<Registry>, workers: Rc<Workers>, tcp: TcpStream, opened: Opened) {
     let Opened { client, credential, peer, target, stream, state } = opened;
-    let seat = workers.seat();
-    let (lan, tunnel) = match (seat.adopt(target), seat.adopt(tcp)) {
-        (Ok(lan), Ok(tunnel)) => (lan, Arc::new(tunnel)),
-        (Err(error), _) | (_, Err(error)) => {
-            return log::debug!("stream of {client} to {}: {error}", stream.target);
-        }
-    };
     let (interrupt, interruption) = oneshot::channel();
-    let relay = Relay { lan, tunnel, state, counters: stream.counters.clone() };
-    let mut relaying = seat.relay(relay, interruption);
+    let counters = stream.counters.clone();
+    let relay = Relay { lan: target, tunnel: Arc::new(tcp), state, counters };
+    let mut relaying = pin!(workers.relay(relay, interruption, drop));
     let (ended, stopping) = tokio::select! {
         ended = &mut relaying => (ended, false),
         interruption = registry.interrupted(&client, &credential) => {

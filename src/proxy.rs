@@ -21,7 +21,7 @@ use crate::config::agent::OnServerLoss;
 use crate::os::runtime;
 use crate::os::socket::{self, Acceptor, Subflow};
 use crate::pool::{NoStream, Pool, Stream};
-use crate::relay::{self, Counters, Ended, Records, Relay, Seat, State, Unsent, Workers, message};
+use crate::relay::{self, Counters, Ended, Records, Relay, State, Unsent, Workers, message};
 use crate::tunnel::Cipher;
 use crate::tunnel::convert::{Failure, Message};
 use crate::tunnel::forward::Incoming;
@@ -326,10 +326,8 @@ impl Proxy {
         };
         let target = connected.inspect_err(|_| socket::abort(&lan))?;
         connection.counters.add_to_tunnel(early.len());
-        let seat = self.workers.seat();
-        let lan = seat.adopt(lan).map_err(Trouble::Client)?;
-        let target = Arc::new(seat.adopt(target).map_err(Trouble::Tunnel)?);
-        run(&seat, lan, target, connection, State::Plain(Unsent::default())).await
+        let state = State::Plain(Unsent::default());
+        self.relay_between(lan, Arc::new(target), connection, state, drop).await
     }
 
     /// Relays between the client and a stream on which the server has answered.
@@ -340,35 +338,26 @@ impl Proxy {
         opened: Opened,
     ) -> Result<(), Trouble> {
         let Opened { tunnel, cipher, sealer, opener, carried } = opened;
-        let seat = self.workers.seat();
-        let lan = seat.adopt(lan).map_err(Trouble::Client)?;
-        connection.tunnel.take();
-        // Nobody else keeps it for longer than a look.
-        let tunnel = Arc::try_unwrap(tunnel).map_err(|_| io::ErrorKind::ResourceBusy.into());
-        let tunnel = tunnel.and_then(|tunnel| seat.adopt(tunnel)).map_err(Trouble::Tunnel)?;
-        let tunnel = Arc::new(tunnel);
-        *connection.tunnel.borrow_mut() = Some(tunnel.clone());
         let state = match cipher {
             Cipher::None => State::Plain(Unsent { to_lan: carried, ..Unsent::default() }),
             _ => State::Sealed(Box::new(Records::new(sealer, opener, carried))),
         };
-        run(&seat, lan, tunnel, connection, state).await
+        // Who else looks at it keeps it for no longer than that.
+        let show = |tunnel| *connection.tunnel.borrow_mut() = tunnel;
+        self.relay_between(lan, tunnel, connection, state, show).await
     }
-}
 
-/// Relays on the thread that the streams were moved to.
-fn run<'a>(
-    seat: &'a Seat<'_>,
-    lan: TcpStream,
-    tunnel: Arc<TcpStream>,
-    connection: &Connection,
-    state: State,
-) -> impl Future<Output = Result<(), Trouble>> + use<'a> {
-    let (uninterrupted, interruption) = oneshot::channel();
-    let relay = Relay { lan, tunnel, state, counters: connection.counters.clone() };
-    let relaying = seat.relay(relay, interruption);
-    async move {
-        let ended = relaying.await;
+    async fn relay_between(
+        &self,
+        lan: TcpStream,
+        tunnel: Arc<TcpStream>,
+        connection: &Connection,
+        state: State,
+        show: impl Fn(Option<Arc<TcpStream>>),
+    ) -> Result<(), Trouble> {
+        let (uninterrupted, interruption) = oneshot::channel();
+        let relay = Relay { lan, tunnel, state, counters: connection.counters.clone() };
+        let ended = self.workers.relay(relay, interruption, show).await;
         drop(uninterrupted);
         match ended {
             Ended::Done(relayed) => relayed.map_err(Trouble::Relay),

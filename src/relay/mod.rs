@@ -24,7 +24,7 @@ mod tests;
 pub use pace::Pace;
 pub use plain::{Unsent, plain};
 pub use sealed::{Records, sealed};
-pub use workers::{Ended, Relay, Relaying, Seat, State, Workers};
+pub use workers::{Ended, Relay, State, Workers};
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -167,9 +167,11 @@ async fn seal(
     }
     let mut turn = Turn::new(Side::Tunnel, progress);
     loop {
+        // What an interruption left waits for nothing.
+        let patience = if progress.counters.to_tunnel() == 0 { PATIENCE } else { Duration::ZERO };
         if outbound.unsent.is_empty() {
             lan.readable().await?;
-        } else if let Ok(readable) = timeout(PATIENCE, lan.readable()).await {
+        } else if let Ok(readable) = timeout(patience, lan.readable()).await {
             readable?;
         } else {
             outbound.write_all(&[]).await?;

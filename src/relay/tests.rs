@@ -50,7 +50,7 @@ pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
-async fn mptcp_pair() -> (TcpStream, TcpStream) {
+pub(super) async fn mptcp_pair() -> (TcpStream, TcpStream) {
     let listener = mptcp_listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
     let client = mptcp_connect(listener.local_addr().unwrap(), None, None).await.unwrap();
     (client, listener.accept().await.unwrap().0)
