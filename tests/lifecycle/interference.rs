@@ -5,8 +5,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, until};
-use super::{assert_goes_on, assert_intact, assert_same};
+use super::lab::{
+    AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, until, wait_for,
+};
+use super::{LIMIT, assert_goes_on, assert_intact, assert_same};
 
 /// Everything is back within this time, also beside other tests; alone it takes less than half a second. The
 /// agent's own looks, 15 seconds apart, would be too late.
@@ -30,6 +32,17 @@ const DEEDS: [(&str, &str); 9] = [
     ("nft delete table inet mptcp_bond", "nft list tables"),
     ("nft flush ruleset; nft -f \"$FIREWALL\"", "nft list tables"),
 ];
+
+/// Waits until everything is as it was: beside other suites an uplink's probes may starve, and the uplink be
+/// out of use for a while.
+#[track_caller]
+fn wait_same(what: &str, running: &NetworkState, lab: &Lab) {
+    let now = || NetworkState::objects(&lab.router);
+    let same = || running.difference(&now()).is_empty().then_some(());
+    if wait_for(3 * LIMIT, same).is_none() {
+        assert_same(what, running, &now());
+    }
+}
 
 #[test]
 fn what_others_delete_is_back_at_once() {
@@ -55,6 +68,7 @@ fn what_others_delete_is_back_at_once() {
             let output = lab.router.run("sh", &["-c", &script]);
             output.lines().map(str::to_owned).collect::<BTreeSet<String>>()
         };
+        wait_same("before", &running, &lab);
         let before = shell(show);
         let with_shown = format!("set -e\n{deed}\n{show}");
         let damaged = shell(&with_shown);
@@ -64,7 +78,7 @@ fn what_others_delete_is_back_at_once() {
         });
         let was_seen = if damaged == before { "back before seen" } else { "seen missing" };
         println!("{:4} ms, {was_seen}: {deed}", done.elapsed().as_millis());
-        assert_same(deed, &running, &NetworkState::objects(&lab.router));
+        wait_same(deed, &running, &lab);
         for transfer in &transfers {
             assert!(!transfer.is_finished(), "a transfer was cut off by: {deed}");
             assert_goes_on(transfer);
