@@ -94,21 +94,23 @@ pub async fn sealed(
 /// DATA_FIN on (`mptcp_finish_join`), and with the last subflow forgets what is under way: therefore neither
 /// End has one with it, and the connection is closed when nothing depends on it any more.
 async fn delivered(tunnel: &TcpStream, progress: &Progress<'_>, limits: IdleLimits) {
-    let mut look = FIRST_LOOK;
     let all_is = async {
+        let mut look = FIRST_LOOK;
         while !socket::is_delivered(tunnel).unwrap_or(true) {
-            // Once the other end knows, it closes, or breaks.
-            if let Ok(closed) = timeout(look, tunnel.readable()).await
-                && (closed.is_err()
-                    || !matches!(unless_blocked(tunnel.try_read(&mut [0])), Ok(None)))
-            {
-                break;
-            }
+            sleep(look).await;
             look = look.saturating_mul(2).min(LAST_LOOK);
         }
     };
+    // Once the other end knows, it closes, or breaks.
+    let closed = async {
+        while tunnel.readable().await.is_ok()
+            && matches!(unless_blocked(tunnel.try_read(&mut [0])), Ok(None))
+        {}
+    };
     tokio::select! {
+        biased;
         () = all_is => {}
+        () = closed => {}
         never = nudge(tunnel, progress) => match never {},
         () = sleep(limits.half_closed) => {}
     }

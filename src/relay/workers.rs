@@ -127,7 +127,8 @@ impl Workers {
 }
 
 impl Seat<'_> {
-    /// Moves a relay's streams to the thread; both are reset when that fails.
+    /// Moves a relay's streams to the thread. When that fails the one is closed, unless somebody else keeps it,
+    /// and whatever is left is reset.
     fn adopt(&self, Relay { lan, tunnel, state, counters }: Relay) -> Result<Relay, Failure> {
         let worker = &self.0.worker;
         // Out of memory, or somebody else has kept the tunnel.
