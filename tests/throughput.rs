@@ -36,7 +36,7 @@ impl Pair {
 fn loads() -> impl Iterator<Item = Iperf3> {
     [(true, 1), (true, 10), (false, 1), (false, 10)]
         .into_iter()
-        .map(|(download, connections)| Iperf3 { download, connections, seconds: 3 })
+        .map(|(download, connections)| Iperf3 { download, connections, seconds: 4 })
 }
 
 /// Compares all loads over one address family of the uplinks.

@@ -19,7 +19,8 @@ pub struct Iperf3 {
     pub download: bool,
     /// Connections at once.
     pub connections: u32,
-    /// Seconds measured.
+    /// Seconds measured, the first included: were it omitted, what it sent and the receiver could not
+    /// yet order would count as received later. Ten connections seemed to pass the uplinks' rates so.
     pub seconds: u32,
 }
 
@@ -66,7 +67,7 @@ impl Iperf3 {
             (!listeners.trim().is_empty()).then_some(())
         });
         let mut command = iperf3(kind);
-        command.args(["--json", "--omit", "1", "--client", &address.to_string()]);
+        command.args(["--json", "--client", &address.to_string()]);
         command.args(["--time", &self.seconds.to_string()]);
         command.args(["--parallel", &self.connections.to_string()]);
         command.args(self.download.then_some("--reverse"));
