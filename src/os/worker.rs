@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::thread;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
@@ -48,11 +50,16 @@ impl Worker {
     /// Has a stream's events come to this thread.
     ///
     /// # Errors
-    /// When the kernel refuses to watch it: out of memory.
+    /// When the kernel refuses to watch it: out of memory. The stream is then reset.
     pub fn adopt(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        let linger = |stream: &TcpStream, time| SockRef::from(stream).set_linger(time);
+        // Were it merely closed, its peer would believe that it has got everything.
+        linger(&stream, Some(Duration::ZERO))?;
         let stream = stream.into_std()?;
         let _context = self.runtime.enter();
-        TcpStream::from_std(stream)
+        let stream = TcpStream::from_std(stream)?;
+        linger(&stream, None)?;
+        Ok(stream)
     }
 
     /// Runs what `task` makes on this thread, from now on; the future gives its output. Dropping the
@@ -97,13 +104,14 @@ impl Drop for Worker {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, poll_fn, ready};
-    use std::time::Duration;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::os::socket;
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -129,6 +137,30 @@ mod tests {
             };
             assert_eq!(worker.run(task).await.unwrap().as_deref(), Some("test"));
             assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "the task has dropped its stream");
+        });
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_adopted_is_reset() {
+        run(async |worker| {
+            let ended = Worker { runtime: worker.runtime.clone(), starts: None, thread: None };
+            drop(worker);
+            let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+            let tcp = TcpListener::bind(any).await.unwrap();
+            let mptcp = socket::mptcp_listen(any, 1).unwrap();
+            let remotes = [&tcp, &mptcp].map(|listener| listener.local_addr().unwrap());
+            let connections = [
+                (socket::tcp_connect(remotes[0], None).await, tcp.accept().await),
+                (socket::mptcp_connect(remotes[1], None, None).await, mptcp.accept().await),
+            ];
+            for (near, far) in connections {
+                let (mut near, (mut far, _)) = (near.unwrap(), far.unwrap());
+                far.write_all(b"hello").await.unwrap();
+                near.read_exact(&mut [0; 5]).await.unwrap();
+                assert!(ended.adopt(near).is_err());
+                let error = far.read(&mut [0]).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            }
         });
     }
 

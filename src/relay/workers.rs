@@ -127,8 +127,7 @@ impl Workers {
 }
 
 impl Seat<'_> {
-    /// Moves a relay's streams to the thread. When that fails the one is closed, unless somebody else keeps it,
-    /// and whatever is left is reset.
+    /// Moves a relay's streams to the thread. When that fails both are reset.
     fn adopt(&self, Relay { lan, tunnel, state, counters }: Relay) -> Result<Relay, Failure> {
         let worker = &self.0.worker;
         // Out of memory, or somebody else has kept the tunnel.
