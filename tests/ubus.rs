@@ -10,7 +10,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::traffic::{Kind as Traffic, TrafficServer, Transfer};
-use lab::{AgentProgram, Lab, Namespace, Process, ServerProgram, TARGET_V4, ubus_socket, until};
+use lab::{
+    AgentProgram, Lab, Namespace, Process, ServerProgram, TARGET_V4, two_of_three, ubus_socket,
+    until,
+};
 use mptcp_bond::ubus::Status;
 use openwrt::{Failed, Kind, Netifd, UbusClient, Ubusd, interface_down};
 use serde_json::{Value, json};
@@ -97,16 +100,19 @@ fn assert_answers_are_fast(client: &mut UbusClient) {
     let reads = ["status", "connections", "history"].map(|method| (method, json!({})));
     let calls = reads.into_iter().chain([("uplink", role)]);
     for (method, arguments) in calls.chain([("reload", json!({}))]) {
-        let mut times: Vec<Duration> = (0..9)
-            .map(|_| {
-                let asked = Instant::now();
-                client.invoke(object, method, arguments.clone()).expect("an answer");
-                asked.elapsed()
-            })
-            .collect();
-        times.sort();
-        println!("{method}: {:?}, at most {:?}", times[4], times[8]);
-        assert!(times[4] < METHOD_LIMIT, "{method}: {times:?}");
+        let answered = two_of_three(|| {
+            let mut times: Vec<Duration> = (0..9)
+                .map(|_| {
+                    let asked = Instant::now();
+                    client.invoke(object, method, arguments.clone()).expect("an answer");
+                    asked.elapsed()
+                })
+                .collect();
+            times.sort();
+            println!("{method}: {:?}, at most {:?}", times[4], times[8]);
+            if times[4] < METHOD_LIMIT { Ok(()) } else { Err(times) }
+        });
+        answered.unwrap_or_else(|times| panic!("{method}: {times:?}"));
     }
     let status = client.invoke(object, "status", json!({ "ubus_rpc_session": "0" }));
     let status = status.expect("rpcd's session does no harm");
