@@ -173,7 +173,7 @@ fn an_autoconfigured_uplink() {
 
 #[test]
 fn renumbering_in_mid_transfer() {
-    let lab = Lab::two_uplinks("renumbering");
+    let lab = Lab::two_distant_uplinks("renumbering");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let (target, v4, _) = target(&lab);
@@ -360,7 +360,7 @@ fn mptcp_is_stripped_everywhere() {
 
 #[test]
 fn a_network_without_udp_is_judged_by_its_subflows() {
-    let lab = Lab::two_uplinks("without-udp");
+    let lab = Lab::two_distant_uplinks("without-udp");
     let wanb = lab.uplink(1);
     wanb.drop_udp();
     let server = ServerProgram::start(&lab);

@@ -46,7 +46,7 @@ fn wait_same(what: &str, running: &NetworkState, lab: &Lab) {
 
 #[test]
 fn what_others_delete_is_back_at_once() {
-    let lab = Lab::two_uplinks("interference");
+    let lab = Lab::two_distant_uplinks("interference");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let firewall = lab.work().join("firewall.nft");

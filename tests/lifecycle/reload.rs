@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -34,10 +35,12 @@ fn line_of(file: &Path, text: &str) -> usize {
 
 #[test]
 fn a_reload_leaves_live_connections_alone() {
+    // As [`Lab::two_distant_uplinks`].
+    const DISTANT: Duration = Duration::from_millis(5);
     let lab = Lab::builder("reload")
-        .uplink(UplinkSpec::new("wan", 60))
-        .uplink(UplinkSpec::new("wanb", 40))
-        .uplink(UplinkSpec::new("lte", 30))
+        .uplink(UplinkSpec::new("wan", 60).delay(DISTANT))
+        .uplink(UplinkSpec::new("wanb", 40).delay(DISTANT))
+        .uplink(UplinkSpec::new("lte", 30).delay(DISTANT))
         .build();
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::paired(&lab, &server, "");

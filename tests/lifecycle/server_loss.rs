@@ -83,7 +83,7 @@ fn without_its_server_connections_are_refused() {
 
 #[test]
 fn streams_survive_a_silent_server_and_new_connections_do_not_wait_for_it() {
-    let lab = Lab::two_uplinks("outage");
+    let lab = Lab::two_distant_uplinks("outage");
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
