@@ -15,10 +15,9 @@ const GOES_ON: u64 = 2_000_000;
 
 #[test]
 fn they_outlive_each_uplink_in_turn_and_the_loss_of_all() {
-    // With round trips of 10 ms, see "Limits" in the README.
     let lab = Lab::builder("half-closed")
-        .uplink(UplinkSpec::new("wan", 40).delay(Duration::from_millis(5)))
-        .uplink(UplinkSpec::new("wanb", 20).delay(Duration::from_millis(5)))
+        .uplink(UplinkSpec::new("wan", 40).distant())
+        .uplink(UplinkSpec::new("wanb", 20).distant())
         .build();
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::start(&lab, &server);

@@ -3,16 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::thread;
-use std::time::Duration;
 
 use futures_util::FutureExt;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::runtime;
+use super::{runtime, socket};
 
 /// The stack of a thread in bytes, of which what is used takes memory.
 const STACK: usize = 256 * 1024;
@@ -52,13 +50,12 @@ impl Worker {
     /// # Errors
     /// When the kernel refuses to watch it: out of memory. The stream is then reset.
     pub fn adopt(&self, stream: TcpStream) -> io::Result<TcpStream> {
-        let linger = |stream: &TcpStream, time| SockRef::from(stream).set_linger(time);
         // Were it merely closed, its peer would believe that it has got everything.
-        linger(&stream, Some(Duration::ZERO))?;
+        socket::reset_when_closed(&stream, true)?;
         let stream = stream.into_std()?;
         let _context = self.runtime.enter();
         let stream = TcpStream::from_std(stream)?;
-        linger(&stream, None)?;
+        socket::reset_when_closed(&stream, false)?;
         Ok(stream)
     }
 
@@ -105,13 +102,13 @@ impl Drop for Worker {
 mod tests {
     use std::future::{pending, poll_fn, ready};
     use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::os::socket;
 
     const SOON: Duration = Duration::from_secs(10);
 

@@ -82,6 +82,12 @@ impl UplinkSpec {
         self
     }
 
+    /// Sets round trips of 10 ms, for who uploads while uplinks join: with those of a lab without delay the
+    /// kernel may misplace what comes first over them, see "Limits" in the README.
+    pub fn distant(self) -> UplinkSpec {
+        self.delay(Duration::from_millis(5))
+    }
+
     /// Sets the MTU.
     pub fn mtu(mut self, mtu: u32) -> UplinkSpec {
         self.mtu = mtu;

@@ -6,7 +6,6 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -29,9 +28,6 @@ pub const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf1, 0, 0, 0, 0, 1
 pub const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The web server.
 pub const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf2, 0, 0, 0, 0, 1);
-
-/// The one-way delay of distant uplinks.
-const DISTANT: Duration = Duration::from_millis(5);
 
 /// Labs share namespace names, and two processor cores: one at a time, unless [`Lab::together`] says
 /// otherwise.
@@ -145,12 +141,11 @@ impl Lab {
             .build()
     }
 
-    /// The same with round trips of 10 ms, for who uploads while uplinks join: with shorter ones the kernel
-    /// may misplace what comes first over them, see "Limits" in the README.
+    /// The same, with [`distant`](UplinkSpec::distant) uplinks.
     pub fn two_distant_uplinks(name: &str) -> Lab {
         Lab::builder(name)
-            .uplink(UplinkSpec::new("wan", 100).delay(DISTANT))
-            .uplink(UplinkSpec::new("wanb", 50).delay(DISTANT))
+            .uplink(UplinkSpec::new("wan", 100).distant())
+            .uplink(UplinkSpec::new("wanb", 50).distant())
             .build()
     }
 

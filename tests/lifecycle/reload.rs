@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -35,12 +34,10 @@ fn line_of(file: &Path, text: &str) -> usize {
 
 #[test]
 fn a_reload_leaves_live_connections_alone() {
-    // As [`Lab::two_distant_uplinks`].
-    const DISTANT: Duration = Duration::from_millis(5);
     let lab = Lab::builder("reload")
-        .uplink(UplinkSpec::new("wan", 60).delay(DISTANT))
-        .uplink(UplinkSpec::new("wanb", 40).delay(DISTANT))
-        .uplink(UplinkSpec::new("lte", 30).delay(DISTANT))
+        .uplink(UplinkSpec::new("wan", 60).distant())
+        .uplink(UplinkSpec::new("wanb", 40).distant())
+        .uplink(UplinkSpec::new("lte", 30).distant())
         .build();
     let server = ServerProgram::start(&lab);
     let mut agent = AgentProgram::paired(&lab, &server, "");
