@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lab::traffic::{Dialer, Kind, TrafficServer, UdpEcho, UdpFlow};
 use lab::{
     AgentProgram, Direction, LAN_CLIENT_V4, Lab, Process, ServerProgram, TARGET_V4, TARGET_V6,
-    Uplink, until,
+    Uplink, two_of_three, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const UDP_PAUSE: Duration = Duration::from_millis(1500);
 /// Sooner than anything that was lost is tried again.
 const AT_ONCE: Duration = SECOND;
+/// What no person notices.
+const UNNOTICED: Duration = Duration::from_millis(250);
 /// The UDP echo's port.
 const ECHO: u16 = 5004;
 /// TCP to this port is bypassed.
@@ -269,9 +271,12 @@ fn quic_is_refused_at_once_and_what_runs_goes_on() {
     until("QUIC is refused", LIMIT, in_force);
     let begun = Instant::now();
     for target in targets {
-        let took = refusal(&lab, target);
-        println!("{target}: refused after {took:.2?}");
-        assert!(took < AT_ONCE, "{target}: {took:?}");
+        let refused = two_of_three(|| {
+            let took = refusal(&lab, target);
+            println!("{target}: refused after {took:.2?}");
+            if took < UNNOTICED { Ok(()) } else { Err(took) }
+        });
+        assert_eq!(refused, Ok(()), "{target}");
     }
     sleep(2 * SECOND);
     for flow in flows {

@@ -5,7 +5,7 @@ mod lab;
 use std::time::Duration;
 
 use lab::traffic::{Kind, TrafficServer, Transfer};
-use lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, Uplink, UplinkSpec};
+use lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, Uplink, UplinkSpec, joining_uploads};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long all uplinks are gone.
@@ -15,12 +15,20 @@ const GOES_ON: u64 = 2_000_000;
 
 #[test]
 fn they_outlive_each_uplink_in_turn_and_the_loss_of_all() {
-    let lab = Lab::builder("half-closed")
-        .uplink(UplinkSpec::new("wan", 40).distant())
-        .uplink(UplinkSpec::new("wanb", 20).distant())
-        .build();
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
+    joining_uploads(
+        || {
+            Lab::builder("half-closed")
+                .uplink(UplinkSpec::new("wan", 40).distant())
+                .uplink(UplinkSpec::new("wanb", 20).distant())
+                .build()
+        },
+        outlive,
+    );
+}
+
+fn outlive(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let transfers = [

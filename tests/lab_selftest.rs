@@ -2,8 +2,10 @@
 
 mod lab;
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use lab::traffic::{
 };
 use lab::{
     Access, Direction, Lab, PlainMptcp, SERVER_V4, SERVER_V6, Strip, TARGET_V4, TARGET_V6,
-    UplinkSpec, two_of_three, until, wait_for,
+    UplinkSpec, joining_uploads, two_of_three, until, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -375,6 +377,25 @@ fn recorder_finds_corruption_and_pauses() {
     bytes[6500] ^= 1;
     recorder.take(&bytes[6000..]);
     assert_eq!(recorder.report().corrupt_at, Some(6500));
+}
+
+#[test]
+fn only_an_altered_upload_is_tried_once_more() {
+    let attempts = |said: &str, fail: u32| {
+        let attempts = Cell::new(0);
+        let test = |lab: &Lab| {
+            std::fs::write(lab.logs().join("server.log"), said).expect("write a log");
+            attempts.set(attempts.get() + 1);
+            assert!(attempts.get() > fail, "attempt {} fails", attempts.get());
+        };
+        let run = || joining_uploads(|| Lab::builder("joins").build(), test);
+        (catch_unwind(AssertUnwindSafe(run)).is_ok(), attempts.get())
+    };
+    let altered = "warning: refused 203.0.113.6: altered on the way";
+    assert_eq!(attempts(altered, 0), (true, 1));
+    assert_eq!(attempts(altered, 1), (true, 2));
+    assert_eq!(attempts(altered, 2), (false, 2));
+    assert_eq!(attempts("warning: refused 203.0.113.6: reset", 1), (false, 1));
 }
 
 /// Processes of this PID namespace whose command line holds a word.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lab::traffic::{Dialer, Kind, TrafficServer, Transfer};
 use lab::{
     AgentProgram, Direction, Lab, SERVER_V6, ServerProgram, Strip, TARGET_V4, TARGET_V6,
-    UplinkSpec, until,
+    UplinkSpec, joining_uploads, until,
 };
 use serde_json::Value;
 
@@ -173,10 +173,13 @@ fn an_autoconfigured_uplink() {
 
 #[test]
 fn renumbering_in_mid_transfer() {
-    let lab = Lab::two_distant_uplinks("renumbering");
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
-    let (target, v4, _) = target(&lab);
+    joining_uploads(|| Lab::two_distant_uplinks("renumbering"), renumber);
+}
+
+fn renumber(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
+    let (target, v4, _) = target(lab);
     let transfers = [
         Transfer::download(&v4, Transfer::ENDLESS).expect("connect"),
         Transfer::upload(&target, &v4, Transfer::ENDLESS).expect("connect"),
@@ -360,16 +363,19 @@ fn mptcp_is_stripped_everywhere() {
 
 #[test]
 fn a_network_without_udp_is_judged_by_its_subflows() {
-    let lab = Lab::two_distant_uplinks("without-udp");
+    joining_uploads(|| Lab::two_distant_uplinks("without-udp"), judge_without_udp);
+}
+
+fn judge_without_udp(lab: &Lab) {
     let wanb = lab.uplink(1);
     wanb.drop_udp();
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
-    let (target, v4, _) = target(&lab);
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
+    let (target, v4, _) = target(lab);
     let transfer = Transfer::upload(&target, &v4, Transfer::ENDLESS).expect("connect");
     let uses = |status: &Value| is(status, "wanb", "up", true, "UDP does not");
     agent.wait_status("wanb is in use although no probe is answered", uses);
-    assert_carried_by(&lab, &target, &v4, &["wan", "wanb"]);
+    assert_carried_by(lab, &target, &v4, &["wan", "wanb"]);
     // Told by unacknowledged data alone.
     wanb.blackhole(Direction::Both);
     agent.wait_status("wanb is not used", |status| !uses(status));

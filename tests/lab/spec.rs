@@ -82,10 +82,10 @@ impl UplinkSpec {
         self
     }
 
-    /// Sets round trips of 10 ms, for who uploads while uplinks join: with those of a lab without delay the
-    /// kernel may misplace what comes first over them, see "Limits" in the README.
+    /// Sets round trips of 20 ms, with which the kernel hardly ever misplaces what comes first over an uplink
+    /// that joins, see [`joining_uploads`](super::joining_uploads).
     pub fn distant(self) -> UplinkSpec {
-        self.delay(Duration::from_millis(5))
+        self.delay(Duration::from_millis(10))
     }
 
     /// Sets the MTU.

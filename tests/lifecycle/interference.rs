@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
 use super::lab::{
-    AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, until, wait_for,
+    AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, joining_uploads, until,
+    wait_for,
 };
 use super::{LIMIT, assert_goes_on, assert_intact, assert_same};
 
@@ -46,9 +47,12 @@ fn wait_same(what: &str, running: &NetworkState, lab: &Lab) {
 
 #[test]
 fn what_others_delete_is_back_at_once() {
-    let lab = Lab::two_distant_uplinks("interference");
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
+    joining_uploads(|| Lab::two_distant_uplinks("interference"), delete_as_others);
+}
+
+fn delete_as_others(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
     let firewall = lab.work().join("firewall.nft");
     std::fs::write(&firewall, lab.router.run("nft", &["list", "table", "inet", "fw4"])).unwrap();
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
@@ -68,7 +72,7 @@ fn what_others_delete_is_back_at_once() {
             let output = lab.router.run("sh", &["-c", &script]);
             output.lines().map(str::to_owned).collect::<BTreeSet<String>>()
         };
-        wait_same("before", &running, &lab);
+        wait_same("before", &running, lab);
         let before = shell(show);
         let with_shown = format!("set -e\n{deed}\n{show}");
         let damaged = shell(&with_shown);
@@ -78,7 +82,7 @@ fn what_others_delete_is_back_at_once() {
         });
         let was_seen = if damaged == before { "back before seen" } else { "seen missing" };
         println!("{:4} ms, {was_seen}: {deed}", done.elapsed().as_millis());
-        wait_same(deed, &running, &lab);
+        wait_same(deed, &running, lab);
         for transfer in &transfers {
             assert!(!transfer.is_finished(), "a transfer was cut off by: {deed}");
             assert_goes_on(transfer);

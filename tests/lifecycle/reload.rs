@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec, until};
+use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec, joining_uploads, until};
 use super::{LIMIT, assert_goes_on, assert_intact, download_some};
 
 /// Whether the status lists these uplinks, all of them in use.
@@ -34,13 +34,21 @@ fn line_of(file: &Path, text: &str) -> usize {
 
 #[test]
 fn a_reload_leaves_live_connections_alone() {
-    let lab = Lab::builder("reload")
-        .uplink(UplinkSpec::new("wan", 60).distant())
-        .uplink(UplinkSpec::new("wanb", 40).distant())
-        .uplink(UplinkSpec::new("lte", 30).distant())
-        .build();
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::paired(&lab, &server, "");
+    joining_uploads(
+        || {
+            Lab::builder("reload")
+                .uplink(UplinkSpec::new("wan", 60).distant())
+                .uplink(UplinkSpec::new("wanb", 40).distant())
+                .uplink(UplinkSpec::new("lte", 30).distant())
+                .build()
+        },
+        reload_beside_live_ones,
+    );
+}
+
+fn reload_beside_live_ones(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::paired(lab, &server, "");
     let file = agent.config().to_owned();
     let lte = "config uplink 'lte'\n\toption device 'lte'\n";
     let wanb = "config uplink 'wanb'\n\toption device 'wanb'\n";

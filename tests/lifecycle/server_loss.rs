@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, TARGET_V4};
+use super::lab::{AgentProgram, Lab, SERVER_V4, ServerProgram, TARGET_V4, joining_uploads};
 use super::{assert_goes_on, assert_intact};
 
 /// How long a connection may take that should come about, or be refused, at once.
@@ -83,9 +83,12 @@ fn without_its_server_connections_are_refused() {
 
 #[test]
 fn streams_survive_a_silent_server_and_new_connections_do_not_wait_for_it() {
-    let lab = Lab::two_distant_uplinks("outage");
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
+    joining_uploads(|| Lab::two_distant_uplinks("outage"), survive_silence);
+}
+
+fn survive_silence(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let down = Transfer::download(&dialer, Transfer::ENDLESS).expect("connect");

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer, open_idle};
-use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec};
+use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec, joining_uploads};
 use super::{carries, goes_on, key_stroke, stands_by, wait_load};
 
 /// Transfers in each direction at once.
@@ -27,12 +27,20 @@ const CHANGES: [(usize, &str); 11] = [
 
 #[test]
 fn another_role_moves_live_connections_without_a_reset() {
-    let lab = Lab::builder("role-by-hand")
-        .uplink(UplinkSpec::new("wan", 60))
-        .uplink(UplinkSpec::new("wanb", 40))
-        .build();
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::start(&lab, &server);
+    joining_uploads(
+        || {
+            Lab::builder("role-by-hand")
+                .uplink(UplinkSpec::new("wan", 60))
+                .uplink(UplinkSpec::new("wanb", 40))
+                .build()
+        },
+        change_roles,
+    );
+}
+
+fn change_roles(lab: &Lab) {
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::start(lab, &server);
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let shell = open_idle(&dialer, 1).expect("connect").remove(0);

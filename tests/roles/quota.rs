@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer, open_idle};
-use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec};
+use super::lab::{AgentProgram, Lab, ServerProgram, TARGET_V4, UplinkSpec, joining_uploads};
 use super::{carries, goes_on, key_stroke, stands_by, wait_load};
 
 /// The quota of `wanb`.
@@ -35,13 +35,21 @@ fn configure(agent: &mut AgentProgram, options: &str) {
 
 #[test]
 fn a_quota_demotes_live_connections_without_a_reset_and_outlives_the_agent() {
-    let lab = Lab::builder("quota")
-        .uplink(UplinkSpec::new("wan", 60))
-        .uplink(UplinkSpec::new("wanb", 40))
-        .build();
+    joining_uploads(
+        || {
+            Lab::builder("quota")
+                .uplink(UplinkSpec::new("wan", 60))
+                .uplink(UplinkSpec::new("wanb", 40))
+                .build()
+        },
+        exceed_quota,
+    );
+}
+
+fn exceed_quota(lab: &Lab) {
     let wanb = lab.uplink(1);
-    let server = ServerProgram::start(&lab);
-    let mut agent = AgentProgram::paired(&lab, &server, "\n# quota\n");
+    let server = ServerProgram::start(lab);
+    let mut agent = AgentProgram::paired(lab, &server, "\n# quota\n");
     configure(&mut agent, &format!("\toption quota '{QUOTA}'\n"));
     agent.restart();
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
