@@ -52,12 +52,18 @@ fn sh(script: &str) -> String {
     out.trim().to_owned()
 }
 
-/// Two uplinks without anything behind them.
+/// Two uplinks without anything behind them, with the link-local routes that the kernel adds when it comes
+/// round to it.
 fn uplinks() {
     sh("for i in 0 1; do
         ip link add wan$i type veth peer name isp$i; ip link set wan$i up; ip link set isp$i up
         ip addr add 192.0.2.1$i/24 dev wan$i; ip addr add 2001:db8:$i::1/64 dev wan$i nodad
-    done");
+    done
+    for look in $(seq 1000); do
+        [ $(ip -6 route show fe80::/64 | wc -l) = 4 ] && exit
+        sleep 0.01
+    done
+    exit 1");
 }
 
 async fn dump(handle: &mut KernelHandle) -> Kernel {
