@@ -129,13 +129,10 @@ impl Video {
 
 #[test]
 fn a_gibibyte_each_way_a_session_and_a_video_survive_everything() {
-    let lab = || {
-        Lab::builder("endurance")
-            .uplink(UplinkSpec::new("wan", 150))
-            .uplink(UplinkSpec::new("wanb", 100))
-            .uplink(UplinkSpec::new("lte", 80))
-            .build()
-    };
+    let lab = Lab::builder("endurance")
+        .uplink(UplinkSpec::new("wan", 150))
+        .uplink(UplinkSpec::new("wanb", 100))
+        .uplink(UplinkSpec::new("lte", 80));
     joining_uploads(lab, survive);
 }
 

@@ -15,15 +15,10 @@ const GOES_ON: u64 = 2_000_000;
 
 #[test]
 fn they_outlive_each_uplink_in_turn_and_the_loss_of_all() {
-    joining_uploads(
-        || {
-            Lab::builder("half-closed")
-                .uplink(UplinkSpec::new("wan", 40).distant())
-                .uplink(UplinkSpec::new("wanb", 20).distant())
-                .build()
-        },
-        outlive,
-    );
+    let lab = Lab::builder("half-closed")
+        .uplink(UplinkSpec::new("wan", 40).distant())
+        .uplink(UplinkSpec::new("wanb", 20).distant());
+    joining_uploads(lab, outlive);
 }
 
 fn outlive(lab: &Lab) {

@@ -388,7 +388,7 @@ fn only_an_altered_upload_is_tried_once_more() {
             attempts.set(attempts.get() + 1);
             assert!(attempts.get() > fail, "attempt {} fails", attempts.get());
         };
-        let run = || joining_uploads(|| Lab::builder("joins").build(), test);
+        let run = || joining_uploads(Lab::builder("joins"), test);
         (catch_unwind(AssertUnwindSafe(run)).is_ok(), attempts.get())
     };
     let altered = "warning: refused 203.0.113.6: altered on the way";

@@ -173,7 +173,7 @@ fn an_autoconfigured_uplink() {
 
 #[test]
 fn renumbering_in_mid_transfer() {
-    joining_uploads(|| Lab::two_distant_uplinks("renumbering"), renumber);
+    joining_uploads(Lab::two_distant_uplinks("renumbering"), renumber);
 }
 
 fn renumber(lab: &Lab) {
@@ -363,7 +363,7 @@ fn mptcp_is_stripped_everywhere() {
 
 #[test]
 fn a_network_without_udp_is_judged_by_its_subflows() {
-    joining_uploads(|| Lab::two_distant_uplinks("without-udp"), judge_without_udp);
+    joining_uploads(Lab::two_distant_uplinks("without-udp"), judge_without_udp);
 }
 
 fn judge_without_udp(lab: &Lab) {

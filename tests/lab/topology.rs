@@ -36,6 +36,7 @@ static TURN: Mutex<()> = Mutex::new(());
 type Turn = MutexGuard<'static, ()>;
 
 /// What a lab consists of, before it is built.
+#[derive(Clone)]
 pub struct LabBuilder {
     name: String,
     uplinks: Vec<UplinkSpec>,
@@ -141,12 +142,11 @@ impl Lab {
             .build()
     }
 
-    /// The same, with [`distant`](UplinkSpec::distant) uplinks.
-    pub fn two_distant_uplinks(name: &str) -> Lab {
+    /// The same, with [`distant`](UplinkSpec::distant) uplinks and not built yet.
+    pub fn two_distant_uplinks(name: &str) -> LabBuilder {
         Lab::builder(name)
             .uplink(UplinkSpec::new("wan", 100).distant())
             .uplink(UplinkSpec::new("wanb", 50).distant())
-            .build()
     }
 
     /// Builds several labs, for cases that take long and leave the processors idle; waits until no other

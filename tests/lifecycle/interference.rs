@@ -47,7 +47,7 @@ fn wait_same(what: &str, running: &NetworkState, lab: &Lab) {
 
 #[test]
 fn what_others_delete_is_back_at_once() {
-    joining_uploads(|| Lab::two_distant_uplinks("interference"), delete_as_others);
+    joining_uploads(Lab::two_distant_uplinks("interference"), delete_as_others);
 }
 
 fn delete_as_others(lab: &Lab) {

@@ -34,16 +34,11 @@ fn line_of(file: &Path, text: &str) -> usize {
 
 #[test]
 fn a_reload_leaves_live_connections_alone() {
-    joining_uploads(
-        || {
-            Lab::builder("reload")
-                .uplink(UplinkSpec::new("wan", 60).distant())
-                .uplink(UplinkSpec::new("wanb", 40).distant())
-                .uplink(UplinkSpec::new("lte", 30).distant())
-                .build()
-        },
-        reload_beside_live_ones,
-    );
+    let lab = Lab::builder("reload")
+        .uplink(UplinkSpec::new("wan", 60).distant())
+        .uplink(UplinkSpec::new("wanb", 40).distant())
+        .uplink(UplinkSpec::new("lte", 30).distant());
+    joining_uploads(lab, reload_beside_live_ones);
 }
 
 fn reload_beside_live_ones(lab: &Lab) {

@@ -83,7 +83,7 @@ fn without_its_server_connections_are_refused() {
 
 #[test]
 fn streams_survive_a_silent_server_and_new_connections_do_not_wait_for_it() {
-    joining_uploads(|| Lab::two_distant_uplinks("outage"), survive_silence);
+    joining_uploads(Lab::two_distant_uplinks("outage"), survive_silence);
 }
 
 fn survive_silence(lab: &Lab) {

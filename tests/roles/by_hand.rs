@@ -27,15 +27,10 @@ const CHANGES: [(usize, &str); 11] = [
 
 #[test]
 fn another_role_moves_live_connections_without_a_reset() {
-    joining_uploads(
-        || {
-            Lab::builder("role-by-hand")
-                .uplink(UplinkSpec::new("wan", 60))
-                .uplink(UplinkSpec::new("wanb", 40))
-                .build()
-        },
-        change_roles,
-    );
+    let lab = Lab::builder("role-by-hand")
+        .uplink(UplinkSpec::new("wan", 60))
+        .uplink(UplinkSpec::new("wanb", 40));
+    joining_uploads(lab, change_roles);
 }
 
 fn change_roles(lab: &Lab) {

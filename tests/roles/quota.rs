@@ -35,15 +35,10 @@ fn configure(agent: &mut AgentProgram, options: &str) {
 
 #[test]
 fn a_quota_demotes_live_connections_without_a_reset_and_outlives_the_agent() {
-    joining_uploads(
-        || {
-            Lab::builder("quota")
-                .uplink(UplinkSpec::new("wan", 60))
-                .uplink(UplinkSpec::new("wanb", 40))
-                .build()
-        },
-        exceed_quota,
-    );
+    let lab = Lab::builder("quota")
+        .uplink(UplinkSpec::new("wan", 60))
+        .uplink(UplinkSpec::new("wanb", 40));
+    joining_uploads(lab, exceed_quota);
 }
 
 fn exceed_quota(lab: &Lab) {
