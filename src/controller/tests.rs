@@ -108,6 +108,13 @@ impl World {
         self.tell(Event::Server("vps".into(), news));
     }
 
+    /// A device's carrier is there or lost from now on, and netlink tells.
+    fn set_carrier(&mut self, device: &str, carrier: bool) {
+        let mut links = self.kernel.links.iter_mut().map(|(_, link)| link);
+        links.find(|link| link.name == device).unwrap().carrier = carrier;
+        self.tell(Event::Changed);
+    }
+
     /// Lets what happens from now on count from zero.
     fn forget(&mut self) {
         self.start = self.now;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::agent::Role;
-use crate::net::{Family, IfIndex};
+use crate::net::Family;
 use crate::uplink::tests::{address as interface_address, default_via};
 
 impl World {
@@ -60,8 +60,7 @@ fn flows_of_a_dead_uplink_are_forgotten_once_and_after_new_ones_take_another() {
 #[test]
 fn without_carrier_flows_move_at_once() {
     let mut world = World::settled();
-    world.kernel.links.get_mut(&IfIndex(4)).unwrap().carrier = false;
-    world.tell(Event::Changed);
+    world.set_carrier("eth2", false);
     assert_eq!(
         (world.direct(), world.forgotten()),
         (Some(("eth1", false)), vec!["192.0.2.20".into()])

@@ -136,15 +136,12 @@ fn a_renewed_lease_changes_nothing() {
 #[test]
 fn carrier_loss_takes_an_uplink_out_at_once_and_its_return_brings_it_back() {
     let mut world = World::settled();
-    let eth1 = crate::net::IfIndex(3);
-    world.kernel.links.get_mut(&eth1).unwrap().carrier = false;
-    world.tell(Event::Changed);
+    world.set_carrier("eth1", false);
     assert_eq!(world.endpoints(), ["192.0.2.20"]);
     let slots: Vec<u8> = world.controller.probers.iter().map(|outlet| outlet.slot).collect();
     assert_eq!(slots, [1]);
     world.run(5000);
-    world.kernel.links.get_mut(&eth1).unwrap().carrier = true;
-    world.tell(Event::Changed);
+    world.set_carrier("eth1", true);
     world.until(3000, |world| world.endpoints().len() == 2);
 }
 
@@ -166,14 +163,11 @@ fn what_is_missing_without_carrier_says_nothing_of_the_path_afterwards() {
         // The link is dead some moments before its carrier is.
         world.rtt[0] = None;
         flow(&mut world, if probe_on_its_way { 100 } else { 0 }, 0);
-        let eth1 = crate::net::IfIndex(3);
-        world.kernel.links.get_mut(&eth1).unwrap().carrier = false;
-        world.tell(Event::Changed);
+        world.set_carrier("eth1", false);
         flow(&mut world, 2000, 0);
         world.forget();
-        world.kernel.links.get_mut(&eth1).unwrap().carrier = true;
         world.rtt[0] = Some(200);
-        world.tell(Event::Changed);
+        world.set_carrier("eth1", true);
         world.until(100, |world| world.endpoints().len() == 2);
         flow(&mut world, 150, 0);
         flow(&mut world, 2000, 1000);
@@ -271,11 +265,9 @@ fn a_metered_uplink_is_probed_rarely_while_it_is_idle() {
 #[test]
 fn a_plug_that_is_loose_does_not_flood_the_log() {
     let mut world = World::settled();
-    let eth1 = crate::net::IfIndex(3);
     for _ in 0..30 {
         for carrier in [false, true] {
-            world.kernel.links.get_mut(&eth1).unwrap().carrier = carrier;
-            world.tell(Event::Changed);
+            world.set_carrier("eth1", carrier);
             world.run(2000);
         }
     }
@@ -283,8 +275,7 @@ fn a_plug_that_is_loose_does_not_flood_the_log() {
     let flaps = |text: &&&str| text.starts_with("uplink wan: goes and comes");
     assert_eq!(world.log().iter().filter(flaps).count(), 1);
     world.forget();
-    world.kernel.links.get_mut(&eth1).unwrap().carrier = false;
-    world.tell(Event::Changed);
+    world.set_carrier("eth1", false);
     world.run(80_000);
     let text = "uplink wan: not used: eth1 has no carrier: check cable, modem or signal";
     assert_eq!(world.log(), [text, "untunnelled IPv4 now leaves over wanb"]);
