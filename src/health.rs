@@ -248,6 +248,16 @@ impl Health {
         }
     }
 
+    /// Nothing leaves over the uplink from now on, for want of carrier or address: what is missing until it
+    /// is probed again says nothing of its path.
+    pub fn rest(&mut self) {
+        self.set_active(false);
+        self.probes = Probes::default();
+        if self.state != State::Down {
+            self.clear_losses();
+        }
+    }
+
     /// Whether [`Health::on_received`] should be told how many packets arrive.
     pub fn is_active(&self) -> bool {
         self.active

@@ -379,9 +379,7 @@ impl Controller {
         let ranked = failover::best(&self.assignments, &self.uplinks, &self.healths());
         let dial_order = outlets::dial_order(&ranked, &self.uplinks);
         if probers != self.probers {
-            self.probing.clear();
-            self.probers = probers;
-            actions.push(Action::SetProbers(self.probers.clone()));
+            self.set_probers(probers, actions);
         }
         if dial_order != self.dial_order {
             self.dial_order = dial_order;

@@ -36,6 +36,18 @@ impl Controller {
         }
     }
 
+    /// Probes leave here from now on.
+    pub(super) fn set_probers(&mut self, probers: Vec<Outlet>, actions: &mut Vec<Action>) {
+        self.probing.clear();
+        self.probers = probers;
+        for (slot, health) in &mut self.health {
+            if !self.probers.iter().any(|outlet| outlet.slot == *slot) {
+                health.rest();
+            }
+        }
+        actions.push(Action::SetProbers(self.probers.clone()));
+    }
+
     pub(super) fn on_received(&mut self, packets: &LiteMap<u8, u64>, now: Instant) {
         for (slot, health) in self.health.iter_mut().filter(|(_, health)| health.is_active()) {
             if let Some(&packets) = packets.get(slot) {

@@ -453,6 +453,18 @@ fn what_subflows_heard_before_the_path_failed_does_not_count() {
 }
 
 #[test]
+fn what_was_missing_before_a_rest_does_not_count_after_it() {
+    let mut line = Line::settled(false);
+    while line.health.losses < 2 {
+        line.run(1, |_| None);
+    }
+    line.health.rest();
+    let mut replies = [None; 4].into_iter();
+    line.run(5000, |_| replies.next().unwrap_or(Some(20)));
+    assert_eq!(line.log, []);
+}
+
+#[test]
 fn an_uplink_without_an_answer_is_given_trials_ever_more_rarely() {
     let mut line = Line::new();
     line.run(3_600_000, |_| None);

@@ -145,6 +145,39 @@ fn carrier_loss_takes_an_uplink_out_at_once_and_its_return_brings_it_back() {
     world.until(3000, |world| world.endpoints().len() == 2);
 }
 
+/// The uplink's packets are counted as the agent does; none arrive without carrier.
+#[test]
+fn what_is_missing_without_carrier_says_nothing_of_the_path_afterwards() {
+    for probe_on_its_way in [true, false] {
+        let mut world = World::settled();
+        let mut packets = 0;
+        let mut flow = |world: &mut World, ms: u64, rate: u64| {
+            for _ in 0..ms / 50 {
+                packets += rate / 20;
+                world.tell(rates([(0, 1_000_000)]));
+                world.tell(Event::Received(LiteMap::from_iter([(0, packets)])));
+                world.run(50);
+            }
+        };
+        flow(&mut world, 2000, 1000);
+        // The link is dead some moments before its carrier is.
+        world.rtt[0] = None;
+        flow(&mut world, if probe_on_its_way { 100 } else { 0 }, 0);
+        world.set_carrier("eth1", false);
+        flow(&mut world, 2000, 0);
+        world.forget();
+        world.rtt[0] = Some(200);
+        world.set_carrier("eth1", true);
+        world.until(100, |world| world.endpoints().len() == 2);
+        flow(&mut world, 150, 0);
+        flow(&mut world, 2000, 1000);
+        assert_eq!(world.endpoints().len(), 2);
+        let log = world.log();
+        assert_eq!(log[0], "uplink wan: in use: probes answered");
+        assert!(!log.concat().contains("not used"), "{log:?}");
+    }
+}
+
 #[test]
 fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     let mut world = World::settled();
