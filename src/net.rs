@@ -363,6 +363,12 @@ pub struct Endpoint {
     pub other_flags: u32,
 }
 
+impl Endpoint {
+    /// `fullmesh` among [`Endpoint::other_flags`]: a subflow to each of the peer's addresses
+    /// (`MPTCP_PM_ADDR_FLAG_FULLMESH`).
+    pub const FULL_MESH: u32 = 8;
+}
+
 /// The path manager's limits (`ip mptcp limits`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -303,7 +303,9 @@ impl Operation {
             }
             Operation::ChangeEndpoint(endpoint) => {
                 let flag = if endpoint.backup { "backup" } else { "nobackup" };
-                write!(out, "ip mptcp endpoint change id {} {flag}", endpoint.id.0)
+                let meshed = endpoint.other_flags & Endpoint::FULL_MESH != 0;
+                let mesh = if meshed { " fullmesh" } else { "" };
+                write!(out, "ip mptcp endpoint change id {} {flag}{mesh}", endpoint.id.0)
             }
             Operation::SetLimits(limits) => write!(
                 out,

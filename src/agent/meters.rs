@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 use tokio::net::TcpStream;
 
+use crate::controller::ByConnection;
 use crate::net::{Counters, Family};
 use crate::os::counters::{DeviceCounters, device_counters};
 use crate::os::socket::{self, Subflow};
@@ -16,6 +17,8 @@ use crate::uplink::Uplink;
 /// A new connection has this long to get its subflows; while any may be missing, all connections are
 /// searched this often.
 const SETTLED: Duration = Duration::from_secs(5);
+/// The same while any of them has none at all.
+const STRANDED: Duration = Duration::from_secs(1);
 /// A connection that moves so many bits a second is busy.
 const BUSY: u64 = 1_000_000;
 /// How often they are searched without a reason.
@@ -149,6 +152,8 @@ pub struct SubflowSearch {
     found: bool,
     searched: Option<Instant>,
     suspected: Option<Instant>,
+    /// Whether a connection had none at all.
+    stranded: bool,
 }
 
 impl SubflowSearch {
@@ -157,30 +162,40 @@ impl SubflowSearch {
         self.suspected = Some(now);
     }
 
-    /// Slots of the expected subflows that a settled connection lacks; `None` where the last search
-    /// still holds.
+    /// Slots of the expected subflows that connections lack; `None` where the last search still holds, or
+    /// nothing could be missing.
     pub fn missing(
         &mut self,
         proxy: &Proxy,
-        expected: Vec<(u8, IpAddr)>,
+        expected: ByConnection<(u8, IpAddr)>,
         now: Instant,
-    ) -> Option<Vec<u8>> {
-        if !self.is_due(&expected, now) {
+    ) -> Option<ByConnection<u8>> {
+        let idle = expected.stranded.is_empty() && !self.found;
+        if idle || !self.is_due(&expected.settled, now) {
             return None;
         }
-        let mut missing = Vec::new();
+        let mut missing = ByConnection::default();
+        self.stranded = false;
         for connection in proxy.connections() {
-            let settled = now.saturating_duration_since(connection.since) > SETTLED;
-            if let Some(tunnel) = connection.tunnel().filter(|_| settled && !expected.is_empty()) {
-                let subflows = established(&tunnel).unwrap_or_default();
-                let addresses: Vec<_> = subflows.iter().map(|it| it.local.ip()).collect();
-                missing.extend(lacks(&addresses, &expected));
+            let Some(tunnel) = connection.tunnel() else { continue };
+            let subflows = established(&tunnel).unwrap_or_default();
+            let addresses: Vec<_> = subflows.iter().map(|it| it.local.ip()).collect();
+            if let Some(first) = addresses.first() {
+                if now.saturating_duration_since(connection.since) > SETTLED {
+                    let lacked = lacks(Family::of(*first), &addresses, &expected.settled);
+                    missing.settled.extend(lacked);
+                }
+            } else if let Some(server) = socket::joinable_peer(&*tunnel) {
+                missing.stranded.extend(lacks(Family::of(server), &[], &expected.stranded));
+                self.stranded = true;
             }
         }
-        let found = std::mem::replace(&mut self.found, !missing.is_empty());
-        (self.searched, self.expected) = (Some(now), expected);
-        missing.sort_unstable();
-        missing.dedup();
+        for slots in [&mut missing.settled, &mut missing.stranded] {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        let found = std::mem::replace(&mut self.found, missing != ByConnection::default());
+        (self.searched, self.expected) = (Some(now), expected.settled);
         (found || self.found).then_some(missing)
     }
 
@@ -189,15 +204,18 @@ impl SubflowSearch {
             time.is_some_and(|time| now.saturating_duration_since(time) < limit)
         };
         let news = self.found || expected != self.expected || within(self.suspected, 3 * SETTLED);
-        !within(self.searched, if news { SETTLED } else { UNPROVOKED })
+        let wait = match news {
+            _ if self.stranded => STRANDED,
+            true => SETTLED,
+            false => UNPROVOKED,
+        };
+        !within(self.searched, wait)
     }
 }
 
-/// Slots of the expected subflows that are not among a connection's. One without any is about to
-/// end; one to an address of the other family gets none of these.
-fn lacks(subflows: &[IpAddr], expected: &[(u8, IpAddr)]) -> Vec<u8> {
-    let family = subflows.first().map(|address| Family::of(*address));
-    let of_family = expected.iter().filter(|(_, address)| Some(Family::of(*address)) == family);
+/// Slots of the expected subflows that are not among those of a connection of this family.
+fn lacks(family: Family, subflows: &[IpAddr], expected: &[(u8, IpAddr)]) -> Vec<u8> {
+    let of_family = expected.iter().filter(|(_, address)| Family::of(*address) == family);
     of_family.filter(|(_, address)| !subflows.contains(address)).map(|(slot, _)| *slot).collect()
 }
 
@@ -248,14 +266,16 @@ mod tests {
         assert!(!search.is_due(&expected, at(46)));
         search.found = true;
         assert!(search.is_due(&expected, at(46)), "until none is missing");
+        search.stranded = true;
+        assert!(search.is_due(&expected, at(42)), "a connection is without any");
     }
 
     #[test]
     fn a_connection_lacks_subflows_of_its_own_family_only() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let expected = [(0, address("192.0.2.10")), (1, address("192.0.2.20"))];
-        assert_eq!(lacks(&[address("192.0.2.20")], &expected), [0]);
-        assert_eq!(lacks(&[address("2001:db8::2")], &expected), [0; 0]);
-        assert_eq!(lacks(&[], &expected), [0; 0]);
+        assert_eq!(lacks(Family::V4, &[address("192.0.2.20")], &expected), [0]);
+        assert_eq!(lacks(Family::V6, &[address("2001:db8::2")], &expected), [0; 0]);
+        assert_eq!(lacks(Family::V4, &[], &expected), [0, 1]);
     }
 }

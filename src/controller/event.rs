@@ -16,6 +16,15 @@ use crate::quota::Save;
 use crate::reconcile::{Operation, Plan};
 use crate::tunnel::forward::{Incoming, Port, Verdict};
 
+/// Subflows that connections should have, or lack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByConnection<T> {
+    /// Connections that are not new, and have others.
+    pub settled: Vec<T>,
+    /// Connections without any.
+    pub stranded: Vec<T>,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -62,10 +71,9 @@ pub enum Event {
     },
     /// A subflow from this local address ended with an error.
     SubflowFailed(IpAddr),
-    /// Slots on which a settled connection lacks a subflow that
-    /// [`Controller::expected_subflows`](super::Controller::expected_subflows) names; told until, and
-    /// once when, there are none.
-    MissingSubflows(Vec<u8>),
+    /// Slots of those that [`Controller::expected_subflows`](super::Controller::expected_subflows) names
+    /// and a connection lacks; told until, and once when, there are none.
+    MissingSubflows(ByConnection<u8>),
     /// Slots of [`Controller::busy_standbys`](super::Controller::busy_standbys) over which the server
     /// still sends; told each second, and once when there are none any more.
     StandbysUsed(Vec<u8>),

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use litemap::LiteMap;
 
 pub use attempts::Failing;
-pub use event::{Action, Event, Failed, ServerNews};
+pub use event::{Action, ByConnection, Event, Failed, ServerNews};
 pub use forwards::ForwardView;
 pub use opinions::Opinion;
 pub use outlets::Outlet;
@@ -181,8 +181,8 @@ impl Controller {
             }
             Event::ProbeAnswered { slot, counter } => self.on_reply(slot, counter, now),
             Event::SubflowFailed(address) => self.on_subflow_failed(address),
-            Event::MissingSubflows(slots) => {
-                let plan = self.refreshes.renew(&slots, &self.endpoints_in_use(), now);
+            Event::MissingSubflows(missing) => {
+                let plan = self.refreshes.renew(&missing, &self.endpoints_in_use(), now);
                 self.apply(plan, now, &mut actions);
             }
             Event::StandbysUsed(slots) => {

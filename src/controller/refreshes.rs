@@ -1,7 +1,7 @@
 //! Endpoints touched again because subflows are not as they should be.
 //!
-//! The kernel's path manager never makes a subflow anew that has died: its endpoint is removed and
-//! added again. And it tells the peer but once that a subflow stands by: MP_PRIO goes on a single
+//! The kernel's path manager never makes a subflow anew that has died, unless its endpoint changes. And
+//! it tells the peer but once that a subflow stands by: MP_PRIO goes on a single
 //! acknowledgement, which nobody acknowledges (RFC 8684, section 3.3.8), and is easily lost in the
 //! full queue of a busy uplink. Both are done more and more rarely where it does not help.
 
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
 
+use super::ByConnection;
 use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
 
@@ -36,23 +37,27 @@ struct Attempts {
 struct BySlot(LiteMap<u8, Attempts>);
 
 impl BySlot {
-    /// The endpoints of those slots for which an attempt is due, with the number of attempts made
-    /// before; the slots not named are well again.
+    /// The endpoints of those slots for which an attempt is due, `most` of them at most and those with the
+    /// fewest attempts first, with the number of attempts made before; the slots not named are well again.
     fn due(
         &mut self,
         slots: &[u8],
         endpoints: &[Endpoint],
-        first_wait: Duration,
+        (most, first_wait): (usize, Duration),
         now: Instant,
     ) -> Vec<(Endpoint, u32)> {
         self.0.retain(|slot, _| slots.contains(slot));
+        let made = |slot: &u8| self.0.get(slot).map_or(0, |attempts| attempts.made);
+        let mut slots = slots.to_vec();
+        slots.sort_by_key(made);
         let mut due = Vec::new();
-        for &slot in slots {
+        for slot in slots {
             let Some(endpoint) = endpoints.iter().find(|it| it.is_of_slot(slot)) else { continue };
             let first = Attempts { not_before: now, wait: first_wait, made: 0, in_vain: false };
-            let attempts = self.0.entry(slot).and_modify(|a| a.in_vain = true).or_insert(first);
-            if now >= attempts.not_before {
+            let attempts = self.0.entry(slot).or_insert(first);
+            if now >= attempts.not_before && due.len() < most {
                 due.push((endpoint.clone(), attempts.made));
+                attempts.in_vain = attempts.made > 0;
                 attempts.not_before = now + attempts.wait;
                 attempts.wait = (attempts.wait * 2).min(WAIT_LAST);
                 attempts.made = attempts.made.saturating_add(1);
@@ -66,20 +71,32 @@ impl BySlot {
 #[derive(Default)]
 pub(super) struct Refreshes {
     missing: BySlot,
+    /// Those of them that connections lack which have others.
+    settled: Vec<u8>,
     unheeded: BySlot,
 }
 
 impl Refreshes {
-    /// The plan for slots on which subflows are missing; the others are well again.
-    pub(super) fn renew(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
-        let due = self.missing.due(slots, endpoints, RENEWAL_WAIT, now);
-        due.into_iter().flat_map(|(endpoint, _)| anew(endpoint)).collect()
+    /// The plan for slots on which subflows are missing; the others are well again. There is one at a time,
+    /// so that the connections that lack nothing keep what they have elsewhere.
+    pub(super) fn renew(
+        &mut self,
+        missing: &ByConnection<u8>,
+        endpoints: &[Endpoint],
+        now: Instant,
+    ) -> Plan {
+        self.settled.clone_from(&missing.settled);
+        let mut slots = [&missing.stranded[..], &missing.settled].concat();
+        slots.sort_unstable();
+        slots.dedup();
+        let due = self.missing.due(&slots, endpoints, (1, RENEWAL_WAIT), now);
+        due.into_iter().flat_map(|(endpoint, _)| joined_again(endpoint)).collect()
     }
 
     /// The plan for slots that stand by, over which the server sends all the same.
     pub(super) fn demote(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
         let backups: Vec<Endpoint> = endpoints.iter().filter(|e| e.backup).cloned().collect();
-        let due = self.unheeded.due(slots, &backups, DEMOTION_WAIT, now);
+        let due = self.unheeded.due(slots, &backups, (usize::MAX, DEMOTION_WAIT), now);
         let plan = |(endpoint, made)| match made {
             0..ANNOUNCEMENTS => announced(endpoint),
             _ => anew(endpoint),
@@ -87,15 +104,28 @@ impl Refreshes {
         due.into_iter().flat_map(plan).collect()
     }
 
-    /// Whether subflows on this slot stay missing.
+    /// Whether subflows on this slot stay missing of connections that have others.
     pub(super) fn in_vain(&self, slot: u8) -> bool {
-        self.missing.0.get(&slot).is_some_and(|attempts| attempts.in_vain)
+        let in_vain = self.missing.0.get(&slot).is_some_and(|attempts| attempts.in_vain);
+        in_vain && self.settled.contains(&slot)
     }
 }
 
 /// Closes the endpoint's subflows, and has others join.
 pub(super) fn anew(endpoint: Endpoint) -> [Operation; 2] {
     [Operation::DeleteEndpoint(endpoint.clone()), Operation::AddEndpoint(endpoint)]
+}
+
+/// Closes the endpoint's subflows, and has others join, without a word to the peer.
+///
+/// With the endpoint its address is withdrawn (RM_ADDR), also where the initial subflow, long closed, is all
+/// that ever had it. Without a subflow the kernel cannot say so, keeps it for the next one, and thereby has the
+/// peer close just that. `fullmesh` changes and changes back: subflows join at both (`mptcp_pm_nl_fullmesh`),
+/// but an initial one of a full mesh at the second alone.
+pub(super) fn joined_again(endpoint: Endpoint) -> [Operation; 2] {
+    let other_flags = endpoint.other_flags ^ Endpoint::FULL_MESH;
+    let other = Endpoint { other_flags, ..endpoint.clone() };
+    [Operation::ChangeEndpoint(other), Operation::ChangeEndpoint(endpoint)]
 }
 
 /// The kernel sends MP_PRIO for a change only, so there are two.

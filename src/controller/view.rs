@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Controller, Failing, Opinion, Server, ServerView};
+use super::{ByConnection, Controller, Failing, Opinion, Server, ServerView};
 use crate::config::agent::{AgentConfig, Role};
 use crate::desired;
 use crate::failover::{Assignment, InForce};
@@ -14,6 +14,9 @@ use crate::uplink::Uplink;
 
 /// Connections have this long to get a subflow on an uplink that came up.
 const SETTLED: Duration = Duration::from_secs(5);
+/// Those without any have this long: a lost SYN is sent again after a second (RFC 6298), and on its way for
+/// as long as a satellite's round trip.
+const STRANDED: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// The configuration in force.
@@ -122,13 +125,16 @@ impl Controller {
         self.health.values().any(Health::is_by_subflows)
     }
 
-    /// Slots and local addresses of the subflows that every settled connection should have.
-    pub fn expected_subflows(&self, now: Instant) -> Vec<(u8, IpAddr)> {
-        self.addresses(|in_force, health| {
-            in_force != InForce::Unused
-                && matches!(health.state(), State::Up | State::Degraded)
-                && now.saturating_duration_since(health.since()) > SETTLED
-        })
+    /// Slots and local addresses of the subflows that connections should have.
+    pub fn expected_subflows(&self, now: Instant) -> ByConnection<(u8, IpAddr)> {
+        let up_for = |time| {
+            self.addresses(|in_force, health| {
+                in_force != InForce::Unused
+                    && matches!(health.state(), State::Up | State::Degraded)
+                    && now.saturating_duration_since(health.since()) > time
+            })
+        };
+        ByConnection { settled: up_for(SETTLED), stranded: up_for(STRANDED) }
     }
 
     /// Slots and local addresses of uplinks that stand by while others are in use, and carry traffic

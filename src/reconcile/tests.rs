@@ -32,7 +32,8 @@ pub(crate) fn apply_to_model(kernel: &mut Kernel, operation: &Operation) -> Resu
         }
         Operation::ChangeEndpoint(endpoint) => {
             let found = kernel.endpoints.iter_mut().find(|found| found.id == endpoint.id);
-            found.ok_or("ENOENT")?.backup = endpoint.backup;
+            let found = found.ok_or("ENOENT")?;
+            (found.backup, found.other_flags) = (endpoint.backup, endpoint.other_flags);
         }
         Operation::SetLimits(limits) => *kernel.limits.as_mut().ok_or("no MPTCP")? = *limits,
         Operation::SetSysctl { key, value } => {

@@ -6,6 +6,7 @@ mod lab;
 mod crash;
 mod handover;
 mod interference;
+mod last_subflow;
 mod privileges;
 mod reload;
 mod server_loss;

@@ -179,22 +179,27 @@ fn what_is_missing_without_carrier_says_nothing_of_the_path_afterwards() {
 }
 
 #[test]
-fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
+fn missing_subflows_join_again_more_and_more_rarely() {
     let mut world = World::settled();
     let expected = world.controller.expected_subflows(world.now);
-    assert_eq!(expected, [(0, address("192.0.2.10")), (1, address("192.0.2.20"))]);
+    assert_eq!(expected.settled, [(0, address("192.0.2.10")), (1, address("192.0.2.20"))]);
+    assert_eq!(expected.stranded, expected.settled);
+    let missing = |slots: &[u8]| {
+        Event::MissingSubflows(ByConnection { settled: slots.to_vec(), stranded: Vec::new() })
+    };
     for _ in 0..60 {
-        world.tell(Event::MissingSubflows(vec![1]));
+        world.tell(missing(&[1]));
         world.run(1000);
     }
     let lines = world.lines();
-    let deletions: Vec<u64> = lines
+    let attempts: Vec<u64> = lines
         .iter()
-        .filter(|(_, line)| line == "ip mptcp endpoint delete id 201")
+        .filter(|(_, line)| line == "ip mptcp endpoint change id 201 nobackup fullmesh")
         .map(|(ms, _)| ms / 1000)
         .collect();
-    assert_eq!(deletions, [0, 5, 15, 35]);
-    assert_eq!(lines.len(), 8, "each is followed by its addition: {lines:?}");
+    assert_eq!(attempts, [0, 5, 15, 35]);
+    let back = lines.iter().filter(|(_, line)| line == "ip mptcp endpoint change id 201 nobackup");
+    assert_eq!((back.count(), lines.len()), (4, 8), "each is taken back: {lines:?}");
     assert_eq!(world.endpoints(), ["192.0.2.10", "192.0.2.20"]);
 
     let standing = |slot: usize, reaches_server| {
@@ -207,15 +212,42 @@ fn missing_subflows_have_their_endpoint_made_anew_more_and_more_rarely() {
     // Where MPTCP gets through on no uplink, this one is no worse than the other.
     assert_eq!(standing(1, false), (Degraded, true));
 
-    world.tell(Event::MissingSubflows(vec![]));
+    world.tell(missing(&[]));
     world.forget();
-    world.tell(Event::MissingSubflows(vec![1]));
+    world.tell(missing(&[1]));
     assert!(!world.controller.lacks_subflows(1));
     assert_eq!(world.lines().len(), 2, "well in between: begun anew");
 
     world.rtt[1] = None;
     world.until(5000, |world| world.in_force()[1] == InForce::Unused);
-    assert_eq!(world.controller.expected_subflows(world.now).len(), 1);
+    assert_eq!(world.controller.expected_subflows(world.now).settled.len(), 1);
+}
+
+#[test]
+fn uplinks_on_which_subflows_are_missing_take_turns() {
+    let mut world = World::settled();
+    for _ in 0..8 {
+        let missing = ByConnection { settled: vec![1], stranded: vec![0, 1] };
+        world.tell(Event::MissingSubflows(missing));
+        world.run(1000);
+    }
+    let attempts: Vec<String> = world
+        .lines()
+        .iter()
+        .filter(|(_, line)| line.ends_with("fullmesh"))
+        .map(|(ms, line)| format!("{} s: {line}", ms / 1000))
+        .collect();
+    assert_eq!(
+        attempts,
+        [
+            "0 s: ip mptcp endpoint change id 200 nobackup fullmesh",
+            "1 s: ip mptcp endpoint change id 201 nobackup fullmesh",
+            "5 s: ip mptcp endpoint change id 200 nobackup fullmesh",
+            "6 s: ip mptcp endpoint change id 201 nobackup fullmesh",
+        ]
+    );
+    // What a connection without any lacks says nothing of the uplink.
+    assert_eq!([0, 1].map(|slot| world.controller.lacks_subflows(slot)), [false, true]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod udp;
 mod tests;
 
 pub use accept::Acceptor;
-pub use info::{Subflow, is_delivered, is_mptcp, segment_size, subflows};
+pub use info::{Subflow, is_delivered, is_mptcp, joinable_peer, segment_size, subflows};
 pub use pipe::Pipe;
 pub use stream::{
     CongestionControl, abort, broken, grow_receive_window, has_room, is_datagram, local_address,

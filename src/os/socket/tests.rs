@@ -135,6 +135,20 @@ fn data_are_delivered_once_the_peer_has_acknowledged_them() {
 }
 
 #[test]
+fn subflows_may_join_until_the_connection_ends_and_never_plain_tcp() {
+    block_on(async {
+        let (client, server) = mptcp_pair("127.0.0.1").await;
+        assert_eq!(joinable_peer(&client), Some(server.local_addr().unwrap().ip()));
+        let (plain, _peer) = tcp_pair().await;
+        assert_eq!(joinable_peer(&plain), None);
+        abort(&server);
+        drop(server);
+        broken(&client).await;
+        assert_eq!(joinable_peer(&client), None);
+    });
+}
+
+#[test]
 fn mptcp_is_told_from_tcp_at_both_ends() {
     /// Both ways of asking, which have to agree.
     fn mptcp(stream: &TcpStream) -> bool {
