@@ -59,6 +59,7 @@ use forwards::Forwards;
 use looks::{COALESCE, Looks};
 use opinions::Opinions;
 use refreshes::Refreshes;
+use revival::Revival;
 use roles::ManualRoles;
 use servers::Servers;
 use told::{News, Told};
@@ -89,8 +90,7 @@ pub struct Controller {
     forwards: Forwards,
     /// Whether LAN TCP is tunnelled, as last told.
     tunnelled: bool,
-    /// Whether connections may be there that have outlived an outage of the server.
-    outage: bool,
+    revival: Revival,
     kernel: Kernel,
     conflicts: Vec<Conflict>,
     attempts: Attempts,
@@ -127,7 +127,7 @@ impl Controller {
             servers,
             forwards: Forwards::default(),
             tunnelled: false,
-            outage: false,
+            revival: Revival::default(),
             kernel: Kernel::default(),
             conflicts: Vec::new(),
             attempts: Attempts::default(),
@@ -428,6 +428,7 @@ impl Controller {
     fn apply(&mut self, plan: Plan, now: Instant, actions: &mut Vec<Action>) {
         if !plan.is_empty() {
             self.looks.by(now + COALESCE);
+            self.revival.note(&plan, now);
             actions.push(Action::Apply(plan));
         }
     }
@@ -464,10 +465,11 @@ impl Controller {
         };
         actions.push(Action::Log(level, text));
         self.looks.by(now);
-        if self.tunnelled && std::mem::take(&mut self.outage) {
+        if self.tunnelled {
             self.revive(now, actions);
+        } else {
+            self.revival.begin(now);
         }
-        self.outage |= !self.tunnelled;
     }
 
     /// A change of health changes roles at once, not with the next pass.

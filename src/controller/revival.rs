@@ -8,14 +8,50 @@
 
 use std::time::Instant;
 
+use litemap::LiteMap;
+
+use super::refreshes::joined_again;
 use super::{Action, Controller};
-use crate::reconcile::Operation;
+use crate::net::{Endpoint, EndpointId};
+use crate::reconcile::{Operation, Plan};
+
+/// What tells which endpoints are as old as an outage.
+#[derive(Default)]
+pub(super) struct Revival {
+    /// Since when there may be connections that outlive one.
+    lost: Option<Instant>,
+    added: LiteMap<EndpointId, Instant>,
+}
+
+impl Revival {
+    /// A plan is carried out.
+    pub(super) fn note(&mut self, plan: &Plan, now: Instant) {
+        for operation in plan {
+            if let Operation::AddEndpoint(endpoint) = operation {
+                self.added.insert(endpoint.id, now);
+            }
+        }
+    }
+
+    /// The server used until now does not answer.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.lost.get_or_insert(now);
+    }
+}
 
 impl Controller {
-    /// Makes all endpoints anew.
+    /// Has new subflows join over all endpoints when an outage is over. Over those that came meanwhile the
+    /// first ones are still about to join, and TCP has doubled the waits for their SYN, too.
     pub(super) fn revive(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let ours = || self.kernel.endpoints.iter().filter(|endpoint| endpoint.is_ours()).cloned();
-        let plan = ours().map(Operation::DeleteEndpoint).chain(ours().map(Operation::AddEndpoint));
+        let Some(lost) = self.revival.lost.take() else { return };
+        let (young, old): (Vec<Endpoint>, Vec<Endpoint>) = {
+            let added = |it: &Endpoint| self.revival.added.get(&it.id).copied();
+            let ours = self.kernel.endpoints.iter().filter(|endpoint| endpoint.is_ours()).cloned();
+            ours.partition(|endpoint| added(endpoint).is_some_and(|added| added >= lost))
+        };
+        let deletions = old.iter().cloned().map(Operation::DeleteEndpoint);
+        let additions = old.iter().cloned().map(Operation::AddEndpoint);
+        let plan = deletions.chain(additions).chain(young.into_iter().flat_map(joined_again));
         self.apply(plan.collect(), now, actions);
     }
 }

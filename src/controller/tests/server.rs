@@ -102,6 +102,31 @@ fn what_outlived_an_outage_gets_new_subflows_at_once() {
 }
 
 #[test]
+fn what_was_about_to_join_when_an_outage_ended_joins_again() {
+    let mut world = World::settled();
+    (world.rtt, world.control) = ([None; 2], false);
+    world.run(10_000);
+    world.set_carrier("eth1", false);
+    world.run(2000);
+    world.forget();
+    world.set_carrier("eth1", true);
+    world.run(10_000);
+    (world.rtt, world.control) = ([Some(20), Some(40)], true);
+    world.until(5000, |world| world.controller.server().reachable);
+    let lines: Vec<String> = world.lines().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("ip mptcp")).collect::<Vec<_>>(),
+        [
+            "ip mptcp endpoint add 192.0.2.10 id 200 dev eth1 subflow",
+            "ip mptcp endpoint delete id 201",
+            "ip mptcp endpoint add 192.0.2.20 id 201 dev eth2 subflow",
+            "ip mptcp endpoint change id 200 nobackup fullmesh",
+            "ip mptcp endpoint change id 200 nobackup",
+        ]
+    );
+}
+
+#[test]
 fn a_server_that_answers_probes_again_is_dialled_again_at_once() {
     let mut world = World::settled();
     let dials = |world: &World| world.count(|action| matches!(action, Action::Dial { .. }));
