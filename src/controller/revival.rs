@@ -33,6 +33,11 @@ impl Revival {
         }
     }
 
+    /// When an endpoint was added; `None` for one found in the kernel.
+    pub(super) fn added(&self, id: EndpointId) -> Option<Instant> {
+        self.added.get(&id).copied()
+    }
+
     /// The server used until now does not answer.
     pub(super) fn begin(&mut self, now: Instant) {
         self.lost.get_or_insert(now);
@@ -44,11 +49,9 @@ impl Controller {
     /// first ones are still about to join, and TCP has doubled the waits for their SYN, too.
     pub(super) fn revive(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some(lost) = self.revival.lost.take() else { return };
-        let (young, old): (Vec<Endpoint>, Vec<Endpoint>) = {
-            let added = |it: &Endpoint| self.revival.added.get(&it.id).copied();
-            let ours = self.kernel.endpoints.iter().filter(|endpoint| endpoint.is_ours()).cloned();
-            ours.partition(|endpoint| added(endpoint).is_some_and(|added| added >= lost))
-        };
+        let ours = self.kernel.endpoints.iter().filter(|endpoint| endpoint.is_ours()).cloned();
+        let (young, old): (Vec<Endpoint>, Vec<Endpoint>) =
+            ours.partition(|it| self.revival.added(it.id).is_some_and(|added| added >= lost));
         let deletions = old.iter().cloned().map(Operation::DeleteEndpoint);
         let additions = old.iter().cloned().map(Operation::AddEndpoint);
         let plan = deletions.chain(additions).chain(young.into_iter().flat_map(joined_again));

@@ -8,15 +8,15 @@ use crate::config::agent::{AgentConfig, Role};
 use crate::desired;
 use crate::failover::{Assignment, InForce};
 use crate::health::{Health, State};
-use crate::net::{Family, Kernel};
+use crate::net::{EndpointId, Family, Kernel};
 use crate::reconcile::Conflict;
 use crate::uplink::Uplink;
 
-/// Connections have this long to get a subflow on an uplink that came up.
+/// Connections have this long to get a subflow by a new endpoint.
 const SETTLED: Duration = Duration::from_secs(5);
-/// Those without any have this long: a lost SYN is sent again after a second (RFC 6298), and on its way for
-/// as long as a satellite's round trip.
-const STRANDED: Duration = Duration::from_secs(2);
+/// Those without any have this long: to join takes one and a half round trips, and a lost SYN is sent again
+/// after a second (RFC 6298).
+const STRANDED: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// The configuration in force.
@@ -127,14 +127,17 @@ impl Controller {
 
     /// Slots and local addresses of the subflows that connections should have.
     pub fn expected_subflows(&self, now: Instant) -> ByConnection<(u8, IpAddr)> {
-        let up_for = |time| {
-            self.addresses(|in_force, health| {
-                in_force != InForce::Unused
-                    && matches!(health.state(), State::Up | State::Degraded)
-                    && now.saturating_duration_since(health.since()) > time
-            })
+        let for_longer_than = |time| {
+            let mut expected = self.addresses(|in_force, health| {
+                in_force != InForce::Unused && matches!(health.state(), State::Up | State::Degraded)
+            });
+            expected.retain(|(slot, address)| {
+                let id = EndpointId::of_slot(*slot, Family::of(*address));
+                self.revival.added(id).is_none_or(|at| now.saturating_duration_since(at) > time)
+            });
+            expected
         };
-        ByConnection { settled: up_for(SETTLED), stranded: up_for(STRANDED) }
+        ByConnection { settled: for_longer_than(SETTLED), stranded: for_longer_than(STRANDED) }
     }
 
     /// Slots and local addresses of uplinks that stand by while others are in use, and carry traffic

@@ -143,6 +143,15 @@ fn carrier_loss_takes_an_uplink_out_at_once_and_its_return_brings_it_back() {
     world.run(5000);
     world.set_carrier("eth1", true);
     world.until(3000, |world| world.endpoints().len() == 2);
+    let expected = |world: &World| {
+        let ByConnection { settled, stranded } = world.controller.expected_subflows(world.now);
+        (settled.len(), stranded.len())
+    };
+    assert_eq!(expected(&world), (1, 1), "subflows are about to join");
+    world.run(2000);
+    assert_eq!(expected(&world), (1, 2));
+    world.run(4000);
+    assert_eq!(expected(&world), (2, 2));
 }
 
 /// The uplink's packets are counted as the agent does; none arrive without carrier.
