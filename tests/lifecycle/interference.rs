@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
 use super::lab::{
-    AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, joining_uploads, until,
-    wait_for,
+    AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, UplinkSpec,
+    joining_uploads, until, wait_for,
 };
 use super::{LIMIT, assert_goes_on, assert_intact, assert_same};
 
@@ -47,7 +47,11 @@ fn wait_same(what: &str, running: &NetworkState, lab: &Lab) {
 
 #[test]
 fn what_others_delete_is_back_at_once() {
-    joining_uploads(Lab::two_distant_uplinks("interference"), delete_as_others);
+    // What is untunnelled stays on the first, also while its queue is full.
+    let far = UplinkSpec::new("wanb", 50).delay(Duration::from_millis(30));
+    let lab =
+        Lab::builder("interference").uplink(UplinkSpec::new("wan", 100).distant()).uplink(far);
+    joining_uploads(lab, delete_as_others);
 }
 
 fn delete_as_others(lab: &Lab) {
