@@ -50,6 +50,8 @@ pub struct Connection {
     pub since: Instant,
     /// Bytes moved.
     pub counters: Arc<Counters>,
+    /// How many looks in a row found it without any subflow while it could have had one.
+    pub stranded: Cell<u8>,
     tunnel: RefCell<Option<Arc<TcpStream>>>,
 }
 
@@ -62,7 +64,8 @@ impl Connection {
 
     fn new(client: SocketAddr, target: SocketAddr, forwarded: Option<Incoming>) -> Rc<Connection> {
         let (since, counters, tunnel) = (Instant::now(), Arc::default(), RefCell::new(None));
-        Rc::new(Connection { client, target, forwarded, since, counters, tunnel })
+        let stranded = Cell::default();
+        Rc::new(Connection { client, target, forwarded, since, counters, stranded, tunnel })
     }
 
     /// Its connection to the server, once there is one.

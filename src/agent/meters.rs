@@ -17,8 +17,9 @@ use crate::uplink::Uplink;
 /// A new connection has this long to get its subflows; while any may be missing, all connections are
 /// searched this often.
 const SETTLED: Duration = Duration::from_secs(5);
-/// The same while any of them has none at all.
-const STRANDED: Duration = Duration::from_secs(1);
+/// After so many looks a connection without any subflow is given up: the server does not know it any more. To
+/// ask for it again and again would keep it alive (`mptcp_stop_tout_timer` in `net/mptcp/protocol.c`).
+const HOPELESS: u8 = 60;
 /// A connection that moves so many bits a second is busy.
 const BUSY: u64 = 1_000_000;
 /// How often they are searched without a reason.
@@ -149,11 +150,9 @@ pub fn subflow_addresses(connection: &Connection) -> Option<Vec<IpAddr>> {
 #[derive(Default)]
 pub struct SubflowSearch {
     expected: Vec<(u8, IpAddr)>,
-    found: bool,
+    found: ByConnection<u8>,
     searched: Option<Instant>,
     suspected: Option<Instant>,
-    /// Whether a connection had none at all.
-    stranded: bool,
 }
 
 impl SubflowSearch {
@@ -163,53 +162,60 @@ impl SubflowSearch {
     }
 
     /// Slots of the expected subflows that connections lack; `None` where the last search still holds, or
-    /// nothing could be missing.
+    /// nothing could be missing. To be called once a second: while connections are without any, that is how
+    /// often they are looked for.
     pub fn missing(
         &mut self,
         proxy: &Proxy,
         expected: ByConnection<(u8, IpAddr)>,
         now: Instant,
     ) -> Option<ByConnection<u8>> {
-        let idle = expected.stranded.is_empty() && !self.found;
-        if idle || !self.is_due(&expected.settled, now) {
+        let nothing = ByConnection::default();
+        let due = self.is_due(&expected.settled, now);
+        let idle = expected.stranded.is_empty() && self.found == nothing;
+        if idle || (!due && self.found.stranded.is_empty()) {
             return None;
         }
-        let mut missing = ByConnection::default();
-        self.stranded = false;
+        let mut missing = nothing.clone();
         for connection in proxy.connections() {
             let Some(tunnel) = connection.tunnel() else { continue };
-            let subflows = established(&tunnel).unwrap_or_default();
+            let Some(subflows) = established(&tunnel) else { continue };
             let addresses: Vec<_> = subflows.iter().map(|it| it.local.ip()).collect();
             if let Some(first) = addresses.first() {
+                connection.stranded.set(0);
                 if now.saturating_duration_since(connection.since) > SETTLED {
                     let lacked = lacks(Family::of(*first), &addresses, &expected.settled);
                     missing.settled.extend(lacked);
                 }
-            } else if let Some(server) = socket::joinable_peer(&*tunnel) {
+            } else if let Some(server) = socket::joinable_peer(&*tunnel)
+                && connection.stranded.get() < HOPELESS
+            {
+                connection.stranded.set(connection.stranded.get().saturating_add(1));
                 missing.stranded.extend(lacks(Family::of(server), &[], &expected.stranded));
-                self.stranded = true;
             }
+        }
+        if due {
+            (self.searched, self.expected) = (Some(now), expected.settled);
+        } else {
+            // What was asked for a second ago may still be about to join.
+            missing.settled.clone_from(&self.found.settled);
         }
         for slots in [&mut missing.settled, &mut missing.stranded] {
             slots.sort_unstable();
             slots.dedup();
         }
-        let found = std::mem::replace(&mut self.found, missing != ByConnection::default());
-        (self.searched, self.expected) = (Some(now), expected.settled);
-        (found || self.found).then_some(missing)
+        let before = std::mem::replace(&mut self.found, missing.clone());
+        (before != nothing || missing != nothing).then_some(missing)
     }
 
     fn is_due(&self, expected: &[(u8, IpAddr)], now: Instant) -> bool {
         let within = |time: Option<Instant>, limit| {
             time.is_some_and(|time| now.saturating_duration_since(time) < limit)
         };
-        let news = self.found || expected != self.expected || within(self.suspected, 3 * SETTLED);
-        let wait = match news {
-            _ if self.stranded => STRANDED,
-            true => SETTLED,
-            false => UNPROVOKED,
-        };
-        !within(self.searched, wait)
+        let news = self.found != ByConnection::default()
+            || expected != self.expected
+            || within(self.suspected, 3 * SETTLED);
+        !within(self.searched, if news { SETTLED } else { UNPROVOKED })
     }
 }
 
@@ -264,10 +270,8 @@ mod tests {
         assert!(search.is_due(&expected, at(36)), "what was new then is settled now");
         search.searched = Some(at(41));
         assert!(!search.is_due(&expected, at(46)));
-        search.found = true;
+        search.found.settled = vec![0];
         assert!(search.is_due(&expected, at(46)), "until none is missing");
-        search.stranded = true;
-        assert!(search.is_due(&expected, at(42)), "a connection is without any");
     }
 
     #[test]

@@ -429,6 +429,7 @@ impl Controller {
         if !plan.is_empty() {
             self.looks.by(now + COALESCE);
             self.revival.note(&plan, now);
+            self.refreshes.note(&plan);
             actions.push(Action::Apply(plan));
         }
     }

@@ -15,6 +15,8 @@ use crate::reconcile::{Operation, Plan};
 
 /// The first wait before an endpoint is made anew another time; it doubles.
 const RENEWAL_WAIT: Duration = Duration::from_secs(5);
+/// How long one endpoint's subflows have to join before another's are closed.
+const RENEWAL_SPACING: Duration = Duration::from_secs(3);
 /// The same before an uplink is demoted another time.
 const DEMOTION_WAIT: Duration = Duration::from_millis(900);
 /// The longest such wait.
@@ -28,8 +30,6 @@ struct Attempts {
     wait: Duration,
     /// How many were made.
     made: u32,
-    /// Whether the last one did not help.
-    in_vain: bool,
 }
 
 /// What was attempted, by slot.
@@ -53,11 +53,10 @@ impl BySlot {
         let mut due = Vec::new();
         for slot in slots {
             let Some(endpoint) = endpoints.iter().find(|it| it.is_of_slot(slot)) else { continue };
-            let first = Attempts { not_before: now, wait: first_wait, made: 0, in_vain: false };
+            let first = Attempts { not_before: now, wait: first_wait, made: 0 };
             let attempts = self.0.entry(slot).or_insert(first);
             if now >= attempts.not_before && due.len() < most {
                 due.push((endpoint.clone(), attempts.made));
-                attempts.in_vain = attempts.made > 0;
                 attempts.not_before = now + attempts.wait;
                 attempts.wait = (attempts.wait * 2).min(WAIT_LAST);
                 attempts.made = attempts.made.saturating_add(1);
@@ -71,8 +70,9 @@ impl BySlot {
 #[derive(Default)]
 pub(super) struct Refreshes {
     missing: BySlot,
-    /// Those of them that connections lack which have others.
-    settled: Vec<u8>,
+    /// How many attempts were made for connections that have others.
+    for_settled: LiteMap<u8, u32>,
+    renewed: Option<Instant>,
     unheeded: BySlot,
 }
 
@@ -85,12 +85,28 @@ impl Refreshes {
         endpoints: &[Endpoint],
         now: Instant,
     ) -> Plan {
-        self.settled.clone_from(&missing.settled);
+        self.for_settled.retain(|slot, _| missing.settled.contains(slot));
         let mut slots = [&missing.stranded[..], &missing.settled].concat();
         slots.sort_unstable();
         slots.dedup();
-        let due = self.missing.due(&slots, endpoints, (1, RENEWAL_WAIT), now);
+        let lately = |at| now.saturating_duration_since(at) < RENEWAL_SPACING;
+        let most = usize::from(!self.renewed.is_some_and(lately));
+        let due = self.missing.due(&slots, endpoints, (most, RENEWAL_WAIT), now);
+        for (endpoint, _) in &due {
+            self.renewed = Some(now);
+            let lacked = missing.settled.iter().filter(|&&slot| endpoint.is_of_slot(slot));
+            lacked.for_each(|slot| *self.for_settled.entry(*slot).or_insert(0) += 1);
+        }
         due.into_iter().flat_map(|(endpoint, _)| joined_again(endpoint)).collect()
+    }
+
+    /// A new endpoint begins anew.
+    pub(super) fn note(&mut self, plan: &Plan) {
+        for operation in plan {
+            if let Operation::AddEndpoint(endpoint) = operation {
+                self.missing.0.retain(|slot, _| !endpoint.is_of_slot(*slot));
+            }
+        }
     }
 
     /// The plan for slots that stand by, over which the server sends all the same.
@@ -106,8 +122,7 @@ impl Refreshes {
 
     /// Whether subflows on this slot stay missing of connections that have others.
     pub(super) fn in_vain(&self, slot: u8) -> bool {
-        let in_vain = self.missing.0.get(&slot).is_some_and(|attempts| attempts.in_vain);
-        in_vain && self.settled.contains(&slot)
+        self.for_settled.get(&slot).is_some_and(|&attempts| attempts > 1)
     }
 }
 
@@ -121,7 +136,7 @@ pub(super) fn anew(endpoint: Endpoint) -> [Operation; 2] {
 /// With the endpoint its address is withdrawn (RM_ADDR), also where the initial subflow, long closed, is all
 /// that ever had it. Without a subflow the kernel cannot say so, keeps it for the next one, and thereby has the
 /// peer close just that. `fullmesh` changes and changes back: subflows join at both (`mptcp_pm_nl_fullmesh`),
-/// but an initial one of a full mesh at the second alone.
+/// but where the initial one is closed, at the second alone.
 pub(super) fn joined_again(endpoint: Endpoint) -> [Operation; 2] {
     let other_flags = endpoint.other_flags ^ Endpoint::FULL_MESH;
     let other = Endpoint { other_flags, ..endpoint.clone() };

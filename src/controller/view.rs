@@ -14,8 +14,8 @@ use crate::uplink::Uplink;
 
 /// Connections have this long to get a subflow by a new endpoint.
 const SETTLED: Duration = Duration::from_secs(5);
-/// Those without any have this long: to join takes one and a half round trips, and a lost SYN is sent again
-/// after a second (RFC 6298).
+/// Those without any have this long: to join takes one and a half round trips, and to ask again is no more than
+/// TCP does, which sends a SYN again after a second (RFC 6298).
 const STRANDED: Duration = Duration::from_secs(1);
 
 impl Controller {

@@ -235,7 +235,7 @@ fn missing_subflows_join_again_more_and_more_rarely() {
 #[test]
 fn uplinks_on_which_subflows_are_missing_take_turns() {
     let mut world = World::settled();
-    for _ in 0..8 {
+    for _ in 0..10 {
         let missing = ByConnection { settled: vec![1], stranded: vec![0, 1] };
         world.tell(Event::MissingSubflows(missing));
         world.run(1000);
@@ -250,9 +250,9 @@ fn uplinks_on_which_subflows_are_missing_take_turns() {
         attempts,
         [
             "0 s: ip mptcp endpoint change id 200 nobackup fullmesh",
-            "1 s: ip mptcp endpoint change id 201 nobackup fullmesh",
-            "5 s: ip mptcp endpoint change id 200 nobackup fullmesh",
-            "6 s: ip mptcp endpoint change id 201 nobackup fullmesh",
+            "3 s: ip mptcp endpoint change id 201 nobackup fullmesh",
+            "6 s: ip mptcp endpoint change id 200 nobackup fullmesh",
+            "9 s: ip mptcp endpoint change id 201 nobackup fullmesh",
         ]
     );
     // What a connection without any lacks says nothing of the uplink.

@@ -144,7 +144,8 @@ pub fn is_delivered(socket: impl AsFd) -> io::Result<bool> {
 /// The subflows of a connection, at most 16; none after a fallback to plain TCP.
 ///
 /// # Errors
-/// Those of `getsockopt(2)`: `EOPNOTSUPP` on a socket that never was MPTCP.
+/// Those of `getsockopt(2)`: `EOPNOTSUPP` on a socket that never was MPTCP. Before Linux 6.5 also when one came
+/// or went meanwhile.
 pub fn subflows(socket: impl AsFd) -> io::Result<Vec<Subflow>> {
     match full_info(socket.as_fd()) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
@@ -183,13 +184,13 @@ pub fn segment_size(socket: impl AsFd) -> io::Result<u16> {
 }
 
 /// The subflows by `MPTCP_SUBFLOW_ADDRS` and `MPTCP_TCPINFO`. A subflow may come or go between the
-/// two looks; a different number means that they cannot be paired, and none are reported.
+/// two looks; a different number means that they cannot be paired.
 pub(super) fn separate_info(socket: BorrowedFd<'_>) -> io::Result<Vec<Subflow>> {
     let (addresses, address_size) = subflow_data(socket, MPTCP_SUBFLOW_ADDRS, 2 * ADDRESS_SIZE)?;
     let (infos, info_size) = subflow_data(socket, MPTCP_TCPINFO, TCP_INFO_SIZE)?;
     let count = addresses.len().checked_div(address_size).unwrap_or(0);
     if infos.len().checked_div(info_size) != Some(count) {
-        return Ok(Vec::new());
+        return Err(io::ErrorKind::Interrupted.into());
     }
     let elements = (0..count).filter_map(|index| {
         subflow(element(&addresses, index, address_size)?, element(&infos, index, info_size)?)
