@@ -170,49 +170,50 @@ impl SubflowSearch {
         expected: ByConnection<(u8, IpAddr)>,
         now: Instant,
     ) -> Option<ByConnection<u8>> {
-        let nothing = ByConnection::default();
         let due = self.is_due(&expected.settled, now);
-        let idle = expected.stranded.is_empty() && self.found == nothing;
+        let idle = expected.stranded.is_empty() && self.found.is_empty();
         if idle || (!due && self.found.stranded.is_empty()) {
             return None;
         }
-        let mut missing = nothing.clone();
+        let before = std::mem::take(&mut self.found);
+        let missing = &mut self.found;
+        if !due {
+            // What was asked for a second ago may still be about to join.
+            missing.settled.clone_from(&before.settled);
+        }
         for connection in proxy.connections() {
             let Some(tunnel) = connection.tunnel() else { continue };
             let Some(subflows) = established(&tunnel) else { continue };
             let addresses: Vec<_> = subflows.iter().map(|it| it.local.ip()).collect();
+            let looks = connection.stranded.get();
             if let Some(first) = addresses.first() {
                 connection.stranded.set(0);
-                if now.saturating_duration_since(connection.since) > SETTLED {
+                if due && now.saturating_duration_since(connection.since) > SETTLED {
                     let lacked = lacks(Family::of(*first), &addresses, &expected.settled);
                     missing.settled.extend(lacked);
                 }
-            } else if let Some(server) = socket::joinable_peer(&*tunnel)
-                && connection.stranded.get() < HOPELESS
+            } else if looks < HOPELESS
+                && let Some(server) = socket::joinable_peer(&*tunnel)
             {
-                connection.stranded.set(connection.stranded.get().saturating_add(1));
+                connection.stranded.set(looks.saturating_add(1));
                 missing.stranded.extend(lacks(Family::of(server), &[], &expected.stranded));
             }
-        }
-        if due {
-            (self.searched, self.expected) = (Some(now), expected.settled);
-        } else {
-            // What was asked for a second ago may still be about to join.
-            missing.settled.clone_from(&self.found.settled);
         }
         for slots in [&mut missing.settled, &mut missing.stranded] {
             slots.sort_unstable();
             slots.dedup();
         }
-        let before = std::mem::replace(&mut self.found, missing.clone());
-        (before != nothing || missing != nothing).then_some(missing)
+        if due {
+            (self.searched, self.expected) = (Some(now), expected.settled);
+        }
+        (!before.is_empty() || !self.found.is_empty()).then(|| self.found.clone())
     }
 
     fn is_due(&self, expected: &[(u8, IpAddr)], now: Instant) -> bool {
         let within = |time: Option<Instant>, limit| {
             time.is_some_and(|time| now.saturating_duration_since(time) < limit)
         };
-        let news = self.found != ByConnection::default()
+        let news = !self.found.is_empty()
             || expected != self.expected
             || within(self.suspected, 3 * SETTLED);
         !within(self.searched, if news { SETTLED } else { UNPROVOKED })

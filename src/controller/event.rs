@@ -25,6 +25,13 @@ pub struct ByConnection<T> {
     pub stranded: Vec<T>,
 }
 
+impl<T> ByConnection<T> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.settled.is_empty() && self.stranded.is_empty()
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {

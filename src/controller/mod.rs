@@ -49,7 +49,7 @@ use crate::interception::TproxyPorts;
 use crate::net::{Endpoint, Family, Kernel};
 use crate::netifd::{Interface, Netifd};
 use crate::quota::{Save, Usage};
-use crate::reconcile::{self, Conflict, Plan};
+use crate::reconcile::{self, Conflict, Operation, Plan};
 use crate::saturation::Saturation;
 use crate::uplink::{self, Uplink};
 use attempts::Attempts;
@@ -428,8 +428,12 @@ impl Controller {
     fn apply(&mut self, plan: Plan, now: Instant, actions: &mut Vec<Action>) {
         if !plan.is_empty() {
             self.looks.by(now + COALESCE);
-            self.revival.note(&plan, now);
-            self.refreshes.note(&plan);
+            for operation in &plan {
+                if let Operation::AddEndpoint(endpoint) = operation {
+                    self.revival.note(endpoint.id, now);
+                    self.refreshes.forget(endpoint);
+                }
+            }
             actions.push(Action::Apply(plan));
         }
     }

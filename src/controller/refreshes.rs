@@ -1,9 +1,9 @@
 //! Endpoints touched again because subflows are not as they should be.
 //!
-//! The kernel's path manager never makes a subflow anew that has died, unless its endpoint changes. And
-//! it tells the peer but once that a subflow stands by: MP_PRIO goes on a single
-//! acknowledgement, which nobody acknowledges (RFC 8684, section 3.3.8), and is easily lost in the
-//! full queue of a busy uplink. Both are done more and more rarely where it does not help.
+//! The kernel's path manager never makes a subflow anew that has died, unless its endpoint changes. And it
+//! tells the peer but once that a subflow stands by: MP_PRIO goes on a single acknowledgement, which nobody
+//! acknowledges (RFC 8684, section 3.3.8), and is easily lost in the full queue of a busy uplink. Both are
+//! done more and more rarely where it does not help.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use super::ByConnection;
 use crate::net::Endpoint;
 use crate::reconcile::{Operation, Plan};
 
-/// The first wait before an endpoint is made anew another time; it doubles.
+/// The first wait before an endpoint's subflows join anew another time; it doubles.
 const RENEWAL_WAIT: Duration = Duration::from_secs(5);
-/// How long one endpoint's subflows have to join before another's are closed.
-const RENEWAL_SPACING: Duration = Duration::from_secs(3);
 /// The same before an uplink is demoted another time.
 const DEMOTION_WAIT: Duration = Duration::from_millis(900);
 /// The longest such wait.
 const WAIT_LAST: Duration = Duration::from_secs(600);
+/// How long one endpoint's subflows have to join before another's are closed.
+const RENEWAL_SPACING: Duration = Duration::from_secs(3);
 /// An uplink is demoted by MP_PRIO so many times; after that its subflows are made anew, as backups
 /// from their MP_JOIN on, which is sent until it is acknowledged.
 const ANNOUNCEMENTS: u32 = 2;
@@ -43,7 +43,8 @@ impl BySlot {
         &mut self,
         slots: &[u8],
         endpoints: &[Endpoint],
-        (most, first_wait): (usize, Duration),
+        most: usize,
+        first_wait: Duration,
         now: Instant,
     ) -> Vec<(Endpoint, u32)> {
         self.0.retain(|slot, _| slots.contains(slot));
@@ -91,7 +92,7 @@ impl Refreshes {
         slots.dedup();
         let lately = |at| now.saturating_duration_since(at) < RENEWAL_SPACING;
         let most = usize::from(!self.renewed.is_some_and(lately));
-        let due = self.missing.due(&slots, endpoints, (most, RENEWAL_WAIT), now);
+        let due = self.missing.due(&slots, endpoints, most, RENEWAL_WAIT, now);
         for (endpoint, _) in &due {
             self.renewed = Some(now);
             let lacked = missing.settled.iter().filter(|&&slot| endpoint.is_of_slot(slot));
@@ -100,19 +101,15 @@ impl Refreshes {
         due.into_iter().flat_map(|(endpoint, _)| joined_again(endpoint)).collect()
     }
 
-    /// A new endpoint begins anew.
-    pub(super) fn note(&mut self, plan: &Plan) {
-        for operation in plan {
-            if let Operation::AddEndpoint(endpoint) = operation {
-                self.missing.0.retain(|slot, _| !endpoint.is_of_slot(*slot));
-            }
-        }
+    /// An endpoint is added: what was attempted with the one before says nothing of it.
+    pub(super) fn forget(&mut self, endpoint: &Endpoint) {
+        self.missing.0.retain(|slot, _| !endpoint.is_of_slot(*slot));
     }
 
     /// The plan for slots that stand by, over which the server sends all the same.
     pub(super) fn demote(&mut self, slots: &[u8], endpoints: &[Endpoint], now: Instant) -> Plan {
         let backups: Vec<Endpoint> = endpoints.iter().filter(|e| e.backup).cloned().collect();
-        let due = self.unheeded.due(slots, &backups, (usize::MAX, DEMOTION_WAIT), now);
+        let due = self.unheeded.due(slots, &backups, usize::MAX, DEMOTION_WAIT, now);
         let plan = |(endpoint, made)| match made {
             0..ANNOUNCEMENTS => announced(endpoint),
             _ => anew(endpoint),

@@ -13,7 +13,7 @@ use litemap::LiteMap;
 use super::refreshes::joined_again;
 use super::{Action, Controller};
 use crate::net::{Endpoint, EndpointId};
-use crate::reconcile::{Operation, Plan};
+use crate::reconcile::Operation;
 
 /// What tells which endpoints are as old as an outage.
 #[derive(Default)]
@@ -24,13 +24,9 @@ pub(super) struct Revival {
 }
 
 impl Revival {
-    /// A plan is carried out.
-    pub(super) fn note(&mut self, plan: &Plan, now: Instant) {
-        for operation in plan {
-            if let Operation::AddEndpoint(endpoint) = operation {
-                self.added.insert(endpoint.id, now);
-            }
-        }
+    /// An endpoint is added.
+    pub(super) fn note(&mut self, id: EndpointId, now: Instant) {
+        self.added.insert(id, now);
     }
 
     /// When an endpoint was added; `None` for one found in the kernel.

@@ -127,15 +127,15 @@ impl Controller {
 
     /// Slots and local addresses of the subflows that connections should have.
     pub fn expected_subflows(&self, now: Instant) -> ByConnection<(u8, IpAddr)> {
+        let used = self.addresses(|in_force, health| {
+            in_force != InForce::Unused && matches!(health.state(), State::Up | State::Degraded)
+        });
         let for_longer_than = |time| {
-            let mut expected = self.addresses(|in_force, health| {
-                in_force != InForce::Unused && matches!(health.state(), State::Up | State::Degraded)
-            });
-            expected.retain(|(slot, address)| {
+            let old = |(slot, address): &(u8, IpAddr)| {
                 let id = EndpointId::of_slot(*slot, Family::of(*address));
                 self.revival.added(id).is_none_or(|at| now.saturating_duration_since(at) > time)
-            });
-            expected
+            };
+            used.iter().copied().filter(old).collect()
         };
         ByConnection { settled: for_longer_than(SETTLED), stranded: for_longer_than(STRANDED) }
     }

@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use socket2::SockRef;
 
-use super::sys;
+use super::{stream, sys};
 
 pub(super) const SOL_MPTCP: i32 = 284;
 const MPTCP_INFO: i32 = 1;
@@ -121,13 +121,13 @@ pub(super) fn is_mptcp_by_info(socket: BorrowedFd<'_>) -> io::Result<bool> {
 /// fallback to it, and when the connection has ended, as one that is closed by half does with its last subflow
 /// (`__mptcp_close_ssk()` in `net/mptcp/protocol.c`).
 pub fn joinable_peer(socket: impl AsFd) -> Option<IpAddr> {
-    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     let socket = socket.as_fd();
-    let mut ended = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
-    let events = rustix::io::retry_on_intr(|| poll(&mut ended, Some(&NOW)));
-    let lives = events == Ok(0) && is_mptcp(socket).ok()?;
+    let ended = stream::is_ready(socket, PollFlags::empty()).ok()?;
+    if ended || !is_mptcp(socket).ok()? {
+        return None;
+    }
     let peer = SockRef::from(&socket).peer_addr().ok()?.as_socket()?;
-    lives.then(|| peer.ip().to_canonical())
+    Some(peer.ip().to_canonical())
 }
 
 /// Whether the peer's MPTCP has acknowledged all that was written to a connection, by `MPTCP_INFO`.

@@ -195,18 +195,24 @@ pub fn reset_when_closed(stream: impl AsFd, reset: bool) -> io::Result<()> {
 /// # Errors
 /// Those of `poll(2)`.
 pub fn has_room(stream: &TcpStream) -> io::Result<bool> {
-    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     let asked = stream.try_io(Interest::WRITABLE, || {
-        let mut writable = [PollFd::new(stream, PollFlags::OUT)];
-        match rustix::io::retry_on_intr(|| poll(&mut writable, Some(&NOW)))? {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            _ => Ok(()),
+        if is_ready(stream, PollFlags::OUT)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
         }
     });
     match asked {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         result => result.map(|()| true),
     }
+}
+
+/// Whether any of these holds of a socket now, or it has ended or is broken (`poll(2)`).
+pub(super) fn is_ready(socket: impl AsFd, flags: PollFlags) -> io::Result<bool> {
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut asked = [PollFd::new(&socket, flags)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut asked, Some(&NOW)))? > 0)
 }
 
 /// Sends the end of the stream (FIN, or DATA_FIN on MPTCP); reading goes on.
