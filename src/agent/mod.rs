@@ -135,7 +135,7 @@ struct Agent {
 
 impl Agent {
     async fn new(options: &AgentOptions, config: AgentConfig) -> Result<(Agent, Inputs), Fatal> {
-        let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
+        let control = Control::bind(&options.run_dir).await.map_err(Fatal::unavailable)?;
         if let Err(error) = socket::raise_file_limit() {
             log::warn!("cannot raise the limit of open files: {error}");
         }

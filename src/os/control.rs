@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
@@ -41,6 +41,10 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 const OWNER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client waits in each step: longer than the server's limits together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a lock is waited for: a child of a killed process has it, too, until it runs `nft`.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause between two attempts to lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Pause after a failed accept, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -183,11 +187,11 @@ pub struct Control {
 
 impl Control {
     /// Opens the control socket in `run_dir`, which is made if need be. What a killed process left
-    /// is replaced. Must be called within a Tokio runtime.
+    /// is replaced.
     ///
     /// # Errors
-    /// [`ControlError::AlreadyRunning`] while another process holds the directory, and others.
-    pub fn bind(run_dir: &Path) -> Result<Control, ControlError> {
+    /// [`ControlError::AlreadyRunning`] while another process holds the directory, after a second; and others.
+    pub async fn bind(run_dir: &Path) -> Result<Control, ControlError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |error: io::Error| ControlError::Io { action, path, error }
@@ -199,12 +203,18 @@ impl Control {
             .map_err(io("make", run_dir))?;
         // The kernel gives a lock back however its holder ends, so it never is stale.
         let lock = File::open(run_dir).map_err(io("open", run_dir))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(ControlError::AlreadyRunning(run_dir.to_owned()));
+        let given_up = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < given_up => {
+                    sleep(LOCK_PAUSE).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(ControlError::AlreadyRunning(run_dir.to_owned()));
+                }
+                Err(errno) => return Err(io("lock", run_dir)(errno.into())),
             }
-            Err(errno) => return Err(io("lock", run_dir)(errno.into())),
         }
         let path = run_dir.join(SOCKET);
         match std::fs::symlink_metadata(&path) {

@@ -80,7 +80,7 @@ async fn serve(
     registry: Rc<Registry>,
     inheritance: io::Result<Option<Inheritance>>,
 ) -> Result<(), Fatal> {
-    let control = Control::bind(&options.run_dir).map_err(Fatal::unavailable)?;
+    let control = Control::bind(&options.run_dir).await.map_err(Fatal::unavailable)?;
     if let Err(error) = socket::raise_file_limit() {
         registry.tell(log::Level::Warn, format!("cannot raise the limit of open files: {error}"));
     }

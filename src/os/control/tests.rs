@@ -1,7 +1,9 @@
 use super::*;
 
 use std::io::BufRead;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::thread;
 
 fn call(run_dir: &Path, method: &str) -> Result<String, CallError> {
@@ -17,7 +19,7 @@ fn with_control(
     let run_dir = dir.path().join("a/b");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
-        let control = Control::bind(&run_dir).unwrap();
+        let control = Control::bind(&run_dir).await.unwrap();
         let (owner, mut requests) = mpsc::channel::<Request>(8);
         let client_dir = run_dir.clone();
         let client = tokio::task::spawn_blocking(move || body(&client_dir));
@@ -143,12 +145,31 @@ fn a_second_instance_is_told_so_and_the_first_goes_on() {
         |run_dir| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let _guard = runtime.enter();
-            let error = Control::bind(run_dir).unwrap_err();
+            let error = runtime.block_on(Control::bind(run_dir)).unwrap_err();
             assert!(matches!(error, ControlError::AlreadyRunning(_)), "{error}");
             assert_eq!(call(run_dir, "status").unwrap(), "1");
         },
     );
+}
+
+#[tokio::test]
+async fn a_lock_that_a_child_still_has_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::bind(dir.path()).await.unwrap();
+    let (kept, stdin) = StdUnixStream::pair().unwrap();
+    let mut child = Command::new("cat")
+        .stdin(OwnedFd::from(stdin))
+        .stderr(control._lock.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    drop(control);
+    let end = async {
+        sleep(3 * LOCK_PAUSE).await;
+        drop(kept);
+    };
+    let (bound, ()) = tokio::join!(Control::bind(dir.path()), end);
+    bound.unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]
@@ -157,18 +178,18 @@ async fn what_a_killed_instance_left_is_replaced_and_nothing_else_is() {
     let path = dir.path().join(SOCKET);
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let Err(CallError::NotRunning(_)) = call(dir.path(), "status") else { panic!() };
-    drop(Control::bind(dir.path()).unwrap());
+    drop(Control::bind(dir.path()).await.unwrap());
     assert!(!path.exists());
     let Err(CallError::NotRunning(_)) = call(dir.path(), "status") else { panic!() };
 
     std::fs::write(&path, "precious").unwrap();
-    let error = Control::bind(dir.path()).unwrap_err();
+    let error = Control::bind(dir.path()).await.unwrap_err();
     assert!(matches!(error, ControlError::NotASocket(_)), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     std::fs::remove_file(&path).unwrap();
 
     std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-    assert!(matches!(Control::bind(dir.path()), Err(ControlError::NotASocket(_))));
+    assert!(matches!(Control::bind(dir.path()).await, Err(ControlError::NotASocket(_))));
 }
 
 #[tokio::test]
@@ -176,10 +197,10 @@ async fn a_directory_that_cannot_be_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = Control::bind(&file.join("run")).unwrap_err().to_string();
+    let error = Control::bind(&file.join("run")).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot make ") && error.contains("file/run"), "{error}");
     let long = dir.path().join("x".repeat(120));
-    let error = Control::bind(&long).unwrap_err().to_string();
+    let error = Control::bind(&long).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot open "), "{error}");
 }
 
