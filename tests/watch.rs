@@ -79,8 +79,10 @@ fn it_is_redrawn_in_place_and_gives_the_terminal_back() {
     assert!((61..=100).contains(&width(&shown)), "{}", width(&shown));
     let (process, device) = inside(&terminal);
     lab.router.run("stty", &["-F", &device, "cols", "60", "rows", "12"]);
-    let shown = wait_picture(&terminal, "the window is smaller", |it| width(it) <= 60);
-    assert!(shown.lines().count() < 12, "{shown}");
+    // `stty` sets one after the other.
+    wait_picture(&terminal, "the window is smaller", |it| {
+        width(it) <= 60 && it.lines().count() < 12
+    });
     lab.router.run("kill", &["-INT", &process]);
     let status = terminal.wait(LIMIT).expect("it ends");
     let output = terminal.output();
