@@ -195,6 +195,12 @@ impl Proxy {
         self.connections.borrow().values().cloned().collect()
     }
 
+    /// Resets what goes through the tunnel, while the server can still be told.
+    pub fn abort(&self) {
+        let connections = self.connections.borrow();
+        connections.values().filter_map(|it| it.tunnel()).for_each(socket::abort);
+    }
+
     /// The subflows of the newest connections, `limit` at most.
     pub fn subflows(&self, limit: usize) -> Vec<Subflow> {
         let connections = self.connections.borrow();

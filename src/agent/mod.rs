@@ -245,6 +245,7 @@ impl Agent {
             };
             self.handle(event).await;
         }
+        self.proxy.abort();
         self.handle(Event::Stopping).await;
         Ok(())
     }

@@ -322,6 +322,7 @@ fn a_revoked_client_is_cut_off_at_once() {
         target.read_exact(&mut [0]).await.unwrap();
         it.registry.reconfigure(config("\"127.0.0.1\"", 9, false));
         assert_reset(&mut client).await;
+        assert_reset(&mut target).await;
         it.until(|it| it.registry.client("home").streams.get() == 0).await;
     });
 }

@@ -293,8 +293,16 @@ impl End<'_> {
         Ok(())
     }
 
+    /// Has the kernel reset the stream, rather than end it, if it is closed before [`End::shutdown_write`]: the
+    /// process may end at any time, and what was cut off must not look complete.
+    fn reset_unless_ended(&self) {
+        // It fails only on a stream that is broken already.
+        let _ = socket::reset_when_closed(self.stream, true);
+    }
+
     /// Ends this direction towards the stream's peer.
     fn shutdown_write(&self) -> Result<(), Failure> {
+        let _ = socket::reset_when_closed(self.stream, false);
         match socket::shutdown_write(self.stream) {
             // It was ended before an interruption, and so has its peer since; one that broke is noticed
             // as that.

@@ -36,11 +36,16 @@ pub async fn plain(
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
+    lan_end.reset_unless_ended();
     // Through Linux 6.18 splicing from an MPTCP socket copies to new pages, one by one (`copy_splice_read`),
     // which costs more than to copy to a buffer and from there.
     let through = match socket::is_mptcp(tunnel) {
         Ok(true) => Through::Buffer,
-        _ => Through::Pipe,
+        _ => {
+            // On MPTCP that would reset each subflow, too, when it alone is closed.
+            tunnel_end.reset_unless_ended();
+            Through::Pipe
+        }
     };
     let to_tunnel = copy(lan_end, tunnel_end, Through::Pipe, &mut unsent.to_tunnel, &progress);
     let to_lan = copy(tunnel_end, lan_end, through, &mut unsent.to_lan, &progress);

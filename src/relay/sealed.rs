@@ -72,6 +72,8 @@ pub async fn sealed(
     let progress = Progress::new(counters, tunnel);
     let lan_end = End { side: Side::Lan, stream: lan };
     let tunnel_end = End { side: Side::Tunnel, stream: tunnel };
+    // The tunnel's own end is a record.
+    lan_end.reset_unless_ended();
     let mut outbound = Outbound { tunnel: tunnel_end, sealer, unsent };
     let to_tunnel = seal(lan_end, &mut outbound, &progress);
     let mut inbound = Inbound { tunnel: tunnel_end, opener, carried, undelivered };

@@ -1,7 +1,7 @@
 use std::process::Command;
 use std::rc::Rc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::sleep;
 
@@ -323,6 +323,46 @@ fn a_reset_of_a_half_closed_connection_is_passed_on() {
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
                 "{mode:?} {error}"
             );
+        }
+    });
+}
+
+#[test]
+fn what_a_relay_that_is_gone_leaves_does_not_look_complete() {
+    block_on(async {
+        for mode in MODES {
+            for nearest in [true, false] {
+                let mut chain = chain(mode, IdleLimits::default()).await;
+                exchange(&mut chain.client, &mut chain.target).await;
+                let (relay, end) = if nearest {
+                    (chain.near, &mut chain.client)
+                } else {
+                    (chain.far, &mut chain.target)
+                };
+                relay.task.abort();
+                assert_reset(end, (mode, nearest)).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_complete_outlives_the_relay() {
+    block_on(async {
+        for mode in MODES {
+            let mut chain = chain(mode, IdleLimits::default()).await;
+            exchange(&mut chain.client, &mut chain.target).await;
+            chain.target.write_all(&[b'r'; 50_000]).await.unwrap();
+            chain.target.shutdown().await.unwrap();
+            let ended = async {
+                while !chain.client.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(SOON, ended).await.unwrap();
+            chain.near.task.abort();
+            let (received, end) = rest(&mut chain.client).await;
+            assert!(end.is_ok() && received.len() == 50_000, "{mode:?} {end:?}");
         }
     });
 }

@@ -1,9 +1,11 @@
 //! A stop leaves nothing, and everything foreign as it was.
 
+use std::fs;
+
 use rustix::process::Signal;
 
 use super::lab::traffic::{Kind, TrafficServer, Transfer};
-use super::lab::{AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6};
+use super::lab::{AgentProgram, Lab, NetworkState, ServerProgram, TARGET_V4, TARGET_V6, wait_for};
 use super::{
     LIMIT, assert_goes_on, assert_nothing_missing, assert_same, download_some,
     install_foreign_objects,
@@ -67,4 +69,39 @@ fn a_stop_leaves_the_network_as_it_was() {
     assert!(!server.run_dir().join("saved.json").exists());
     assert!(agent.stop().success(), "an agent without its server stops, too");
     assert_same("after both", &router_before, &NetworkState::of(&lab.router));
+}
+
+#[test]
+fn what_a_stop_cuts_off_does_not_look_complete() {
+    let lab = Lab::two_uplinks("cut-off");
+    let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
+    let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
+    let server = ServerProgram::start(&lab);
+    let mut agent = AgentProgram::paired(&lab, &server, "");
+    let paired = fs::read_to_string(agent.config()).expect("read the configuration");
+    for cipher in ["auto", "none"] {
+        let uci = format!("{paired}\nconfig server 'vps'\n\toption cipher '{cipher}'\n");
+        fs::write(agent.config(), uci).expect("write the configuration");
+        for signal in [Signal::TERM, Signal::KILL] {
+            agent.restart();
+            let [down, up] = [
+                Transfer::download(&dialer, Transfer::ENDLESS).expect("connect"),
+                Transfer::upload(&target, &dialer, Transfer::ENDLESS).expect("connect"),
+            ];
+            assert_goes_on(&down);
+            assert_goes_on(&up);
+            agent.process().signal(signal);
+            agent.process().wait(LIMIT).expect("the agent ends");
+            let arrived = up.recorder();
+            for transfer in [down, up] {
+                let error = transfer.finish(LIMIT).expect_err("it is cut off");
+                assert!(error.contains("reset"), "{cipher} {signal:?}: {error}");
+            }
+            // Of a killed program the kernel ends MPTCP connections, and without a cipher nothing says more.
+            if (cipher, signal) != ("none", Signal::KILL) {
+                let broke = wait_for(LIMIT, || arrived.report().broke.then_some(()));
+                assert!(broke.is_some(), "{cipher} {signal:?}: complete to the target");
+            }
+        }
+    }
 }

@@ -25,6 +25,7 @@ struct State {
     first: Option<Duration>,
     pauses: Vec<(Duration, Duration)>,
     end: Option<Duration>,
+    broke: bool,
     corrupt_at: Option<u64>,
 }
 
@@ -44,6 +45,8 @@ pub struct Report {
     /// Pauses longer than two slots: when they began, and how long they were; the one that still
     /// goes on is included.
     pub pauses: Vec<(Duration, Duration)>,
+    /// Whether it broke, rather than ended.
+    pub broke: bool,
     /// The offset of the first wrong byte.
     pub corrupt_at: Option<u64>,
 }
@@ -81,10 +84,12 @@ impl Recorder {
         state.slots[slot] += received.len() as u64;
     }
 
-    /// Notes that the stream has ended: a pause no longer goes on.
-    pub fn finish(&self) {
+    /// Notes that the stream has ended, or broke: a pause no longer goes on.
+    pub fn finish(&self, broke: bool) {
         let now = self.start.elapsed();
-        self.state().end.get_or_insert(now);
+        let mut state = self.state();
+        state.end.get_or_insert(now);
+        state.broke = broke;
     }
 
     /// Bytes received so far.
@@ -110,6 +115,7 @@ impl Recorder {
             last: state.last.unwrap_or_default(),
             timeline: state.slots.clone(),
             pauses,
+            broke: state.broke,
             corrupt_at: state.corrupt_at,
         }
     }

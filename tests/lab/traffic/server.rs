@@ -181,6 +181,6 @@ pub(super) fn receive(reader: &mut impl Read, recorder: &Recorder) -> io::Result
             Err(error) => break Err(error),
         }
     };
-    recorder.finish();
+    recorder.finish(result.is_err());
     result
 }

@@ -61,7 +61,7 @@ impl Transfer {
                         }
                     }
                 });
-                recorder.finish();
+                recorder.finish(result.is_err());
                 result
             }
         };
@@ -158,6 +158,11 @@ impl Transfer {
     ) -> io::Result<Transfer> {
         let thread = thread::Builder::new().name("transfer".to_owned()).spawn(work)?;
         Ok(Transfer { recorder, stream, thread, expected })
+    }
+
+    /// What records its arrival.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        Arc::clone(&self.recorder)
     }
 
     /// Findings so far.
