@@ -42,10 +42,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::os::socket::{self, CongestionControl};
 use crate::status::RateMeter;
 use losses::Losses;
+use pace::Turn;
 use window::Window;
 
-/// Bytes a direction may move before it lets other streams have their turn.
-const TURN: usize = 256 * 1024;
 /// How long what a side sent before it broke may take to be delivered.
 const DELIVERY: Duration = Duration::from_secs(2);
 
@@ -406,38 +405,6 @@ async fn nudge(tunnel: &TcpStream, progress: &Progress<'_>) -> Infallible {
         // Plain TCP, which cannot say so, sends again by itself.
         if socket::is_delivered(tunnel).unwrap_or(true) {
             progress.moves.notified().await;
-        }
-    }
-}
-
-/// Counts what a direction moves at a stretch, and holds it to the pace.
-struct Turn<'a> {
-    spent: usize,
-    to: Side,
-    pace: Option<&'a Pace>,
-}
-
-impl<'a> Turn<'a> {
-    fn new(to: Side, progress: &Progress<'a>) -> Turn<'a> {
-        Turn { spent: 0, to, pace: progress.counters.pace.as_deref() }
-    }
-
-    /// The most to read at a time, in bytes.
-    fn room(&self) -> usize {
-        self.pace.map_or(usize::MAX, |pace| pace.turn(self.to))
-    }
-
-    /// Takes `bytes` from this turn, and lets the other tasks run when it is used up: the runtime
-    /// does not see a stream that is always ready.
-    async fn spend(&mut self, bytes: usize) {
-        self.spent = self.spent.saturating_add(bytes);
-        let pause = self.pace.map_or(Duration::ZERO, |pace| pace.spend(self.to, bytes));
-        if !pause.is_zero() {
-            self.spent = 0;
-            sleep(pause).await;
-        } else if self.spent >= TURN {
-            self.spent = 0;
-            tokio::task::yield_now().await;
         }
     }
 }

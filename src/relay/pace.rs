@@ -1,11 +1,16 @@
-//! The rates that streams share, whichever threads they run on.
+//! The rates that streams share, whichever threads they run on, and their turns.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Side;
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use super::{Progress, Side};
 use crate::token_bucket::TokenBucket;
 
+/// Bytes a direction may move before it lets other streams have their turn.
+pub(super) const TURN: usize = 256 * 1024;
 /// How far datagrams may be ahead of the rate; the next one is dropped.
 const DATAGRAMS_AHEAD: Duration = Duration::from_millis(50);
 
@@ -62,6 +67,10 @@ impl Pace {
         self.lane(to).spend(bytes, Instant::now())
     }
 
+    fn debt(&self, to: Side) -> Duration {
+        self.lane(to).all.debt(Instant::now())
+    }
+
     /// Pays for a datagram, unless datagrams alone use up the rate: whether it may be sent.
     pub fn admit(&self, to: Side, bytes: usize, now: Instant) -> bool {
         let mut lane = self.lane(to);
@@ -71,6 +80,49 @@ impl Pace {
             lane.spend(bytes, now);
         }
         admitted
+    }
+}
+
+/// Counts what a direction moves at a stretch, and holds it to the pace.
+pub(super) struct Turn<'a> {
+    spent: usize,
+    is_ahead: bool,
+    to: Side,
+    pace: Option<&'a Pace>,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(to: Side, progress: &Progress<'a>) -> Turn<'a> {
+        let pace = progress.counters.pace.as_deref();
+        Turn { spent: 0, is_ahead: false, to, pace }
+    }
+
+    /// The most to read at a time, in bytes.
+    pub(super) fn room(&self) -> usize {
+        self.pace.map_or(usize::MAX, |pace| pace.turn(self.to))
+    }
+
+    /// Takes `bytes` from this turn, and lets the other tasks run when it is used up: the runtime
+    /// does not see a stream that is always ready. Whether it is ahead of the pace, and has to
+    /// [wait](Turn::wait) before it moves more.
+    pub(super) async fn spend(&mut self, bytes: usize) -> bool {
+        self.spent = self.spent.saturating_add(bytes);
+        self.is_ahead = self.pace.is_some_and(|pace| !pace.spend(self.to, bytes).is_zero());
+        if !self.is_ahead && self.spent >= TURN {
+            self.spent = 0;
+            yield_now().await;
+        }
+        self.is_ahead
+    }
+
+    /// Waits for the pace; meanwhile nothing should be held that is lent.
+    pub(super) async fn wait(&mut self) {
+        if let Some(pace) = self.pace
+            && std::mem::take(&mut self.is_ahead)
+        {
+            self.spent = 0;
+            sleep(pace.debt(self.to)).await;
+        }
     }
 }
 

@@ -77,6 +77,7 @@ async fn copy(
     drop(first);
     let mut turn = Turn::new(to.side, progress);
     loop {
+        turn.wait().await;
         from.readable().await?;
         to.unstuck().await?;
         let pipe = match through {
@@ -138,7 +139,9 @@ async fn splice_burst(
         if moved == wanted {
             wanted = wanted.saturating_mul(2).min(pipe.size());
         }
-        turn.spend(moved).await;
+        if turn.spend(moved).await {
+            return Ok(false);
+        }
     }
 }
 
@@ -162,8 +165,7 @@ async fn copy_burst(
         };
         let data = buffer.get(..moved).unwrap_or_default();
         to.write_all(data, unsent, |written| progress.moved(to.side, written)).await?;
-        turn.spend(moved).await;
-        if to.is_stuck()? {
+        if turn.spend(moved).await || to.is_stuck()? {
             return Ok(false);
         }
     }

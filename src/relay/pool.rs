@@ -73,6 +73,12 @@ pub(super) fn lent() -> usize {
     LENT.get()
 }
 
+/// How many pipes wait on this thread to be lent.
+#[cfg(test)]
+pub(super) fn pipes_kept() -> usize {
+    PIPES.with_borrow(Vec::len)
+}
+
 impl LentBuffer {
     /// Makes room for a record of any size, after what is there.
     pub(super) fn grow(&mut self) {

@@ -171,6 +171,7 @@ async fn seal(
     }
     let mut turn = Turn::new(Side::Tunnel, progress);
     loop {
+        turn.wait().await;
         // What an interruption left waits for nothing.
         let patience = if progress.counters.to_tunnel() == 0 { PATIENCE } else { Duration::ZERO };
         if outbound.unsent.is_empty() {
@@ -198,8 +199,7 @@ async fn seal(
             let length = seal_slots(outbound, &mut buffer, moved)?;
             outbound.write_all(buffer.get(..length).unwrap_or_default()).await?;
             progress.moved(Side::Tunnel, moved);
-            turn.spend(moved).await;
-            if outbound.tunnel.is_stuck()? {
+            if turn.spend(moved).await || outbound.tunnel.is_stuck()? {
                 break;
             }
         }
@@ -286,6 +286,10 @@ impl Inbound<'_> {
         for (to, from) in room.iter_mut().zip(self.carried.drain(..count)) {
             *to = from;
         }
+        if self.carried.is_empty() {
+            // Its memory, too.
+            *self.carried = Vec::new();
+        }
         Ok(Some(count))
     }
 
@@ -352,11 +356,11 @@ impl Received<'_, '_> {
         Ok(batch.next)
     }
 
-    /// Makes room behind an incomplete record.
-    fn compact(&mut self) {
+    /// Makes room behind an incomplete record; returns how many bytes have been opened before it.
+    fn compact(&mut self) -> usize {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end = self.end.saturating_sub(self.start);
-        self.start = 0;
+        std::mem::take(&mut self.start)
     }
 }
 
@@ -382,12 +386,13 @@ async fn open(
     }
     let mut turn = Turn::new(Side::Lan, progress);
     loop {
+        turn.wait().await;
         inbound.readable().await?;
         lan.unstuck().await?;
         let mut received =
             Received { inbound: &mut *inbound, buffer: pool::buffer(), start: 0, end: 0 };
         loop {
-            let moved = match received.read(turn.room())? {
+            match received.read(turn.room())? {
                 None if received.end == 0 => break,
                 None => {
                     received.inbound.tunnel.readable().await?;
@@ -397,8 +402,8 @@ async fn open(
                     let what = "it was cut off in the middle of the stream".to_owned();
                     return Err(received.inbound.broken(io::ErrorKind::UnexpectedEof, what));
                 }
-                Some(moved) => moved,
-            };
+                Some(_) => {}
+            }
             loop {
                 // Apart: its frame is large, and there only while data moves.
                 match Box::pin(received.deliver(lan, progress)).await? {
@@ -411,9 +416,8 @@ async fn open(
                     }
                 }
             }
-            received.compact();
-            turn.spend(moved).await;
-            if received.end == 0 && lan.is_stuck()? {
+            let opened = received.compact();
+            if opened > 0 && turn.spend(opened).await || received.end == 0 && lan.is_stuck()? {
                 break;
             }
         }

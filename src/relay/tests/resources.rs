@@ -205,7 +205,51 @@ fn a_busy_stream_leaves_others_their_turn() {
                 before = moved;
             }
             assert!(before > 2_000_000, "{mode:?} {before} of {filled}");
-            assert!(longest <= 2 * TURN as u64, "{mode:?} {longest}");
+            assert!(longest <= 2 * pace::TURN as u64, "{mode:?} {longest}");
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_the_pace_holds_no_buffer() {
+    block_on(async {
+        for mode in MODES {
+            let pace = Arc::new(Pace::default());
+            for to in [Side::Lan, Side::Tunnel] {
+                pace.set_rate(to, 100_000);
+            }
+            let counters = Rc::new(Counters::paced(pace));
+            let (client, lan) = tcp_pair().await;
+            let (tunnel, peer) = mptcp_pair().await;
+            let [(sealer, opener), (mut far, _)] = keys();
+            // A turn ends in the middle of a record.
+            let records = (0..8).flat_map(|_| far.seal_new(Kind::Data, &[7; 9000]).unwrap());
+            let much: Vec<u8> = records.collect();
+            for stream in [&client, &peer] {
+                assert_eq!(stream.try_write(&much).unwrap(), much.len());
+            }
+            let of_task = Rc::clone(&counters);
+            let _relay = spawn_local(async move {
+                let limits = IdleLimits::default();
+                match mode {
+                    Mode::Plain => {
+                        plain(&lan, &tunnel, &mut Unsent::default(), &of_task, limits).await
+                    }
+                    Mode::Sealed => {
+                        let mut records = Records::new(sealer, opener, Vec::new());
+                        sealed(&lan, &tunnel, &mut records, &of_task, limits).await
+                    }
+                }
+            });
+            let moving = async {
+                while counters.to_lan().min(counters.to_tunnel()) < 50_000 {
+                    sleep(Duration::from_millis(1)).await;
+                    assert_eq!(pool::lent(), 0, "{mode:?}");
+                    let pipes = usize::from(mode != Mode::Plain || counters.to_tunnel() > 0);
+                    assert_eq!(pool::pipes_kept(), pipes, "{mode:?}");
+                }
+            };
+            timeout(SOON, moving).await.unwrap();
         }
     });
 }
