@@ -336,7 +336,7 @@ struct Progress<'a> {
     counters: &'a Counters,
     window: Window<'a>,
     last: Cell<Instant>,
-    /// Told whenever payload was moved.
+    /// Told whenever payload was moved, or an end.
     moves: Notify,
     failed: Cell<Option<Side>>,
 }

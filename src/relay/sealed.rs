@@ -192,7 +192,9 @@ async fn seal(
                 Some(0) => {
                     drop(buffer);
                     progress.check_end(Side::Lan)?;
-                    return outbound.end().await;
+                    outbound.end().await?;
+                    progress.moves.notify_waiters();
+                    return Ok(());
                 }
                 Some(moved) => moved,
             };
@@ -460,40 +462,4 @@ async fn write_batch(
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt;
-
-    use super::*;
-    use crate::relay::tests::{keys, tcp_pair};
-
-    #[test]
-    fn a_torn_record_is_completed_before_the_reset() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (mut peer, tunnel) = tcp_pair().await;
-            let tunnel = End { side: Side::Tunnel, stream: &tunnel };
-            let [(mut sealer, _), _] = keys();
-            let mut unsent = Vec::new();
-            let mut outbound = Outbound { tunnel, sealer: &mut sealer, unsent: &mut unsent };
-            let much: Vec<u8> = (0..64_u32 << 18).flat_map(u32::to_be_bytes).collect();
-            let write = outbound.write_all(&much);
-            assert!(timeout(Duration::from_millis(300), write).await.is_err());
-            let torn = outbound.unsent.len();
-            assert!(torn > 0 && much.ends_with(outbound.unsent));
-            let mut received = vec![0; much.len() - torn];
-            peer.read_exact(&mut received).await.unwrap();
-            assert!(much.starts_with(&received));
-
-            // There is no room for all of it.
-            assert!(!outbound.reset());
-            let [(mut sealer, _), _] = keys();
-            let mut unsent = vec![0; 10];
-            let (mut peer, tunnel) = tcp_pair().await;
-            let tunnel = End { side: Side::Tunnel, stream: &tunnel };
-            assert!(Outbound { tunnel, sealer: &mut sealer, unsent: &mut unsent }.reset());
-            let mut last = Vec::new();
-            peer.read_to_end(&mut last).await.unwrap();
-            assert_eq!(last.len(), 10 + OVERHEAD);
-        });
-    }
-}
+mod tests;
