@@ -17,8 +17,8 @@ help:
 	@echo 'make packages  .ipk, .apk and .deb of them, in target/packages; TARGET=... for those of one program'
 	@echo 'make test      all tests, in namespaces of their own (root)'
 	@echo 'make fuzz      all decoders under libFuzzer (installs cargo-fuzz); TARGET=... for one of them, TIME=seconds'
-	@echo 'make lint      formatting, clippy, shellcheck'
-	@echo 'make deny      licences and advisories of the dependencies (installs cargo-deny)'
+	@echo 'make lint      formatting, clippy, shellcheck, licences and sources of the dependencies'
+	@echo 'make deny      the latter and advisories (installs cargo-deny)'
 	@echo 'make deps      installs what is missing on Debian; run and test do that, too'
 
 deps:
@@ -59,6 +59,7 @@ lint: deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck $(SCRIPTS)
+	CARGO=$(CARGO) tests/dependencies
 
 deny:
 	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
