@@ -54,6 +54,7 @@ impl Proxy {
 
 async fn reach(target: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
     let lan = socket::tcp_connect(target, None).await?;
+    socket::limit_receive_buffer(&lan)?;
     message::send(&lan, header).await?;
     Ok(lan)
 }

@@ -14,9 +14,10 @@ pub use accept::Acceptor;
 pub use info::{Subflow, is_delivered, is_mptcp, joinable_peer, segment_size, subflows};
 pub use pipe::Pipe;
 pub use stream::{
-    CongestionControl, abort, broken, grow_receive_window, has_room, is_datagram, local_address,
-    mptcp_connect, mptcp_listen, reset_when_closed, set_congestion_control, shutdown_write,
-    tcp_connect, tcp_connect_over, tcp_listen, tproxy_listen,
+    CongestionControl, abort, broken, grow_receive_window, has_room, is_datagram,
+    limit_receive_buffer, local_address, mptcp_connect, mptcp_listen, reset_when_closed,
+    set_congestion_control, shutdown_write, tcp_connect, tcp_connect_over, tcp_listen,
+    tproxy_listen,
 };
 pub use sys::adopt;
 pub use udp::{
