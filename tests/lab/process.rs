@@ -26,6 +26,24 @@ impl Process {
     /// Starts a program; standard output and error are appended to `LOGS/NAME.log`.
     #[track_caller]
     pub fn start(namespace: &Namespace, logs: &Path, name: &str, mut command: Command) -> Process {
+        command.process_group(0);
+        Process::run(namespace, logs, name, command)
+    }
+
+    /// The same with a share of the processors of its own, however many threads it has: the kernel gives
+    /// each session the same (`sched(7)`, "The autogroup feature").
+    #[track_caller]
+    pub fn start_apart(
+        namespace: &Namespace,
+        logs: &Path,
+        name: &str,
+        command: Command,
+    ) -> Process {
+        Process::run(namespace, logs, name, in_session(&command))
+    }
+
+    #[track_caller]
+    fn run(namespace: &Namespace, logs: &Path, name: &str, mut command: Command) -> Process {
         let log = logs.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -33,7 +51,7 @@ impl Process {
             .open(&log)
             .unwrap_or_else(|error| panic!("open {}: {error}", log.display()));
         let error = output.try_clone().expect("duplicate a descriptor");
-        command.stdin(Stdio::null()).stdout(output).stderr(error).process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(error);
         // A child belongs to the network namespace of the thread that started it.
         let child = namespace
             .enter(|| command.spawn())
@@ -81,6 +99,8 @@ impl Process {
     /// Kills it and its process group (SIGKILL), and waits.
     pub fn kill(&mut self) {
         let _ = kill_process_group(self.pid(), Signal::KILL);
+        // It may not have become its group's leader yet.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
@@ -124,6 +144,23 @@ impl Process {
         let lines: Vec<&str> = output.lines().collect();
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
+}
+
+/// The same command in a session of its own. It keeps its process id: setsid(1) forks only for the leader of a
+/// group.
+fn in_session(command: &Command) -> Command {
+    let mut session = Command::new("setsid");
+    session.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => session.env(name, value),
+            None => session.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        session.current_dir(directory);
+    }
+    session
 }
 
 impl Drop for Process {

@@ -40,9 +40,17 @@ type Turn = MutexGuard<'static, ()>;
 pub struct LabBuilder {
     name: String,
     uplinks: Vec<UplinkSpec>,
+    equal_shares: bool,
 }
 
 impl LabBuilder {
+    /// Gives each program the same share of the processors, as if it had a machine of its own, and not one by
+    /// the number of its threads.
+    pub fn equal_shares(mut self) -> LabBuilder {
+        self.equal_shares = true;
+        self
+    }
+
     /// Adds an uplink.
     pub fn uplink(mut self, spec: UplinkSpec) -> LabBuilder {
         self.uplinks.push(spec);
@@ -82,6 +90,7 @@ impl LabBuilder {
             inet,
             server,
             target,
+            equal_shares: self.equal_shares,
             _turn: None,
         }
     }
@@ -125,13 +134,14 @@ pub struct Lab {
     pub target: Namespace,
     logs: PathBuf,
     work: TempDir,
+    equal_shares: bool,
     _turn: Option<Turn>,
 }
 
 impl Lab {
     /// A lab without uplinks yet; `name` names its logs: `target/tmp/lab/NAME/`.
     pub fn builder(name: &str) -> LabBuilder {
-        LabBuilder { name: name.to_owned(), uplinks: Vec::new() }
+        LabBuilder { name: name.to_owned(), uplinks: Vec::new(), equal_shares: false }
     }
 
     /// The lab of most tests: `wan` with 100 Mbit/s and `wanb` with 50 Mbit/s each way.
@@ -206,7 +216,8 @@ impl Lab {
     /// Starts a program whose output goes to the log `NAME.log`.
     #[track_caller]
     pub fn spawn(&self, namespace: &Namespace, name: &str, command: Command) -> Process {
-        Process::start(namespace, &self.logs, name, command)
+        let start = if self.equal_shares { Process::start_apart } else { Process::start };
+        start(namespace, &self.logs, name, command)
     }
 }
 
