@@ -78,7 +78,7 @@ impl Counters {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts payload that was written to a side.
+    /// Counts payload that is written to a side.
     fn add(&self, to: Side, bytes: usize) {
         let mut moved = self.moved();
         let counter = match to {
@@ -354,6 +354,11 @@ impl<'a> Progress<'a> {
         if to == Side::Lan {
             self.window.received(bytes, now);
         }
+        self.stir(now);
+    }
+
+    /// Notes that something moves.
+    fn stir(&self, now: Instant) {
         self.last.set(now);
         self.moves.notify_waiters();
     }

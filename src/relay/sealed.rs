@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Counters, End, Failure, IdleLimits, Progress, Side, Turn, message, nudge, pool, run,
@@ -199,8 +199,10 @@ async fn seal(
                 Some(moved) => moved,
             };
             let length = seal_slots(outbound, &mut buffer, moved)?;
+            // First: what an interruption leaves to be written is no longer known as payload.
+            progress.counters.add(Side::Tunnel, moved);
             outbound.write_all(buffer.get(..length).unwrap_or_default()).await?;
-            progress.moved(Side::Tunnel, moved);
+            progress.stir(Instant::now());
             if turn.spend(moved).await || outbound.tunnel.is_stuck()? {
                 break;
             }

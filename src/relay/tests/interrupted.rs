@@ -8,7 +8,9 @@ const BYTES: usize = 16 << 20;
 const STRETCH: Duration = Duration::from_millis(3);
 
 /// Relays that are interrupted again and again, each behind one LAN side of the chain.
-async fn interrupted_chain(mode: Mode) -> (TcpStream, TcpStream, [JoinHandle<usize>; 2]) {
+async fn interrupted_chain(
+    mode: Mode,
+) -> (TcpStream, TcpStream, [JoinHandle<(usize, Counters)>; 2]) {
     let (client, near_lan) = tcp_pair().await;
     let (near_tunnel, far_tunnel) = mptcp_pair().await;
     let (far_lan, target) = tcp_pair().await;
@@ -32,7 +34,7 @@ async fn interrupted_chain(mode: Mode) -> (TcpStream, TcpStream, [JoinHandle<usi
                 match timeout(STRETCH, relayed).await {
                     Ok(ended) => {
                         ended.unwrap();
-                        return interruptions;
+                        return (interruptions, counters);
                     }
                     Err(_) => interruptions += 1,
                 }
@@ -43,7 +45,7 @@ async fn interrupted_chain(mode: Mode) -> (TcpStream, TcpStream, [JoinHandle<usi
 }
 
 #[test]
-fn nothing_is_lost_or_repeated() {
+fn nothing_is_lost_repeated_or_miscounted() {
     block_on(async {
         for mode in MODES {
             let (client, target, tasks) = interrupted_chain(mode).await;
@@ -70,8 +72,10 @@ fn nothing_is_lost_or_repeated() {
                 assert!(exchange.await.unwrap(), "{mode:?}");
             }
             for task in tasks {
-                let interruptions = task.await.unwrap();
+                let (interruptions, counters) = task.await.unwrap();
                 assert!(interruptions > 3, "{mode:?}: {interruptions}");
+                let counted = (counters.to_tunnel(), counters.to_lan());
+                assert_eq!(counted, (BYTES as u64, BYTES as u64), "{mode:?}");
             }
         }
     });
