@@ -197,6 +197,8 @@ impl Agent {
             self.controller.set_interfaces(interfaces);
         }
         self.handle(Event::Started).await;
+        // Who asks first is told what is counted, too.
+        self.measure().await;
         loop {
             let deadline = self.controller.deadline(Instant::now());
             let event = tokio::select! {

@@ -46,7 +46,11 @@ fn exceed_quota(lab: &Lab) {
     let server = ServerProgram::start(lab);
     let mut agent = AgentProgram::paired(lab, &server, "\n# quota\n");
     configure(&mut agent, &format!("\toption quota '{QUOTA}'\n"));
-    agent.restart();
+    agent.launch();
+    let first = agent.wait_status("it answers", |_| true);
+    let usage = &first["uplinks"][1]["usage"];
+    assert!(usage["quota_bytes"] == QUOTA && usage["until"].is_string(), "{usage}");
+    agent.wait_ready();
     let target = TrafficServer::start(&lab.target, Kind::Tcp, 80);
     let dialer = target.dialer(&lab.lan, Kind::Tcp, TARGET_V4);
     let shell = open_idle(&dialer, 1).expect("connect").remove(0);
