@@ -349,19 +349,23 @@ impl Health {
         self.judge(now);
     }
 
-    /// Takes account of the time; when to poll again at the latest, `None` when there is nothing to wait
-    /// for. Spurious calls are harmless.
-    pub fn poll(&mut self, now: Instant) -> Option<Instant> {
+    /// Takes account of the time. Spurious calls are harmless.
+    pub fn poll(&mut self, now: Instant) {
+        if self.probing {
+            self.expire(now);
+            self.judge(now);
+        }
+    }
+
+    /// When to poll again at the latest, if that was done last at `polled` and what was due is sent; `None`
+    /// when there is nothing to wait for.
+    pub fn deadline(&self, polled: Instant) -> Option<Instant> {
         if !self.probing {
             return None;
         }
-        self.expire(now);
-        self.judge(now);
-        let due = self.due(now);
-        let timeout = self.timeout();
-        let expiry = self.probes.waited_for_since().map(|sent| sent + timeout);
-        // After sending, the caller polls again and learns when the next is due.
-        let due = if due <= now { now + self.policy.dense } else { due };
+        let due = self.due(polled);
+        let due = if due <= polled { polled + self.policy.dense } else { due };
+        let expiry = self.probes.waited_for_since().map(|sent| sent + self.timeout());
         Some(expiry.map_or(due, |expiry| expiry.min(due)))
     }
 

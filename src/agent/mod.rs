@@ -200,7 +200,7 @@ impl Agent {
         // Who asks first is told what is counted, too.
         self.measure().await;
         loop {
-            let deadline = self.controller.deadline(Instant::now());
+            let deadline = self.controller.deadline();
             let event = tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,

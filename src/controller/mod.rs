@@ -102,6 +102,8 @@ pub struct Controller {
     look_failure: Option<String>,
     usage: Usage,
     saturation: Saturation,
+    /// When an event was taken last.
+    handled: Instant,
 }
 
 impl Controller {
@@ -139,6 +141,7 @@ impl Controller {
             look_failure: None,
             usage: Usage::default(),
             saturation: Saturation::default(),
+            handled: now,
         }
     }
 
@@ -149,6 +152,7 @@ impl Controller {
 
     /// Takes one event; what is returned is to be carried out in its order.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        self.handled = now;
         let mut actions = Vec::new();
         match event {
             Event::Started => self.put_in_force(&mut actions),
@@ -218,16 +222,16 @@ impl Controller {
         actions
     }
 
-    /// When to call [`Controller::handle`] with a tick at the latest.
-    pub fn deadline(&mut self, now: Instant) -> Instant {
-        let expected = self.expectation(now);
-        let probed: Vec<u8> = self.probers.iter().map(|outlet| outlet.slot).collect();
-        let health = self.health.iter_mut().filter(|(slot, _)| probed.contains(slot));
-        let probes = health.filter_map(|(_, health)| health.poll(now));
+    /// When to call [`Controller::handle`] with a tick at the latest; what has fallen due since the last call
+    /// is in the past.
+    pub fn deadline(&self) -> Instant {
+        let handled = self.handled;
+        let probed = self.probers.iter().filter_map(|outlet| self.health.get(&outlet.slot));
+        let probes = probed.filter_map(|health| health.deadline(handled));
         let others = [self.failover.deadline(), self.opinions.deadline()].into_iter().flatten();
-        let others = others.chain(self.servers.deadlines(expected, now));
-        let later = probes.chain(others).filter(|&at| at > now);
-        later.chain(self.looks.deadline()).fold(now + TICK, Instant::min)
+        let servers = self.servers.deadlines(self.expectation(handled), handled);
+        let later = probes.chain(others).chain(servers).filter(|&at| at > handled);
+        later.chain(self.looks.deadline()).fold(handled + TICK, Instant::min)
     }
 
     /// What removes everything of ours from the kernel, and nothing else.

@@ -200,7 +200,7 @@ impl World {
             assert!(wakes < 200 + ms, "a busy loop");
             self.answers.sort_by_key(|(at, _)| *at);
             let answer = self.answers.first().map(|(at, _)| *at);
-            let deadline = self.controller.deadline(self.now);
+            let deadline = self.controller.deadline();
             let next = answer.map_or(deadline, |at| at.min(deadline)).max(self.now);
             if next > end {
                 self.now = end;

@@ -72,7 +72,7 @@ impl Line {
             }
             // Polled only when it asked for it, so that a wrong `wake` shows.
             if wake <= now {
-                let mut next = self.health.poll(now);
+                self.health.poll(now);
                 if self.health.due(now) <= now {
                     self.health.on_sent(now, self.next_seq);
                     self.sent += 1;
@@ -80,10 +80,9 @@ impl Line {
                         self.replies.push((now + MS * rtt as u32, self.next_seq));
                     }
                     self.next_seq += 1;
-                    next = self.health.poll(now);
                     assert!(self.health.due(now) > now);
                 }
-                wake = next.unwrap();
+                wake = self.health.deadline(now).unwrap();
                 assert!(wake > now, "would spin");
             }
             if self.health.state() != before {
@@ -266,7 +265,8 @@ fn without_a_session_it_is_unknown_and_silent() {
     let now = Instant::now();
     let mut health = Health::unprobed(Policy::default(), now);
     let later = now + Duration::from_secs(60);
-    assert_eq!((health.poll(later), health.takes_probe(later)), (None, false));
+    health.poll(later);
+    assert_eq!((health.deadline(later), health.takes_probe(later)), (None, false));
     assert_eq!(health.state(), State::Unknown);
     assert!(!health.is_probed());
 }
@@ -373,12 +373,13 @@ fn any_sequence_of_calls_is_harmless() {
             3 => drop(health.on_reply(now, random() % 64)),
             4 => health.suspect(),
             5 => health.set_active(random() % 2 == 0),
-            6 => drop(health.poll(start)),
+            6 => health.poll(start),
             7 => health.on_received(now, random() % 1000),
             8 => health.on_subflows(now, signs(now, random() as u32 % 2000, random() % 4 == 0)),
             _ => now += MS * (random() % 3000) as u32,
         }
-        assert!(health.poll(now).is_some());
+        health.poll(now);
+        assert!(health.deadline(now).is_some());
         assert!(health.loss().is_none_or(|loss| (0.0..=1.0).contains(&loss)));
     }
 }

@@ -33,6 +33,20 @@ impl World {
 }
 
 #[test]
+fn an_uplink_is_left_as_soon_as_it_is_down() {
+    let mut world = World::settled();
+    world.rtt[0] = None;
+    while world.controller.health(0).unwrap().state() != State::Down {
+        world.run(20);
+        // Somebody is answered, which takes its time.
+        world.now += MS * 20;
+        world.controller.deadline();
+        assert!(world.ms() < 5000);
+    }
+    assert_eq!(world.direct(), Some(("eth2", true)));
+}
+
+#[test]
 fn flows_of_a_dead_uplink_are_forgotten_once_and_after_new_ones_take_another() {
     let mut world = World::settled();
     assert_eq!(world.direct(), Some(("eth1", false)));
