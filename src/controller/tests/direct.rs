@@ -40,7 +40,6 @@ fn an_uplink_is_left_as_soon_as_it_is_down() {
         world.run(20);
         // Somebody is answered, which takes its time.
         world.now += MS * 20;
-        world.controller.deadline();
         assert!(world.ms() < 5000);
     }
     assert_eq!(world.direct(), Some(("eth2", true)));
